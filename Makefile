@@ -41,6 +41,7 @@ demo: $(VENV)/demo.stamp
 	$(VENV)/bin/everloop demo $(ARGS)
 
 test: check
+	$(PY) -m tests.services
 	$(PYTEST) $(ARGS)
 
 check: $(VENV)/dev.stamp
