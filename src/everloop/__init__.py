@@ -1,0 +1,1 @@
+"""Everloop: the whole production loop of machine learning in one package."""

@@ -1,0 +1,1 @@
+"""Who may do what: principals, roles, ``authorize``, and the base of every service."""

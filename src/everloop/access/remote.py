@@ -1,0 +1,138 @@
+"""The remote proxy: the same services over HTTP, by one generic class.
+
+A call is ``POST /api/v1/<area>/<method>``. An error on the other side is raised here as the same
+class with the same message.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import inspect
+import threading
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from everloop.access.service import Service, actions_of
+from everloop.access.wire import HEAD_LENGTH, decode_result, encode_call
+from everloop.core.context import current_actor, current_cause
+from everloop.errors import BackendError, InvalidInput, error_from_wire
+
+__all__ = ["Transport", "remote"]
+
+_S = TypeVar("_S", bound=Service)
+
+
+class Transport:
+    """Keep-alive connections to one server, one a thread.
+
+    Args:
+        url: ``http://host:port``.
+        actor: The principal that calls are made for.
+        timeout_s: Longest wait for an answer, seconds.
+    """
+
+    def __init__(self, url: str, *, actor: str = "", timeout_s: float = 120) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput(f"{url!r} is no address of a server", hint="http://host:port")
+        self.url = url.rstrip("/")
+        self._host = parts.netloc
+        self._prefix = parts.path.rstrip("/")
+        self._class = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self._timeout = timeout_s
+        self._actor = actor
+        self._local = threading.local()
+
+    def call(self, path: str, body: bytes, head_length: int) -> tuple[bytes, int]:
+        """Post `body` and return the answer's body and the length of its head.
+
+        Raises:
+            EverloopError: As raised on the other side.
+            BackendError: If the server cannot be reached or answers something else.
+        """
+        headers = {
+            "Content-Type": "application/octet-stream",
+            HEAD_LENGTH: str(head_length),
+            "Everloop-Actor": current_actor() or self._actor,
+            "Everloop-Cause": current_cause(),
+        }
+        try:
+            answer = self._send(self._prefix + path, body, headers)
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            raise BackendError(
+                f"the server {self.url} does not answer: {error}",
+                hint="start one with: everloop server",
+            ) from error
+        if answer.status != 200:
+            raise self._refusal(answer.status, data)
+        return data, int(answer.headers.get(HEAD_LENGTH, len(data)))
+
+    def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+        connection, fresh = self._connection()
+        try:
+            connection.request("POST", path, body, headers)
+            return connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # A kept connection may have been closed meanwhile; on a fresh one it is a real failure.
+            if fresh:
+                raise
+        self._drop()
+        connection, _ = self._connection()
+        connection.request("POST", path, body, headers)
+        return connection.getresponse()
+
+    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
+        found = getattr(self._local, "connection", None)
+        if found is not None:
+            return found, False
+        self._local.connection = self._class(self._host, timeout=self._timeout)
+        return self._local.connection, True
+
+    def _drop(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    def _refusal(self, status: int, data: bytes) -> Exception:
+        try:
+            return error_from_wire(msgspec.json.decode(data, type=dict[str, Any]))
+        except msgspec.DecodeError:
+            return BackendError(
+                f"the server {self.url} answered {status}, and not as Everloop does"
+            )
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._drop()
+
+
+def remote(service: type[_S], transport: Transport) -> _S:
+    """A stand-in for `service` whose methods are executed by the server behind `transport`."""
+    methods = {
+        name: _remote_method(service, name, getattr(service, name)) for name in actions_of(service)
+    }
+    cls = type(f"Remote{service.__name__}", (), {"_transport": transport, **methods})
+    return cls()  # type: ignore[no-any-return]
+
+
+def _remote_method(service: type[Service], name: str, method: Any) -> Any:
+    signature = inspect.signature(method)
+    path = f"/api/v1/{service.area}/{name}"
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        arguments = {key: value for key, value in bound.arguments.items() if key != "self"}
+        body, head = encode_call(arguments)
+        data, answer_head = self._transport.call(path, body, head)
+        return decode_result(method, data, answer_head)
+
+    return call

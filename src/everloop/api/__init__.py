@@ -1,0 +1,1 @@
+"""The HTTP doors: native, MLflow, Open Inference Protocol, metrics."""

@@ -1,0 +1,1 @@
+"""Triggers, policies, and the supervisor that closes the loop."""

@@ -1,0 +1,141 @@
+"""Objects as files: ``<root>/ab/cdef...``, written to a temporary name, fsynced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from blake3 import blake3
+
+from everloop.core.ids import new_id
+from everloop.errors import BackendError, InvalidInput, NotFound
+
+__all__ = ["LocalBlobs"]
+
+_CHUNK = 1 << 20
+
+
+class LocalBlobs:
+    """A BlobStore on a local file system (contract: ``everloop.testing.blobs``)."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self._verified: set[str] = set()
+        self._lock = threading.Lock()
+        self._ready: set[Path] = set()
+
+    def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
+        if isinstance(data, bytes | bytearray | memoryview):
+            digest = blake3(data).hexdigest()
+            if self.exists(digest):
+                return digest, len(data)
+            pieces: Iterable[bytes] = (bytes(data),)
+        elif hasattr(data, "read"):
+            pieces = iter(lambda: data.read(_CHUNK), b"")
+        else:
+            pieces = data
+        temporary = self._folder(self._root / "tmp") / new_id()
+        hasher, size = blake3(), 0
+        try:
+            with open(temporary, "xb") as file:
+                for piece in pieces:
+                    hasher.update(piece)
+                    size += len(piece)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = hasher.hexdigest()
+            target = self._file(digest)
+            if target.exists():
+                return digest, size
+            folder = self._folder(target.parent)
+            os.rename(temporary, target)
+            _sync_folder(folder)
+        except OSError as error:
+            raise BackendError(
+                f"could not store an object in {self._root}: {error.strerror or error}",
+                hint="free space or check the rights of the folder, then do it again",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return digest, size
+
+    def get(self, digest: str) -> bytes:
+        try:
+            data = self._file(digest).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"no object {digest}") from None
+        if blake3(data).hexdigest() != digest:
+            raise self._corrupt(digest)
+        return data
+
+    def stream(self, digest: str, chunk: int = _CHUNK) -> Iterator[bytes]:
+        hasher = blake3()
+        try:
+            file = open(self._file(digest), "rb")  # noqa: SIM115 (closed below)
+        except FileNotFoundError:
+            raise NotFound(f"no object {digest}") from None
+        with file:
+            while piece := file.read(chunk):
+                hasher.update(piece)
+                yield piece
+        if hasher.hexdigest() != digest:
+            raise self._corrupt(digest)
+
+    def path(self, digest: str) -> Path:
+        file = self._file(digest)
+        if digest not in self._verified:
+            try:
+                found = blake3(max_threads=blake3.AUTO).update_mmap(file).hexdigest()
+            except FileNotFoundError:
+                raise NotFound(f"no object {digest}") from None
+            if found != digest:
+                raise self._corrupt(digest)
+            self._verified.add(digest)
+        return file
+
+    def exists(self, digest: str) -> bool:
+        return self._file(digest).exists()
+
+    def delete(self, digest: str) -> None:
+        self._verified.discard(digest)
+        self._file(digest).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[str]:
+        for folder in sorted(self._root.glob("[0-9a-f][0-9a-f]")):
+            for file in folder.iterdir():
+                yield folder.name + file.name
+
+    def _file(self, digest: str) -> Path:
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise InvalidInput(f"{digest!r} is no object digest")
+        return self._root / digest[:2] / digest[2:]
+
+    def _folder(self, folder: Path) -> Path:
+        if folder not in self._ready:
+            with self._lock:
+                fresh = not folder.exists()
+                folder.mkdir(parents=True, exist_ok=True)
+                if fresh:
+                    _sync_folder(folder.parent)
+                self._ready.add(folder)
+        return folder
+
+    def _corrupt(self, digest: str) -> BackendError:
+        return BackendError(
+            f"object {digest} in {self._root} is damaged: its bytes are not what its name says",
+            hint="restore this file from a copy of the store",
+            details={"digest": digest},
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is durable only once the folder that holds the name is on disk too.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

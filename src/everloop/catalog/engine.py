@@ -1,0 +1,286 @@
+"""Catalog: opens SQLite or PostgreSQL, runs transactions, and appends events within them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy.engine import CursorResult, Row
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.sql.base import Executable
+
+from everloop.catalog import migrate, tables
+from everloop.core.context import current_actor, current_cause
+from everloop.core.events import Event
+from everloop.core.ids import new_id
+from everloop.core.time import Clock, SystemClock
+from everloop.errors import BackendError, EverloopError, InvalidInput, MissingExtra
+
+__all__ = ["Catalog", "Transaction"]
+
+# One writer at a time, as SQLite has it anyway: it keeps the event log gapless in order of commit,
+# so that a reader with a cursor can never miss an event that was numbered early and committed late.
+_WRITE_LOCK = 0x65766C70
+
+_BUSY_MS = 30_000
+
+
+class Transaction:
+    """A transaction. Everything within it, events included, happens or does not."""
+
+    def __init__(self, connection: Connection, clock: Clock, actor: str) -> None:
+        self._connection = connection
+        self._actor = actor
+        self.now: datetime = clock.now()
+
+    def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
+        """Run a statement, for each of `rows` if given."""
+        if rows is None:
+            return self._connection.execute(statement)
+        return self._connection.execute(statement, rows)
+
+    def all(self, statement: Executable) -> Sequence[Row[Any]]:
+        """All rows."""
+        return self._connection.execute(statement).all()
+
+    def first(self, statement: Executable) -> Row[Any] | None:
+        """The first row, or None."""
+        return self._connection.execute(statement).first()
+
+    def scalar(self, statement: Executable) -> Any:
+        """The first column of the first row, or None."""
+        return self._connection.execute(statement).scalar()
+
+    def insert_new(self, table: Any, values: dict[str, Any]) -> bool:
+        """Insert a row unless its key is taken; whether it was inserted."""
+        insert = _insert(self.dialect, table).values(values).on_conflict_do_nothing()
+        key = next(iter(table.primary_key.columns))
+        return self.execute(insert.returning(key)).first() is not None
+
+    def upsert(
+        self, table: Any, rows: dict[str, Any] | list[dict[str, Any]], key: Sequence[str]
+    ) -> None:
+        """Insert rows, or update all other columns of those whose `key` columns are taken."""
+        many = rows if isinstance(rows, list) else [rows]
+        if not many:
+            return
+        insert = _insert(self.dialect, table)
+        rest = {name: insert.excluded[name] for name in many[0] if name not in key}
+        if rest:
+            statement = insert.on_conflict_do_update(index_elements=list(key), set_=rest)
+        else:
+            statement = insert.on_conflict_do_nothing(index_elements=list(key))
+        self.execute(statement, many)
+
+    def append(
+        self, kind: str, subject: str, body: dict[str, Any] | None = None, *, cause: str = ""
+    ) -> Event:
+        """Append a fact to the event log, as part of this transaction.
+
+        Args:
+            kind: ``area.PastTense``.
+            subject: What it is about, ``kind:name``.
+            body: Further facts, JSON.
+            cause: Id of the event that led here; the ambient cause if not given.
+        """
+        fact: dict[str, Any] = {
+            "id": new_id(),
+            "at": self.now,
+            "kind": kind,
+            "subject": subject,
+            "actor": current_actor() or self._actor,
+            "cause": cause or current_cause(),
+            "body": body or {},
+        }
+        statement = tables.events.insert().values(fact).returning(tables.events.c.seq)
+        return Event(seq=int(self.scalar(statement)), **fact)
+
+    @property
+    def dialect(self) -> str:
+        return self._connection.dialect.name
+
+    @property
+    def connection(self) -> Connection:
+        """The connection itself, for the few statements hot enough to need it."""
+        return self._connection
+
+
+class Catalog:
+    """The catalog at `url`: ``sqlite:///path`` or ``postgresql://...``.
+
+    Opening makes or migrates the tables under a lock, so any number of processes may start at
+    once. A catalog may be used by many threads and is safe to keep over a fork.
+
+    Raises:
+        BackendError: If it cannot be reached, is read-only, or was made by a newer Everloop.
+        MissingExtra: If PostgreSQL is asked for without its driver.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None, actor: str = "unknown") -> None:
+        self.url = _normal(url)
+        self.clock = clock or SystemClock()
+        self.actor = actor
+        self._sqlite = self.url.get_backend_name() == "sqlite"
+        self._reader = self._make_engine(immediate=False)
+        self._writer = self._make_engine(immediate=True) if self._sqlite else self._reader
+        _engines_over_fork.add(self)
+        try:
+            with self._translated():
+                migrate.upgrade(self._writer, self._write_begin)
+        except EverloopError:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that only reads; sees one state of the whole catalog."""
+        with self._translated(), self._reader.connect() as connection, connection.begin():
+            if not self._sqlite:
+                connection.execute(
+                    text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                )
+            yield Transaction(connection, self.clock, self.actor)
+
+    @contextmanager
+    def write(self, *, ordered: bool = True) -> Iterator[Transaction]:
+        """A transaction that writes; commits at the end of the block, or rolls back on an error.
+
+        Args:
+            ordered: Wait for other ordered writers. Only leave it off for transactions that append
+                no event and touch rows of one run alone (metric points).
+        """
+        with self._translated(), self._writer.connect() as connection, connection.begin():
+            if ordered:
+                self._write_begin(connection)
+            yield Transaction(connection, self.clock, self.actor)
+
+    def events(
+        self,
+        *,
+        after: int = 0,
+        kind: str = "",
+        subject: str = "",
+        limit: int = 1000,
+        newest: bool = False,
+    ) -> list[Event]:
+        """Events after position `after`, oldest first (or the newest `limit`, newest first)."""
+        table = tables.events
+        query = select(table).where(table.c.seq > after).limit(limit)
+        query = query.order_by(table.c.seq.desc() if newest else table.c.seq)
+        if kind:
+            query = query.where(table.c.kind == kind)
+        if subject:
+            query = query.where(table.c.subject == subject)
+        with self.read() as tx:
+            return [Event(**row._asdict()) for row in tx.all(query)]
+
+    def close(self) -> None:
+        """Give the connections back; safe to call twice."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _make_engine(self, *, immediate: bool) -> Engine:
+        try:
+            if not self._sqlite:
+                return create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+            engine = create_engine(
+                self.url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=8, max_overflow=24
+            )
+        except ModuleNotFoundError as error:
+            raise MissingExtra.of("postgres", "a catalog on PostgreSQL") from error
+        except NoSuchModuleError as error:
+            raise InvalidInput(
+                f"unknown kind of catalog {self.url.drivername!r}",
+                hint="use sqlite:///path or postgresql://user@host/database",
+            ) from error
+        begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
+
+        @event.listens_for(engine, "connect")
+        def _prepare(raw: Any, _record: Any) -> None:
+            raw.isolation_level = None  # we begin transactions ourselves
+            cursor = raw.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            cursor.execute("PRAGMA journal_mode=WAL")
+            # FULL: an acknowledged commit survives a power cut, as promised.
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def _write_begin(self, connection: Connection) -> None:
+        if not self._sqlite:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise  # a caller that races for a name knows what it means
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            raise _explained(error, self.url) from error
+
+
+def _insert(dialect: str, table: Any) -> Any:
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+    return insert(table)
+
+
+def _normal(url: str) -> URL:
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        folder = Path(parsed.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BackendError(
+                f"cannot make the folder {folder}: {error.strerror}",
+                hint="choose another with --dir, or correct the rights",
+            ) from error
+    return parsed
+
+
+def _explained(error: Exception, url: URL) -> BackendError:
+    where = url.database if url.get_backend_name() == "sqlite" else url.render_as_string()
+    cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+    hints = {
+        "readonly": "the folder or file is read-only; choose another with --dir",
+        "unable to open": "check that the folder exists and may be written",
+        "disk is full": "free space, then do it again; nothing was half-written",
+        "locked": "another process holds the catalog for long; find it, then do it again",
+        "not a database": "the file is not an Everloop catalog, or is damaged",
+        "connection": "check that the server is up and the address is right; it can be tried again",
+    }
+    hint = next((text for word, text in hints.items() if word in cause), "")
+    return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
+
+
+_engines_over_fork: weakref.WeakSet[Catalog] = weakref.WeakSet()
+
+
+def _drop_connections_in_child() -> None:
+    # A database connection must not be used on both sides of a fork.
+    for catalog in list(_engines_over_fork):
+        catalog._reader.dispose(close=False)
+        catalog._writer.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_connections_in_child)

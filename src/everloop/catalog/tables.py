@@ -1,0 +1,443 @@
+"""All tables. Times are UTC microseconds; ids outside are text, keys inside are integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from everloop.catalog.types import Instant, Json
+
+metadata = MetaData()
+
+# SQLite gives an alias of the row id only to INTEGER PRIMARY KEY, never to BIGINT.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _table(name: str, *parts: Any, **options: Any) -> Table:
+    return Table(name, metadata, *parts, **options)
+
+
+# --- the event log, readers' places in it, leases ---------------------------------------------
+events = _table(
+    "events",
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("at", Instant, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("cause", Text, nullable=False, server_default=""),
+    Column("body", Json, nullable=False),
+    Index("events_subject", "subject", "seq"),
+    Index("events_kind", "kind", "seq"),
+    sqlite_autoincrement=True,
+)
+cursors = _table(
+    "cursors",
+    Column("name", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+)
+leases = _table(
+    "leases",
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("until", Instant, nullable=False),
+)
+objects = _table(
+    "objects",
+    Column("digest", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+# --- data ---------------------------------------------------------------------------------------
+datasets = _table(
+    "datasets",
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("latest", Integer, nullable=False),
+)
+dataset_versions = _table(
+    "dataset_versions",
+    Column("dataset", Text, ForeignKey("datasets.name"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("schema", Json, nullable=False),
+    Column("blocks", Json, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("parent", Integer, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+row_changes = _table(
+    "row_changes",
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("scope", Text, nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Index("row_changes_scope", "scope"),
+    Index("row_changes_dataset", "dataset", "rule"),
+)
+
+# --- tracking -----------------------------------------------------------------------------------
+experiments = _table(
+    "experiments",
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("lifecycle", Text, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+runs = _table(
+    "runs",
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("pipeline", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("git", Json, nullable=False),
+    Column("environment", Json, nullable=False),
+    Column("arguments", Json, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("lease_until", Instant),
+    Column("lifecycle", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Index("runs_experiment", "experiment_pk", "started_at"),
+    Index("runs_pipeline", "pipeline", "pk"),
+)
+run_params = _table(
+    "run_params",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+run_tags = _table(
+    "run_tags",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+run_inputs = _table(
+    "run_inputs",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("dataset", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("role", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("source", Json),
+)
+metric_keys = _table(
+    "metric_keys",
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False, unique=True),
+)
+metric_points = _table(
+    "metric_points",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("key_pk", BigInteger, ForeignKey("metric_keys.pk"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True),
+    # NaN cannot be a key and SQLite turns it into NULL, so it is 0 with the flag set.
+    Column("value", Double, primary_key=True),
+    Column("is_nan", Boolean, primary_key=True),
+    sqlite_with_rowid=False,
+)
+metric_latest = _table(
+    "metric_latest",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("key_pk", BigInteger, ForeignKey("metric_keys.pk"), primary_key=True),
+    Column("step", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("is_nan", Boolean, nullable=False),
+    Index("metric_latest_value", "key_pk", "value", "run_pk"),
+    sqlite_with_rowid=False,
+)
+artifacts = _table(
+    "artifacts",
+    Column("path", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+logged_models = _table(
+    "logged_models",
+    Column("id", Text, primary_key=True),
+    Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("model_type", Text, nullable=False),
+    Column("source_run_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("params", Json, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("logged_models_run", "source_run_id"),
+)
+run_outputs = _table(
+    "run_outputs",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("model_id", Text, primary_key=True),
+    Column("step", BigInteger, nullable=False),
+)
+
+# --- pipelines ----------------------------------------------------------------------------------
+step_runs = _table(
+    "step_runs",
+    Column("run_id", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("step", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("output", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant, nullable=False),
+)
+memos = _table(
+    "memos",
+    Column("key", Text, primary_key=True),
+    Column("step", Text, nullable=False),
+    Column("parts", Json, nullable=False),
+    Column("notes", Json, nullable=False),
+    Column("value", Json, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("memos_step", "step", "created_at"),
+)
+
+# --- features -----------------------------------------------------------------------------------
+feature_definitions = _table(
+    "feature_definitions",
+    Column("digest", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+feature_names = _table(
+    "feature_names",
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+# --- registry and gates -------------------------------------------------------------------------
+models = _table(
+    "models",
+    Column("name", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("latest", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+model_versions = _table(
+    "model_versions",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("manifest", Json, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("model_versions_run", "run_id"),
+)
+aliases = _table(
+    "aliases",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+verdicts = _table(
+    "verdicts",
+    Column("id", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("champion", Integer, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("results", Json, nullable=False),
+    Column("holdout", Json, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Index("verdicts_model", "model", "candidate"),
+)
+
+# --- deployment, serving, monitoring ------------------------------------------------------------
+deployments = _table(
+    "deployments",
+    Column("name", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("arms", Json, nullable=False),
+    Column("route_by", Text, nullable=False),
+    Column("salt", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+deployment_workers = _table(
+    "deployment_workers",
+    Column("deployment", Text, primary_key=True),
+    Column("worker", Text, primary_key=True),
+    Column("pid", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+rollouts = _table(
+    "rollouts",
+    Column("id", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("champion", Integer, nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("plan", Json, nullable=False),
+    Column("state", Json, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("rollouts_open", "deployment", "open"),
+)
+prediction_segments = _table(
+    "prediction_segments",
+    Column("id", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("from_at", Instant, nullable=False),
+    Column("to_at", Instant, nullable=False),
+    Column("first_id", Text, nullable=False),
+    Column("last_id", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("prediction_segments_at", "deployment", "from_at"),
+    Index("prediction_segments_id", "first_id", "last_id"),
+)
+label_batches = _table(
+    "label_batches",
+    Column("id", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("from_at", Instant, nullable=False),
+    Column("to_at", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("label_batches_at", "deployment", "from_at"),
+)
+monitors = _table(
+    "monitors",
+    Column("deployment", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("spec", Json, nullable=False),
+)
+summaries = _table(
+    "summaries",
+    Column("deployment", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("start", Instant, primary_key=True),
+    Column("body", Json, nullable=False),
+)
+monitor_windows = _table(
+    "monitor_windows",
+    Column("deployment", Text, primary_key=True),
+    Column("monitor", Text, primary_key=True),
+    Column("start", Instant, primary_key=True),
+    Column("end", Instant, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("labels", BigInteger, nullable=False),
+    Column("value", Double),
+    Column("bound", Double),
+    Column("breach", Boolean, nullable=False),
+    Column("mature", Boolean, nullable=False),
+    Column("detail", Json, nullable=False),
+)
+alerts = _table(
+    "alerts",
+    Column("id", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("monitor", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("cleared_at", Instant),
+    Column("evidence", Json, nullable=False),
+    Index("alerts_deployment", "deployment", "opened_at"),
+)
+
+# --- automation, lineage, access ----------------------------------------------------------------
+loops = _table(
+    "loops",
+    Column("name", Text, primary_key=True),
+    Column("spec", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+firings = _table(
+    "firings",
+    Column("id", Text, primary_key=True),
+    Column("loop", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("scheduled_for", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    UniqueConstraint("loop", "key", name="firings_once"),
+    Index("firings_loop", "loop", "created_at"),
+)
+lineage_edges = _table(
+    "lineage_edges",
+    Column("source", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Index("lineage_edges_target", "target"),
+)
+principals = _table(
+    "principals",
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)

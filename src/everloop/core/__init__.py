@@ -1,0 +1,1 @@
+"""Pure types and decisions: ids, time, schema, events, state machines."""

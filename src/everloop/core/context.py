@@ -1,0 +1,79 @@
+"""Who acts, because of which event, in which workspace: ambient in a context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from everloop.errors import StateError
+
+__all__ = [
+    "acting",
+    "current_actor",
+    "current_cause",
+    "current_workspace",
+    "set_opener",
+    "using",
+]
+
+_actor: ContextVar[str] = ContextVar("everloop_actor", default="")
+_cause: ContextVar[str] = ContextVar("everloop_cause", default="")
+
+
+def current_actor() -> str:
+    """The principal of this context, or empty."""
+    return _actor.get()
+
+
+def current_cause() -> str:
+    """Id of the event that this context acts upon, or empty."""
+    return _cause.get()
+
+
+@contextmanager
+def acting(actor: str | None = None, cause: str | None = None) -> Iterator[None]:
+    """Within the block events carry `actor` and `cause`; None keeps what is set."""
+    actor_token = _actor.set(actor) if actor is not None else None
+    cause_token = _cause.set(cause) if cause is not None else None
+    try:
+        yield
+    finally:
+        if actor_token is not None:
+            _actor.reset(actor_token)
+        if cause_token is not None:
+            _cause.reset(cause_token)
+
+
+# The workspace that plain functions (steps, ``ev.register``) act in. The composition root sets the
+# opener; floors below it only see the services that they ask for, by their own protocols.
+_workspace: ContextVar[Any] = ContextVar("everloop_workspace", default=None)
+_opener: Callable[[], Any] | None = None
+
+
+def set_opener(opener: Callable[[], Any]) -> None:
+    """Tell how to open the workspace where none is set."""
+    global _opener
+    _opener = opener
+
+
+def current_workspace() -> Any:
+    """The workspace of this context; opened where the surroundings say if none is set."""
+    found = _workspace.get()
+    if found is None:
+        if _opener is None:
+            raise StateError("no workspace is open", hint="call everloop.open() first")
+        found = _opener()
+        _workspace.set(found)
+    return found
+
+
+@contextmanager
+def using(workspace: Any) -> Iterator[None]:
+    """Within the block plain functions act in `workspace`."""
+    token = _workspace.set(workspace)
+    try:
+        yield
+    finally:
+        _workspace.reset(token)

@@ -1,0 +1,186 @@
+"""Schema: the one object that checks data, types features, signs models and validates requests.
+
+A :class:`Schema` is an ordered tuple of :class:`Field` and of :class:`Check`. It is plain data with
+one canonical JSON form, and its digest is the identity that manifests and signatures carry.
+Translation to Arrow lives in ``everloop.data.arrow``, validation of frames in
+``everloop.data.checks``, of requests in ``everloop.serving.signature``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from everloop.errors import Fault, InvalidInput, NotFound
+
+__all__ = [
+    "FIELD_TYPES",
+    "Check",
+    "Field",
+    "FieldType",
+    "OnFail",
+    "Schema",
+    "Semantic",
+    "canonical_json",
+]
+
+FieldType = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float32", "float64", "string", "binary", "timestamp", "date",
+]  # fmt: skip
+FIELD_TYPES: tuple[str, ...] = FieldType.__args__  # type: ignore[attr-defined]
+Semantic = Literal["", "numeric", "categorical", "id", "text", "embedding", "timestamp", "target"]
+OnFail = Literal["fail", "drop", "warn"]
+
+_NUMERIC = frozenset(t for t in FIELD_TYPES if t.startswith(("int", "uint", "float")))
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN is refused."""
+    builtins = msgspec.to_builtins(value)
+    return json.dumps(
+        builtins, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One column.
+
+    Attributes:
+        name: Column name, not empty.
+        type: One of ``FIELD_TYPES``; ``timestamp`` is UTC microseconds, ``date`` a calendar day.
+        nullable: Whether nulls may stand in it. NaN counts as a null in a numeric column that is
+            not nullable.
+        ge, le: Inclusive bounds for numbers.
+        among: Allowed values; empty means any.
+        regex: The whole text must match.
+        max_length: Longest text, in characters; 0 means any.
+        unique: No two rows hold the same value (of a frame, not of all versions).
+        unit: Unit of measure, such as ``"mile"``.
+        semantic: What the values mean; decides what monitors watch.
+        on_fail: What a row that breaks a rule of this field gets: ``fail`` (no version is made),
+            ``drop`` (the row is left out and recorded) or ``warn`` (kept, counted).
+        pii: Kind of personal data, such as ``"email"``; empty means none.
+        owner: Who must correct it.
+        description: For people.
+    """
+
+    name: str
+    type: FieldType
+    nullable: bool = True
+    ge: float | None = None
+    le: float | None = None
+    among: tuple[str | int | float | bool, ...] = ()
+    regex: str = ""
+    max_length: int = 0
+    unique: bool = False
+    unit: str = ""
+    semantic: Semantic = ""
+    on_fail: OnFail = "fail"
+    pii: str = ""
+    owner: str = ""
+    description: str = ""
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.type in _NUMERIC
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong with the definition itself."""
+        if not self.name:
+            yield Fault("fields", "a field needs a name")
+        if self.type not in FIELD_TYPES:
+            yield Fault(f"fields.{self.name}", f"unknown type {self.type!r}")
+        if (self.ge is not None or self.le is not None) and not self.is_numeric:
+            yield Fault(f"fields.{self.name}", f"bounds need a number, not {self.type}")
+        if self.ge is not None and self.le is not None and self.ge > self.le:
+            yield Fault(f"fields.{self.name}", f"ge {self.ge} is above le {self.le}")
+        if (self.regex or self.max_length) and self.type != "string":
+            yield Fault(f"fields.{self.name}", f"regex and max_length need text, not {self.type}")
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A rule over rows: `rule` is an SQL condition over the columns that each row must meet.
+
+    A condition that is null for a row counts as broken.
+    """
+
+    name: str
+    rule: str
+    on_fail: OnFail = "fail"
+    reason: str = ""
+    owner: str = ""
+
+
+class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ordered, typed fields with their rules.
+
+    Attributes:
+        fields: In the order of the columns.
+        checks: Rules over rows.
+        key: Columns that together name a row; none of them nullable.
+        time: Column that holds the event time, or empty.
+        extra: Whether columns that are not listed are kept (``allow``) or refused (``refuse``).
+    """
+
+    fields: tuple[Field, ...]
+    checks: tuple[Check, ...] = ()
+    key: tuple[str, ...] = ()
+    time: str = ""
+    extra: Literal["allow", "refuse"] = "refuse"
+
+    def __post_init__(self) -> None:
+        faults = [fault for field in self.fields for fault in field.faults()]
+        names = [field.name for field in self.fields]
+        faults += [
+            Fault("fields", f"{n!r} stands twice")
+            for n in sorted({n for n in names if names.count(n) > 1})
+        ]
+        for part in (*self.key, *((self.time,) if self.time else ())):
+            if part not in names:
+                faults.append(Fault("key" if part in self.key else "time", f"no field {part!r}"))
+        if faults:
+            raise InvalidInput("the schema is wrong", faults)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def digest(self) -> str:
+        """Identity: sha256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(canonical_json(self)).hexdigest()
+
+    def field(self, name: str) -> Field:
+        """The field called `name`.
+
+        Raises:
+            NotFound: If there is none; with the nearest names.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise NotFound.named("column", name, self.names)
+
+    def select(self, names: Sequence[str]) -> Schema:
+        """A schema of just these fields, in this order, without checks or key."""
+        return Schema(tuple(self.field(name) for name in names))
+
+    def compatible(self, newer: Schema) -> list[str]:
+        """Why data of `newer` cannot stand where this schema is expected; empty if it can."""
+        reasons = []
+        have = {field.name: field for field in newer.fields}
+        for field in self.fields:
+            other = have.get(field.name)
+            if other is None:
+                if not field.nullable:
+                    reasons.append(f"{field.name} is missing")
+            elif other.type != field.type:
+                reasons.append(f"{field.name} was {field.type}, is {other.type}")
+            elif other.nullable and not field.nullable:
+                reasons.append(f"{field.name} may now be null")
+        return reasons

@@ -1,0 +1,1 @@
+"""Metrics, paired tests, gates and their verdicts."""

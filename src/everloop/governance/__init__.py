@@ -1,0 +1,1 @@
+"""Charters, cards, the story of a prediction and of a loop."""

@@ -1,0 +1,1 @@
+"""Monitors: summaries, windows, drift, realised performance, alerts."""

@@ -1,0 +1,1 @@
+"""Pipelines of plain functions: keys, stored results, runs that resume."""

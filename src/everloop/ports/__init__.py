@@ -1,0 +1,1 @@
+"""Small protocols for what lies outside: bytes, online values, execution, notices."""

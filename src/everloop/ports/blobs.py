@@ -1,0 +1,60 @@
+"""BlobStore: immutable bytes under the blake3 digest of their content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+__all__ = ["BlobStore", "HasPaths"]
+
+
+class BlobStore(Protocol):
+    """Keeps bytes by content. A digest is 64 hex digits of blake3.
+
+    Every method may be called by many threads and processes at once. When ``put`` has returned,
+    the bytes survive a power cut; a reader never sees a part of an object. Putting bytes that are
+    there already stores nothing.
+    """
+
+    def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
+        """Store `data` and return its digest and size.
+
+        Raises:
+            BackendError: If it could not be stored (disk full, no right); nothing is left behind.
+        """
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """All bytes of an object, checked against the digest.
+
+        Raises:
+            NotFound: If there is no such object.
+            BackendError: If the stored bytes are not what the digest says.
+        """
+        ...
+
+    def stream(self, digest: str, chunk: int = 1 << 20) -> Iterator[bytes]:
+        """The bytes in pieces; the check comes with the last one, same errors as ``get``."""
+        ...
+
+    def exists(self, digest: str) -> bool:
+        """Whether the object is there."""
+        ...
+
+    def delete(self, digest: str) -> None:
+        """Remove an object; removing what is not there does nothing."""
+        ...
+
+    def digests(self) -> Iterator[str]:
+        """All digests, in no order."""
+        ...
+
+
+@runtime_checkable
+class HasPaths(Protocol):
+    """A store whose objects are files on this machine, so that readers may map them."""
+
+    def path(self, digest: str) -> Path:
+        """The file of an object, verified once per process; read-only. Raises as ``get``."""
+        ...

@@ -1,0 +1,1 @@
+"""Models, versions, aliases, and the flavors that pack and load them."""

@@ -1,0 +1,1 @@
+"""Serving: route snapshots, request validation, workers and their supervisor."""
