@@ -316,11 +316,11 @@ def _page(
     tree = parse(filter_, grammar, and_only=and_only)
     orders = parse_order(order_by, grammar)
     orders += [order for order in newest if order.key not in {o.key for o in orders}]
-    kept = [
-        item
-        for item in found
-        if matches(tree, lambda entity, key, of=item: values(of, entity, key))
-    ]
+
+    def fits(item: _T) -> bool:
+        return matches(tree, lambda entity, key: values(item, entity, key))
+
+    kept = [item for item in found if fits(item)]
     ids = {id(item): str(getattr(item, "id", "")) for item in kept}
     kept.sort(key=lambda item: ids[id(item)])
     for order in reversed(orders):
