@@ -377,5 +377,5 @@ def matches(tree: Any, values: Callable[[str, str], Sequence[Any]]) -> bool:
         return not matches(tree.part, values)
     found = values(tree.entity, tree.key)
     if tree.op in _NULL_OPS:
-        return bool(found) == (tree.op == "IS NOT NULL")
+        return (len(found) > 0) is (tree.op == "IS NOT NULL")
     return any(compare(tree.op, value, tree.value) for value in found)
