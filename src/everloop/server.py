@@ -1,4 +1,4 @@
-"""The server's application: every HTTP door and the pages, on one port.
+"""The server: every HTTP door and the pages, composed into one application on one port.
 
 The serving paths (``/v2``, ``/invocations``, ``/ping``) go to the raw ASGI application of
 ``everloop.api.oip`` before any framework sees them.
