@@ -131,9 +131,7 @@ def test_scores_that_are_no_probability_count_apart() -> None:
         (1000.0, 5, 5.2e-214),
     ],
 )
-def test_chi2_tail_gives_the_known_values(
-    statistic: float, freedom: int, wanted: float
-) -> None:
+def test_chi2_tail_gives_the_known_values(statistic: float, freedom: int, wanted: float) -> None:
     assert chi2_tail(statistic, freedom) == pytest.approx(wanted, rel=1e-2, abs=1e-12)
 
 
@@ -156,7 +154,9 @@ def test_two_sample_tests_hold_their_level_with_many_levels() -> None:
     weights /= weights.sum()
     alarms = 0
     for _ in range(100):
-        text = [np.char.add("level", random.choice(1000, 1000, p=weights).astype(str)) for _ in "ab"]
+        text = [
+            np.char.add("level", random.choice(1000, 1000, p=weights).astype(str)) for _ in "ab"
+        ]
         bins = fit_feature("carrier", pa.array(text[0]))
         was, now = (bins.count(pa.array(side))[:BINS] for side in text)
         alarms += chi2_p(now, was) < 0.05
