@@ -1,7 +1,7 @@
 """How a user writes a loop: plain functions that make the parts of a ``LoopSpec``.
 
 Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"``,
-``"4 per month"``, ``"latest 21 days"``, ``"p99_ms < 50"``. Nothing is written anywhere but by :func:`loop`.
+``"4 per month"``, ``"latest 21 days"``, ``"p99_ms < 50"``. Only :func:`loop` writes anything.
 """
 
 from __future__ import annotations

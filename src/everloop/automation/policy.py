@@ -1,4 +1,4 @@
-"""What keeps a loop calm: whether a retraining may start now. Pure; the service asks and records."""
+"""What keeps a loop calm: whether a retraining may start now. Pure; the service records."""
 
 from __future__ import annotations
 

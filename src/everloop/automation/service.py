@@ -242,7 +242,7 @@ def _due(tx: Transaction, spec: LoopSpec) -> list[_Due]:
         if trigger.on == "alert":
             found += _due_alerts(tx, spec, trigger)
         elif trigger.on == "data":
-            found += _due_data(tx, trigger)
+            found += _due_data(tx, spec, trigger)
         else:
             found += _due_schedule(tx, spec, trigger)
     return found
@@ -270,10 +270,12 @@ def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_
             yield _Due(f"{identifier}+{len(earlier)}", trigger, cause, tx.now, is_waiting=True)
 
 
-def _due_data(tx: Transaction, trigger: Trigger) -> Iterator[_Due]:
+def _due_data(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
+    declared = statements.event_of(tx, f"loop:{spec.name}", "loop.Declared")
+    since = declared.seq if declared is not None else 0
     for event in _new_events(tx, "dataset.VersionCommitted"):
         name = event.subject.partition(":")[2].rpartition("@")[0]
-        if name == trigger.value:
+        if name == trigger.value and event.seq > since:
             yield _Due(event.id, trigger, event.id, event.at)
 
 
@@ -295,10 +297,10 @@ def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:
 
 def _fire(tx: Transaction, spec: LoopSpec, due: _Due) -> Firing | None:
     held: Obstacle | None = obstacle(spec, _past(tx, spec), tx.now)
-    if held is not None and due.is_waiting:
-        return None  # something else fired meanwhile; it goes on waiting
     if own_depth(spec.name, statements.chain(tx, due.cause)):
         held = Obstacle("guarded", "the loop's own output led here")
+    if held is not None and due.is_waiting:
+        return None  # something else fired meanwhile; it goes on waiting
     firing = Firing(
         id=new_id(),
         loop=spec.name,
