@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -143,8 +142,8 @@ class InProcess:
 
 
 @pytest.fixture
-def echo(door: ASGIApp) -> Iterator[EchoService]:
-    yield remote(EchoService, InProcess(door))  # type: ignore[arg-type]
+def echo(door: ASGIApp) -> EchoService:
+    return remote(EchoService, InProcess(door))  # type: ignore[arg-type]
 
 
 def call(door: ASGIApp, method: str, body: bytes, **headers: str) -> Answer:
