@@ -37,7 +37,7 @@ class Transaction:
 
     def __init__(self, connection: Connection, clock: Clock, actor: str) -> None:
         self._connection = connection
-        self._actor = actor
+        self.actor = actor
         self.now: datetime = clock.now()
 
     def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
@@ -95,7 +95,7 @@ class Transaction:
             "at": self.now,
             "kind": kind,
             "subject": subject,
-            "actor": current_actor() or self._actor,
+            "actor": current_actor() or self.actor,
             "cause": cause or current_cause(),
             "body": body or {},
         }
