@@ -29,6 +29,7 @@ HEAD_LENGTH = "Everloop-Head-Length"
 MAX_DEPTH = 64
 
 _BYTES = (bytes, bytearray, memoryview)
+_Bytes = bytes | bytearray | memoryview
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -98,7 +99,7 @@ def _encode(value: Any) -> tuple[bytes, int]:
         streams[id(view)] = view
         return view
 
-    parts: list[bytes | memoryview] = []
+    parts: list[_Bytes] = []
     builtins = msgspec.to_builtins(value, builtin_types=_BYTES, enc_hook=foreign)
     plain = _detach(builtins, parts, streams)
     try:
@@ -115,7 +116,7 @@ def _stream_of(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _detach(value: Any, parts: list[bytes | memoryview], streams: dict[int, memoryview]) -> Any:
+def _detach(value: Any, parts: list[_Bytes], streams: dict[int, memoryview]) -> Any:
     if isinstance(value, dict):
         plain = {key: _detach(item, parts, streams) for key, item in value.items()}
         return {"$object": plain} if _looks_like_a_mark(value) else plain

@@ -65,6 +65,7 @@ def routes(workspace: Workspace) -> list[Route]:
         found, given = _find(request.method, path)
         if found is None:
             return _unknown()
+        asked: object
         if request.method == "GET":
             asked = decode_query(request.url.query.encode(), found.asked, given)
         else:

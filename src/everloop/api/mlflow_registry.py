@@ -169,6 +169,7 @@ def _search(workspace: Workspace, asked: Page) -> dict[str, Any]:
         order_by=asked.order_by or [],
         limit=100 if asked.max_results is None else asked.max_results,
         page_token=asked.page_token or "",
+        and_only=True,
     )
     return bare(
         registered_models=[_model_fields(workspace, model) for model in page.models],
@@ -286,8 +287,12 @@ def _search_versions(workspace: Workspace, asked: Page) -> dict[str, Any]:
         order_by=asked.order_by or [],
         limit=10_000 if asked.max_results is None else asked.max_results,
         page_token=asked.page_token or "",
+        and_only=True,
     )
-    aliases = {name: workspace.registry.model(name).aliases for name in page.names}
+    aliases = {
+        name: workspace.registry.model(name).aliases
+        for name in {found.name for found in page.versions}
+    }
     return bare(
         model_versions=[_version_fields(found, aliases[found.name]) for found in page.versions],
         next_page_token=page.next_page_token,
