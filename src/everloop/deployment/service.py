@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.context import current_cause
-from everloop.core.deploy import Arm, Deployment, Rollout, WorkerStatus
+from everloop.core.deploy import Arm, ArmName, Deployment, Rollout, WorkerStatus
 from everloop.core.ids import new_id
 from everloop.core.machines import (
     RolloutDecision,
@@ -26,13 +26,26 @@ from everloop.core.machines import (
     begin_rollout,
     decide_rollout,
 )
-from everloop.errors import Conflict, GateRefused, InvalidInput, NotFound, StateError
+from everloop.deployment.records import (
+    arms_of,
+    champion_of,
+    check_verdict,
+    last_event,
+    last_story,
+    load_deployment,
+    load_rollout,
+    open_rollout,
+    to_deployment,
+    to_rollout,
+)
+from everloop.errors import Conflict, InvalidInput, StateError
 from everloop.registry import write
 from everloop.registry.service import RegistryService
 
 __all__ = ["DeploymentService"]
 
-CHAMPION = "champion"
+#: Of the arm, and of the alias that follows it.
+CHAMPION: ArmName = "champion"
 
 
 class DeploymentService(Service):
@@ -83,7 +96,7 @@ class DeploymentService(Service):
                 )
             body = {"model": model, "version": version, "owner": owner}
             event = tx.append("deployment.Created", f"deployment:{name}", body)
-            made = _load(tx, name)
+            made = load_deployment(tx, name)
             self._crown(tx, made, version, "first deployment", "", event.id)
             return made
 
@@ -91,14 +104,14 @@ class DeploymentService(Service):
     def deployment(self, name: str) -> Deployment:
         """The deployment called `name`; raises NotFound with near names."""
         with self._catalog.read() as tx:
-            return _load(tx, name)
+            return load_deployment(tx, name)
 
     @action("deployment:read")
     def deployments(self) -> list[Deployment]:
         """All deployments, by name."""
         table = tables.deployments
         with self._catalog.read() as tx:
-            return [_to_deployment(row) for row in tx.all(select(table).order_by(table.c.name))]
+            return [to_deployment(row) for row in tx.all(select(table).order_by(table.c.name))]
 
     @action("deployment:write", on="name")
     def stop(self, name: str, reason: str = "") -> Deployment:
@@ -128,13 +141,14 @@ class DeploymentService(Service):
             NotFound: If there is no such deployment, version or verdict.
         """
         with self._catalog.write() as tx:
-            found = _load(tx, name)
-            champion = _champion(found)
+            found = load_deployment(tx, name)
+            champion = champion_of(found)
             self._refuse_start(tx, found, candidate)
-            cause = _check_verdict(tx, found.model, candidate, champion, verdict)
+            cause = check_verdict(tx, found.model, candidate, champion, verdict)
             begun = begin_rollout(plan, tx.now.timestamp())
+            rollout_id = new_id()
             row = {
-                "id": new_id(),
+                "id": rollout_id,
                 "deployment": name,
                 "champion": champion,
                 "candidate": candidate,
@@ -147,7 +161,7 @@ class DeploymentService(Service):
                 "updated_at": tx.now,
             }
             tx.execute(tables.rollouts.insert().values(row))
-            rollout = _load_rollout(tx, row["id"])
+            rollout = load_rollout(tx, rollout_id)
             body = {
                 "deployment": name,
                 "champion": champion,
@@ -162,9 +176,12 @@ class DeploymentService(Service):
                 tx, found.model, candidate, "candidate", reason="rollout started",
                 evidence=verdict, cause=started.id,
             )  # fmt: skip
+            event = started.id
+            if begun.action == "promote":
+                event = self._tell(tx, rollout, begun, event)
             # A salt of its own, so that not the same keys try every candidate first.
             salted = msgspec.structs.replace(found, salt=f"{name}/{candidate}")
-            return self._perform(tx, salted, rollout, begun, started.id)
+            return self._perform(tx, salted, rollout, begun, event)
 
     @action("deployment:promote", on="name")
     def advance(
@@ -184,8 +201,8 @@ class DeploymentService(Service):
             The rollout as it stands then; None if none was open.
         """
         with self._catalog.write() as tx:
-            found = _load(tx, name)
-            rollout = _open_rollout(tx, name)
+            found = load_deployment(tx, name)
+            rollout = open_rollout(tx, name)
             if rollout is None or found.state == "stopped":
                 return rollout
             if expect is not None and expect != found.revision:
@@ -205,10 +222,10 @@ class DeploymentService(Service):
             StateError: If no rollout is open; tells how the last one ended.
         """
         with self._catalog.write() as tx:
-            found = _load(tx, name)
-            rollout = _open_rollout(tx, name)
+            found = load_deployment(tx, name)
+            rollout = open_rollout(tx, name)
             if rollout is None:
-                raise StateError(f"{name!r} has no open rollout", hint=_last_story(tx, name))
+                raise StateError(f"{name!r} has no open rollout", hint=last_story(tx, name))
             state = RolloutState("aborted", rollout.state.step, tx.now.timestamp())
             return self._finish(tx, found, rollout, RolloutDecision(state, 0, "abort", reason))
 
@@ -221,35 +238,35 @@ class DeploymentService(Service):
             NotFound: If there is no such deployment or version.
         """
         with self._catalog.write() as tx:
-            found = _load(tx, name)
+            found = load_deployment(tx, name)
             write.load_version(tx, found.model, version)
-            if _champion(found) == version:
+            if champion_of(found) == version:
                 raise Conflict(
                     f"{found.model}/{version} is the champion of {name!r} already",
                     hint="abort the rollout to keep it" if len(found.arms) > 1 else "",
                     details={"winner": version},
                 )
-            rollout = _open_rollout(tx, name)
+            rollout = open_rollout(tx, name)
             now_s = tx.now.timestamp()
             if rollout is not None and rollout.candidate == version:
                 state = RolloutState("promoted", len(rollout.plan.steps) - 1, now_s)
                 self._finish(tx, found, rollout, RolloutDecision(state, 100, "promote", reason))
-                return _load(tx, name)
+                return load_deployment(tx, name)
             if rollout is not None:
                 state = RolloutState("aborted", rollout.state.step, now_s)
                 why = f"version {version} was promoted: {reason}"
                 self._finish(tx, found, rollout, RolloutDecision(state, 0, "abort", why))
-                found = _load(tx, name)
+                found = load_deployment(tx, name)
             arms = (Arm(name=CHAMPION, version=version, weight=100),)
             event = self._change_arms(tx, found, arms, reason, "")
             self._crown(tx, found, version, reason, "", event)
-            return _load(tx, name)
+            return load_deployment(tx, name)
 
     @action("deployment:read", on="id")
     def rollout(self, id: str) -> Rollout:
         """A rollout; raises NotFound."""
         with self._catalog.read() as tx:
-            return _load_rollout(tx, id)
+            return load_rollout(tx, id)
 
     @action("deployment:read", on="name")
     def rollouts(self, name: str = "", *, open_only: bool = False) -> list[Rollout]:
@@ -260,9 +277,9 @@ class DeploymentService(Service):
             query = query.where(table.c.open)
         with self._catalog.read() as tx:
             if name:
-                _load(tx, name)
+                load_deployment(tx, name)
                 query = query.where(table.c.deployment == name)
-            return [_to_rollout(row) for row in tx.all(query)]
+            return [to_rollout(row) for row in tx.all(query)]
 
     # --- workers ------------------------------------------------------------------------------
 
@@ -275,25 +292,22 @@ class DeploymentService(Service):
             NotFound: If there is no such deployment.
         """
         with self._catalog.write(ordered=False) as tx:
-            newest = _load(tx, name).revision
+            newest = load_deployment(tx, name).revision
             if not 0 <= revision <= newest:
                 raise InvalidInput(f"{name!r} is at revision {newest}, there is no {revision}")
-            row = {
-                "deployment": name,
-                "worker": worker,
-                "pid": pid,
-                "revision": revision,
-                "at": tx.now,
-            }
+            said = WorkerStatus(
+                deployment=name, worker=worker, pid=pid, revision=revision, at=tx.now
+            )
+            row = msgspec.structs.asdict(said)
             tx.upsert(tables.deployment_workers, row, ("deployment", "worker"))
-            return WorkerStatus(**row)  # type: ignore[arg-type]
+            return said
 
     @action("deployment:read", on="name")
     def workers(self, name: str) -> list[WorkerStatus]:
         """What each worker last said; one that is gone stays with its last time."""
         table = tables.deployment_workers
         with self._catalog.read() as tx:
-            _load(tx, name)
+            load_deployment(tx, name)
             rows = tx.all(select(table).where(table.c.deployment == name).order_by(table.c.worker))
             return [WorkerStatus(**row._asdict()) for row in rows]
 
@@ -303,10 +317,10 @@ class DeploymentService(Service):
         if found.state == "stopped":
             raise StateError(f"{found.name!r} is stopped", hint="start it first")
         write.load_version(tx, found.model, candidate)
-        champion = _champion(found)
+        champion = champion_of(found)
         if champion == candidate:
             raise StateError(f"{found.model}/{candidate} is the champion of {found.name!r} already")
-        rollout = _open_rollout(tx, found.name)
+        rollout = open_rollout(tx, found.name)
         if rollout is not None:
             raise Conflict(
                 f"a rollout of version {rollout.candidate} is open in {found.name!r}"
@@ -324,8 +338,9 @@ class DeploymentService(Service):
         seen: RolloutObservation | None = None,
     ) -> Rollout:
         """Perform `decision`; it follows from what is ambient, or from the last such event."""
-        cause = current_cause() or _last_event(tx, f"rollout:{rollout.id}")
-        return self._perform(tx, found, rollout, decision, cause, seen)
+        cause = current_cause() or last_event(tx, f"rollout:{rollout.id}")
+        event = self._tell(tx, rollout, decision, cause, seen)
+        return self._perform(tx, found, rollout, decision, event)
 
     def _perform(
         self,
@@ -333,16 +348,32 @@ class DeploymentService(Service):
         found: Deployment,
         rollout: Rollout,
         decision: RolloutDecision,
-        cause: str,
-        seen: RolloutObservation | None = None,
+        event: str,
     ) -> Rollout:
+        """Write what `decision` means; `event` tells of it and causes what follows."""
         closed = decision.action in ("promote", "abort")
         table = tables.rollouts
         values = {"state": decision.state, "reason": decision.reason, "updated_at": tx.now}
         tx.execute(table.update().where(table.c.id == rollout.id).values(**values, open=not closed))
+        arms = arms_of(rollout, decision)
+        self._change_arms(tx, found, arms, decision.reason, event)
+        if decision.action == "promote":
+            self._crown(tx, found, rollout.candidate, decision.reason, rollout.verdict, event)
+        elif decision.action == "abort":
+            self._retire(tx, found, rollout.candidate, decision.reason, event)
+        return load_rollout(tx, rollout.id)
+
+    def _tell(
+        self,
+        tx: Transaction,
+        rollout: Rollout,
+        decision: RolloutDecision,
+        cause: str,
+        seen: RolloutObservation | None = None,
+    ) -> str:
         kinds = {"promote": "Promoted", "abort": "Aborted", "advance": "Advanced"}
         body = {
-            "deployment": found.name,
+            "deployment": rollout.deployment,
             "candidate": rollout.candidate,
             "stage": decision.state.stage,
             "weight": decision.weight,
@@ -350,14 +381,7 @@ class DeploymentService(Service):
             "seen": None if seen is None else msgspec.to_builtins(seen),
         }
         kind = f"rollout.{kinds[decision.action]}"
-        event = tx.append(kind, f"rollout:{rollout.id}", body, cause=cause)
-        arms = _arms_of(rollout, decision)
-        self._change_arms(tx, found, arms, decision.reason, event.id)
-        if decision.action == "promote":
-            self._crown(tx, found, rollout.candidate, decision.reason, rollout.verdict, event.id)
-        elif decision.action == "abort":
-            self._retire(tx, found, rollout.candidate, decision.reason, event.id)
-        return _load_rollout(tx, rollout.id)
+        return tx.append(kind, f"rollout:{rollout.id}", body, cause=cause).id
 
     def _change_arms(
         self, tx: Transaction, found: Deployment, arms: tuple[Arm, ...], reason: str, cause: str
@@ -392,8 +416,8 @@ class DeploymentService(Service):
         more: dict[str, Any] = {"reason": reason, "evidence": evidence, "cause": cause}
         write.change_state(tx, found.model, version, "live", **more)
         write.move_alias(tx, found.model, CHAMPION, version, **more)
-        if _champion(found) != version:
-            self._retire(tx, found, _champion(found), f"replaced by version {version}", cause)
+        if champion_of(found) != version:
+            self._retire(tx, found, champion_of(found), f"replaced by version {version}", cause)
 
     def _retire(
         self, tx: Transaction, found: Deployment, version: int, reason: str, cause: str
@@ -401,109 +425,17 @@ class DeploymentService(Service):
         """Archive a version unless another arm, here or elsewhere, still answers with it."""
         table = tables.deployments
         rows = tx.all(select(table).where(table.c.model == found.model))
-        served = {arm.version for row in rows for arm in _to_deployment(row).arms}
+        served = {arm.version for row in rows for arm in to_deployment(row).arms}
         if version not in served:
             write.change_state(tx, found.model, version, "archived", reason=reason, cause=cause)
 
     def _set_state(self, name: str, state: str, reason: str) -> Deployment:
         with self._catalog.write() as tx:
-            found = _load(tx, name)
+            found = load_deployment(tx, name)
             if found.state != state:
                 table = tables.deployments
                 values = {"state": state, "revision": found.revision + 1, "updated_at": tx.now}
                 tx.execute(table.update().where(table.c.name == name).values(values))
                 kind = "deployment.Stopped" if state == "stopped" else "deployment.Started"
                 tx.append(kind, f"deployment:{name}", {"reason": reason})
-            return _load(tx, name)
-
-
-def _arms_of(rollout: Rollout, decision: RolloutDecision) -> tuple[Arm, ...]:
-    stage = decision.state.stage
-    if stage == "promoted":
-        return (Arm(name="champion", version=rollout.candidate, weight=100),)
-    champion = Arm(name="champion", version=rollout.champion, weight=100 - decision.weight)
-    if stage == "aborted":
-        return (champion,)
-    name: Any = "shadow" if stage == "shadow" else "challenger"
-    return (champion, Arm(name=name, version=rollout.candidate, weight=decision.weight))
-
-
-def _check_verdict(tx: Transaction, model: str, candidate: int, champion: int, verdict: str) -> str:
-    """Refuse a verdict that does not let this candidate through; the id of its event."""
-    if not verdict:
-        return ""
-    table = tables.verdicts
-    row = tx.first(select(table).where(table.c.id == verdict))
-    if row is None:
-        raise NotFound(f"no verdict {verdict!r}")
-    if (row.model, row.candidate) != (model, candidate):
-        raise InvalidInput(
-            f"verdict {verdict} is on {row.model}/{row.candidate}, not on {model}/{candidate}"
-        )
-    if not row.passed:
-        raise GateRefused(
-            f"the gates refused {model}/{candidate}",
-            hint="the verdict holds the evidence",
-            details={"verdict": verdict},
-        )
-    if row.champion not in (0, champion):
-        raise Conflict(
-            f"{model}/{candidate} was judged against version {row.champion},"
-            f" the champion now is {champion}",
-            hint="judge it again",
-            details={"winner": champion},
-        )
-    return _last_event(tx, f"verdict:{verdict}")
-
-
-def _champion(found: Deployment) -> int:
-    arm = found.arm(CHAMPION)
-    if arm is None:
-        raise StateError(f"{found.name!r} has no champion arm")
-    return arm.version
-
-
-def _load(tx: Transaction, name: str) -> Deployment:
-    table = tables.deployments
-    row = tx.first(select(table).where(table.c.name == name))
-    if row is None:
-        raise NotFound.named("deployment", name, [r.name for r in tx.all(select(table.c.name))])
-    return _to_deployment(row)
-
-
-def _to_deployment(row: Row[Any]) -> Deployment:
-    return msgspec.convert({str(key): value for key, value in row._mapping.items()}, Deployment)
-
-
-def _load_rollout(tx: Transaction, id_: str) -> Rollout:
-    row = tx.first(select(tables.rollouts).where(tables.rollouts.c.id == id_))
-    if row is None:
-        raise NotFound(f"no rollout {id_!r}", hint="everloop deploy status lists them")
-    return _to_rollout(row)
-
-
-def _open_rollout(tx: Transaction, name: str) -> Rollout | None:
-    table = tables.rollouts
-    row = tx.first(select(table).where(table.c.deployment == name, table.c.open))
-    return None if row is None else _to_rollout(row)
-
-
-def _to_rollout(row: Row[Any]) -> Rollout:
-    given = {str(key): value for key, value in row._mapping.items() if key != "open"}
-    return msgspec.convert(given, Rollout)
-
-
-def _last_event(tx: Transaction, subject: str) -> str:
-    table = tables.events
-    query = select(table.c.id).where(table.c.subject == subject)
-    return str(tx.scalar(query.order_by(table.c.seq.desc()).limit(1)) or "")
-
-
-def _last_story(tx: Transaction, name: str) -> str:
-    table = tables.rollouts
-    query = select(table).where(table.c.deployment == name)
-    row = tx.first(query.order_by(table.c.started_at.desc(), table.c.id.desc()))
-    if row is None:
-        return "there has been none yet"
-    last = _to_rollout(row)
-    return f"the last, of version {last.candidate}, was {last.state.stage}: {last.reason}"
+            return load_deployment(tx, name)
