@@ -35,9 +35,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 
 #: Commands that processes of ours start, not people.
 _HIDDEN: dict[str, tuple[str, str]] = {
-    "_api": ("everloop.cli.server", "api_process"),
+    "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
-    "_serve": ("everloop.cli.server", "serve_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),
 }
 
