@@ -22,6 +22,7 @@ from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.access.remote import Transport
+    from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
     from everloop.catalog.engine import Catalog
     from everloop.data.objects import ObjectService
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from everloop.pipelines.service import PipelineService
     from everloop.ports.online import OnlineStore
     from everloop.registry.service import RegistryService
+    from everloop.serving.loader import Router
+    from everloop.serving.route import Answers, ServedFeatures
+    from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
