@@ -3,10 +3,10 @@
 The tree::
 
     EverloopError
-      InvalidInput   (ValueError)    the input is wrong; holds every fault with its path
+      InvalidInput   (ValueError)    the input is wrong; holds every fault
       NotFound       (KeyError)      no such thing; names the nearest ones
       Conflict                       somebody else was first; names the winner
-      StateError                     not allowed in the present state; tells the story that led there
+      StateError                     not allowed in the present state; tells what led there
       NotAllowed     (PermissionError)
       GateRefused                    a gate said no; carries the verdict
       MissingExtra   (ImportError)   an optional library is needed; gives the install line
