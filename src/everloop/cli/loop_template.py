@@ -1,7 +1,7 @@
 """A first loop of your own. Replace the rows, the features and the model; keep the shape.
 
-    everloop run loop.py:retrain        # trains, and registers a candidate
-    everloop up loop.py                 # serves it, watches it, retrains it
+everloop run loop.py:retrain        # trains, and registers a candidate
+everloop up loop.py                 # serves it, watches it, retrains it
 """
 
 from __future__ import annotations
