@@ -18,11 +18,11 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
-from everloop.core.model import Model, ModelVersion, VersionState
+from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
 from everloop.core.run import Artifact
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
-from everloop.registry import write
+from everloop.registry import search, write
 from everloop.registry.flavors import true_tier
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 
@@ -82,6 +82,52 @@ class RegistryService(Service):
             rows = tx.all(select(tables.models).order_by(tables.models.c.name))
             return [write.to_model(row, aliases[row.name]) for row in rows]
 
+    @action("model:read")
+    def search_models(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 100,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> ModelPage:
+        """Search models by ``name`` and tags; by name without `order_by`.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: ``name``, ``creation_timestamp`` or ``last_updated_timestamp``.
+            limit: Most to return, 1 to 1,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_models(
+            self.models(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
+
+    @action("model:read")
+    def search_versions(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 10_000,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> VersionPage:
+        """Search versions by ``name``, ``run_id``, ``source_path``, ``version_number`` and tags.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: By name, newest version first, without it.
+            limit: Most to return, 1 to 200,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_versions(
+            self.versions(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
+
     @action("model:write", on="name")
     def update_model(
         self, name: str, *, description: str | None = None, owner: str | None = None
@@ -103,14 +149,14 @@ class RegistryService(Service):
 
         Raises:
             Conflict: If the new name is taken.
-            StateError: If a version is live: a deployment knows it by its name.
+            StateError: If a version is live or a candidate: a deployment knows it by its name.
         """
         write.check_name(new_name)
         with self._catalog.write() as tx:
             model = write.load_model(tx, name)
             if new_name == name:
                 return model
-            self._refuse_live(tx, name, "renamed")
+            self._refuse_used(tx, name, "renamed")
             row = {
                 "name": new_name,
                 "description": model.description,
@@ -138,11 +184,11 @@ class RegistryService(Service):
         """Delete a model with its versions and aliases; its numbers are not used again.
 
         Raises:
-            StateError: If a version is live.
+            StateError: If a version is live or a candidate.
         """
         with self._catalog.write() as tx:
             model = write.load_model(tx, name)
-            self._refuse_live(tx, name, "deleted")
+            self._refuse_used(tx, name, "deleted")
             for table in (tables.aliases, tables.model_versions, tables.models):
                 tx.execute(table.delete().where(table.c.name == name))
             tx.append("model.Deleted", f"model:{name}", {"latest": model.latest})
@@ -261,6 +307,18 @@ class RegistryService(Service):
             return [write.to_version(row) for row in rows]
 
     @action("model:read", on="name")
+    def latest(self, name: str) -> ModelVersion | None:
+        """The newest version that was not deleted; None if there is none."""
+        table = tables.model_versions
+        query = select(table).where(table.c.name == name).order_by(table.c.version.desc())
+        with self._catalog.read() as tx:
+            row = tx.first(query.limit(1))
+            if row is None:
+                write.load_model(tx, name)
+                return None
+            return write.to_version(row)
+
+    @action("model:read", on="name")
     def files(self, name: str, version: int) -> dict[str, bytes]:
         """The files of a version by path, checked against its manifest."""
         found = self.version(name, version)
@@ -298,14 +356,13 @@ class RegistryService(Service):
         """Delete a version and the aliases that point at it; its number is not used again.
 
         Raises:
-            StateError: If it is live.
+            StateError: If it is live, or a candidate that a rollout may hold.
         """
         with self._catalog.write() as tx:
             found = write.load_version(tx, name, version)
-            if found.state == "live":
+            if found.state in ("live", "candidate"):
                 raise StateError(
-                    f"{found.ref} is live and cannot be deleted",
-                    hint="promote another version first",
+                    f"{found.ref} is {found.state} and cannot be deleted", hint="archive it first"
                 )
             for table in (tables.aliases, tables.model_versions):
                 where = (table.c.name == name, table.c.version == version)
@@ -424,13 +481,15 @@ class RegistryService(Service):
         tx.execute(table.update().where(*where).values(**values, updated_at=tx.now))
         return write.load_version(tx, name, version)
 
-    def _refuse_live(self, tx: Transaction, name: str, what: str) -> None:
+    def _refuse_used(self, tx: Transaction, name: str, what: str) -> None:
         table = tables.model_versions
-        query = select(table.c.version).where(table.c.name == name, table.c.state == "live")
-        live = tx.first(query)
-        if live is not None:
+        query = select(table.c.version, table.c.state).where(
+            table.c.name == name, table.c.state.in_(("live", "candidate"))
+        )
+        used = tx.first(query)
+        if used is not None:
             raise StateError(
-                f"{name}/{live.version} is live, so the model cannot be {what}",
+                f"{name}/{used.version} is {used.state}, so the model cannot be {what}",
                 hint="archive it first",
             )
 
