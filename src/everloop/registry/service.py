@@ -149,14 +149,14 @@ class RegistryService(Service):
 
         Raises:
             Conflict: If the new name is taken.
-            StateError: If a version is live: a deployment knows it by its name.
+            StateError: If a version is live or a candidate: a deployment knows it by its name.
         """
         write.check_name(new_name)
         with self._catalog.write() as tx:
             model = write.load_model(tx, name)
             if new_name == name:
                 return model
-            self._refuse_live(tx, name, "renamed")
+            self._refuse_used(tx, name, "renamed")
             row = {
                 "name": new_name,
                 "description": model.description,
@@ -184,11 +184,11 @@ class RegistryService(Service):
         """Delete a model with its versions and aliases; its numbers are not used again.
 
         Raises:
-            StateError: If a version is live.
+            StateError: If a version is live or a candidate.
         """
         with self._catalog.write() as tx:
             model = write.load_model(tx, name)
-            self._refuse_live(tx, name, "deleted")
+            self._refuse_used(tx, name, "deleted")
             for table in (tables.aliases, tables.model_versions, tables.models):
                 tx.execute(table.delete().where(table.c.name == name))
             tx.append("model.Deleted", f"model:{name}", {"latest": model.latest})
@@ -356,14 +356,13 @@ class RegistryService(Service):
         """Delete a version and the aliases that point at it; its number is not used again.
 
         Raises:
-            StateError: If it is live.
+            StateError: If it is live, or a candidate that a rollout may hold.
         """
         with self._catalog.write() as tx:
             found = write.load_version(tx, name, version)
-            if found.state == "live":
+            if found.state in ("live", "candidate"):
                 raise StateError(
-                    f"{found.ref} is live and cannot be deleted",
-                    hint="promote another version first",
+                    f"{found.ref} is {found.state} and cannot be deleted", hint="archive it first"
                 )
             for table in (tables.aliases, tables.model_versions):
                 where = (table.c.name == name, table.c.version == version)
@@ -482,13 +481,15 @@ class RegistryService(Service):
         tx.execute(table.update().where(*where).values(**values, updated_at=tx.now))
         return write.load_version(tx, name, version)
 
-    def _refuse_live(self, tx: Transaction, name: str, what: str) -> None:
+    def _refuse_used(self, tx: Transaction, name: str, what: str) -> None:
         table = tables.model_versions
-        query = select(table.c.version).where(table.c.name == name, table.c.state == "live")
-        live = tx.first(query)
-        if live is not None:
+        query = select(table.c.version, table.c.state).where(
+            table.c.name == name, table.c.state.in_(("live", "candidate"))
+        )
+        used = tx.first(query)
+        if used is not None:
             raise StateError(
-                f"{name}/{live.version} is live, so the model cannot be {what}",
+                f"{name}/{used.version} is {used.state}, so the model cannot be {what}",
                 hint="archive it first",
             )
 
