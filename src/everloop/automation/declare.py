@@ -1,7 +1,7 @@
 """How a user writes a loop: plain functions that make the parts of a ``LoopSpec``.
 
-Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"``, ``"4 per month"``,
-``"latest 21 days"``, ``"p99_ms < 50"``. Nothing is written anywhere but by :func:`loop`.
+Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"``,
+``"4 per month"``, ``"latest 21 days"``, ``"p99_ms < 50"``. Only :func:`loop` writes anything.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from cronsim import CronSim, CronSimError
 
+from everloop.automation.texts import budget_of, days_of, rule_of
 from everloop.core.context import current_workspace, has_workspace
 from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
@@ -47,10 +48,9 @@ __all__ = [
     "threshold",
 ]
 
-_UNITS = {"hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400}
-_UNITS |= {"quarter": 91 * 86_400, "year": 365 * 86_400}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_RULE = re.compile(r"(\d+)\s+of\s+(\d+)(?:\s+(hour|day|week|window)s?)?")
+
+T = TypeVar("T")
 
 _declared: dict[str, LoopSpec] = {}
 _only_collect: ContextVar[bool] = ContextVar("everloop_only_collect", default=False)
@@ -84,7 +84,7 @@ def loop(
     owner: str,
     pipeline: Callable[..., Any] | str,
     charter: Charter | None = None,
-    gate: Sequence[Gate] = (),
+    gate: Sequence[Gate] | None = None,
     rollout: RolloutPlan | None = None,
     watch: Sequence[Monitor] = (),
     retrain_on: Sequence[Trigger] = (),
@@ -99,8 +99,8 @@ def loop(
         pipeline: A pipeline that takes ``until`` (the last instant it may train on) and returns a
             registered model version; or ``path/to/file.py:function``.
         charter: Why it exists, see :func:`charter`.
-        gate: What a candidate must meet. Without any, no candidate of the loop ever goes live
-            but the first.
+        gate: What a candidate must meet; by default to beat the champion's Brier score on the
+            latest 21 days. There is no loop without one.
         rollout: How traffic moves, see :func:`canary`.
         watch: Monitors, see :func:`performance`, :func:`drift`, :func:`quality`.
         retrain_on: Triggers, see :func:`alert`, :func:`schedule`, :func:`data`.
@@ -113,9 +113,12 @@ def loop(
     faults: list[Fault] = []
     path = _collect(faults, "pipeline", lambda: _pipeline_path(pipeline), "")
     cooldown_s = _collect(faults, "cooldown", lambda: duration_micros(cooldown) / 1e6, 0.0)
-    most, per_s = _collect(faults, "budget", lambda: _budget(budget), (0, 0.0))
+    most, per_s = _collect(faults, "budget", lambda: budget_of(budget), (0, 0.0))
     monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
     faults += _loop_faults(name, owner, monitors, retrain_on)
+    gates = (beats_champion("brier"),) if gate is None else tuple(gate)
+    if not gates:
+        faults.append(Fault("gate", "must not be empty: no model goes live because it is new"))
     if faults:
         raise InvalidInput(f"the loop {name!r} is wrong", faults)
     now = SystemClock().now()
@@ -125,7 +128,7 @@ def loop(
         pipeline=path,
         charter=charter or Charter(problem="", value="", owner=owner),
         monitors=monitors,
-        gates=tuple(gate),
+        gates=gates,
         rollout=rollout or RolloutPlan(),
         triggers=tuple(retrain_on),
         cooldown_s=cooldown_s,
@@ -141,7 +144,12 @@ def loop(
 
 
 def charter(
-    *, problem: str, value: str, owner: str = "", success: str = "", sla: Sequence[ServiceLevel] = ()
+    *,
+    problem: str,
+    value: str,
+    owner: str = "",
+    success: str = "",
+    sla: Sequence[ServiceLevel] = (),
 ) -> Charter:
     """Why the project exists, who answers for it, and what is promised."""
     faults = [
@@ -150,7 +158,9 @@ def charter(
         if not text.strip()
     ]
     names = [level.name for level in sla]
-    faults += [Fault("sla", f"{n!r} is promised twice") for n in sorted(set(names)) if names.count(n) > 1]
+    faults += [
+        Fault("sla", f"{n!r} is promised twice") for n in sorted(set(names)) if names.count(n) > 1
+    ]
     if faults:
         raise InvalidInput("the charter is wrong", faults)
     return Charter(
@@ -186,7 +196,7 @@ def beats_champion(
         kind="beats_champion",
         metric=metric,
         by=margin,
-        days=_days(on),
+        days=days_of(on),
         level=_level(level),
         min_rows=min_rows,
     )
@@ -207,7 +217,7 @@ def no_group_worse(
         metric=metric,
         group=group,
         by=by,
-        days=_days(on),
+        days=days_of(on),
         level=_level(level),
         min_rows=min_rows,
     )
@@ -217,7 +227,7 @@ def threshold(
     metric: str, limit: float, *, on: str = "latest 21 days", min_rows: int = 200
 ) -> Gate:
     """Require the metric itself to be at least as good as `limit`."""
-    return Gate(kind="threshold", metric=metric, by=limit, days=_days(on), min_rows=min_rows)
+    return Gate(kind="threshold", metric=metric, by=limit, days=days_of(on), min_rows=min_rows)
 
 
 def canary(
@@ -380,8 +390,8 @@ def _monitor(
     min_rows: int,
 ) -> Monitor:
     faults: list[Fault] = []
-    k, m, unit_s = _collect(faults, "fire", lambda: _rule(fire), (1, 1, 86_400))
-    quiet = _collect(faults, "clear", lambda: _rule(clear)[:2] if clear else (0, m), (0, m))
+    k, m, unit_s = _collect(faults, "fire", lambda: rule_of(fire), (1, 1, 86_400))
+    quiet = _collect(faults, "clear", lambda: rule_of(clear)[:2] if clear else (0, m), (0, m))
     length = unit_s or 86_400
     if window is not None:
         given = _collect(faults, "window", lambda: duration_micros(window) // 1_000_000, length)
@@ -415,7 +425,7 @@ def _loop_faults(
             yield Fault(f"retrain_on[{index}]", f"no monitor {trigger.value!r}; there are: {known}")
 
 
-def _collect[T](faults: list[Fault], path: str, parse: Callable[[], T], default: T) -> T:
+def _collect(faults: list[Fault], path: str, parse: Callable[[], T], default: T) -> T:
     try:
         return parse()
     except InvalidInput as error:
@@ -438,28 +448,6 @@ def _pipeline_path(pipeline: Callable[..., Any] | str) -> str:
     # Relative to the project, so that the folder can be copied elsewhere and still runs.
     here = Path.cwd().resolve()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{function.__name__}"
-
-
-def _budget(text: str) -> tuple[int, float]:
-    match = re.fullmatch(r"\s*(\d+)\s+per\s+(\w+?)s?\s*", text)
-    if match is None or int(match[1]) < 1:
-        raise InvalidInput(f'{text!r} is no budget; write "4 per month"')
-    unit = _UNITS.get(match[2])
-    return int(match[1]), float(unit) if unit else duration_micros(match[2]) / 1e6
-
-
-def _rule(text: str) -> tuple[int, int, int]:
-    match = _RULE.fullmatch(text.strip())
-    if match is None or int(match[1]) > int(match[2]) or int(match[2]) < 1:
-        raise InvalidInput(f'{text!r} is no rule; write "3 of 5 days"')
-    return int(match[1]), int(match[2]), _UNITS.get(match[3] or "", 0)
-
-
-def _days(text: str) -> int:
-    match = re.fullmatch(r"\s*(?:latest\s+)?(\d+)\s*(?:d|days?)\s*", text)
-    if match is None or int(match[1]) < 1:
-        raise InvalidInput(f"{text!r} is no hold-out", hint='write "latest 21 days"')
-    return int(match[1])
 
 
 def _level(level: float) -> float:

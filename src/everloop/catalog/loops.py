@@ -22,6 +22,7 @@ __all__ = [
     "firings",
     "loop",
     "loops",
+    "lost_run",
     "put_firing",
     "put_loop",
     "set_firing",
@@ -106,7 +107,7 @@ def set_firing(
     tx: Transaction, identifier: str, outcome: FiringOutcome, *, run_id: str = "", reason: str = ""
 ) -> Firing:
     """Move a firing on; an empty `run_id` or `reason` keeps what is there."""
-    values = {"outcome": outcome, "updated_at": tx.now}
+    values: dict[str, object] = {"outcome": outcome, "updated_at": tx.now}
     values |= {"run_id": run_id} if run_id else {}
     values |= {"reason": reason} if reason else {}
     table = tables.firings
@@ -143,6 +144,15 @@ def setbacks(tx: Transaction, name: str) -> int:
         refused = refused.where(verdicts.c.at > promoted_at)
         failed = failed.where(table.c.updated_at > promoted_at)
     return aborted + int(tx.scalar(refused) or 0) + int(tx.scalar(failed) or 0)
+
+
+def lost_run(tx: Transaction, identifier: str) -> str:
+    """Id of the newest run that a firing started and that can be resumed, or empty."""
+    table = tables.runs
+    query = select(table.c.id).where(
+        table.c.trigger == identifier, table.c.state.in_(("lost", "killed", "running"))
+    )
+    return str(tx.scalar(query.order_by(table.c.pk.desc()).limit(1)) or "")
 
 
 def event(tx: Transaction, identifier: str) -> Event | None:

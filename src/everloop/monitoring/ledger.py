@@ -24,6 +24,7 @@ __all__ = [
     "champions",
     "clear_alert",
     "cursor",
+    "drop_monitor",
     "fire_alert",
     "immature_windows",
     "judged_monitors",
@@ -35,7 +36,6 @@ __all__ = [
     "put_tallies",
     "put_windows",
     "recent_windows",
-    "remove_monitor",
     "stored_windows",
     "tallies",
     "units",
@@ -291,14 +291,20 @@ def clear_alert(tx: Transaction, alert: Alert, reason: str) -> Alert:
     return cleared
 
 
-def remove_monitor(tx: Transaction, deployment: str, name: str) -> bool:
-    """Drop a monitor with its windows; whether it was there."""
+def drop_monitor(tx: Transaction, deployment: str, name: str) -> bool:
+    """Drop a monitor with its windows and clear its alert; whether it was there."""
     table, windows_ = tables.monitors, tables.monitor_windows
     gone = tx.execute(delete(table).where(table.c.deployment == deployment, table.c.name == name))
     tx.execute(
         delete(windows_).where(windows_.c.deployment == deployment, windows_.c.monitor == name)
     )
-    return gone.rowcount > 0
+    if not gone.rowcount:
+        return False
+    tx.append("monitor.Removed", f"deployment:{deployment}", {"monitor": name})
+    for alert in alerts(tx, deployment, open_only=True):
+        if alert.monitor == name:
+            clear_alert(tx, alert, "the monitor was removed")
+    return True
 
 
 def _unit(unit_s: int) -> str:

@@ -23,7 +23,7 @@ from everloop.monitoring.updater import (
 )
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["MonitoringService"]
+__all__ = ["MonitoringService", "monitor_faults"]
 
 _SHORTEST_S = 60
 _DRIFT_METRICS = ("distance",)
@@ -62,7 +62,7 @@ class MonitoringService(Service):
         Raises:
             InvalidInput: If a definition makes no sense; all faults of all of them are listed.
         """
-        faults = [fault for monitor in monitors for fault in _faults(monitor)]
+        faults = [fault for monitor in monitors for fault in monitor_faults(monitor)]
         if faults:
             raise InvalidInput("the monitors are wrong", faults)
         with self._catalog.write() as tx:
@@ -80,13 +80,9 @@ class MonitoringService(Service):
             NotFound: If there is none of that name.
         """
         with self._catalog.write() as tx:
-            if not ledger.remove_monitor(tx, deployment, monitor):
+            if not ledger.drop_monitor(tx, deployment, monitor):
                 known = [found.name for found in ledger.monitors(tx, deployment)]
                 raise NotFound.named("monitor", monitor, known)
-            tx.append("monitor.Removed", f"deployment:{deployment}", {"monitor": monitor})
-            for alert in ledger.alerts(tx, deployment, open_only=True):
-                if alert.monitor == monitor:
-                    ledger.clear_alert(tx, alert, "the monitor was removed")
 
     @action("monitor:read", on="deployment")
     def monitors(self, deployment: str) -> list[Monitor]:
@@ -145,7 +141,8 @@ class MonitoringService(Service):
         return self._updater.run(deployment)
 
 
-def _faults(monitor: Monitor) -> Iterable[Fault]:
+def monitor_faults(monitor: Monitor) -> Iterable[Fault]:
+    """What makes no sense in the definition of a monitor."""
     where = monitor.name or "monitor"
     if not monitor.name or not monitor.deployment:
         yield Fault(where, "a monitor needs a name and a deployment")
