@@ -93,8 +93,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         for name in ("ge", "le"):
             if isinstance(bound := getattr(self, name), int):
                 msgspec.structs.force_setattr(self, name, float(bound))
-        if not isinstance(self.among, tuple):
-            msgspec.structs.force_setattr(self, "among", tuple(self.among))
+        if not isinstance(given := getattr(self, "among"), tuple):  # noqa: B009 (it may be a list)
+            msgspec.structs.force_setattr(self, "among", tuple(given))
 
     @property
     def is_numeric(self) -> bool:
