@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from everloop.core.expr import Kind, Node, kind_of
+from everloop.core.expr import Kind, kind_of
 from everloop.core.feature import Aggregate, Feature, Source
 from everloop.core.time import duration_micros, to_micros
 from everloop.errors import Fault, InvalidInput, NotFound
@@ -26,6 +26,7 @@ from everloop.features.compile_row import compile_row
 from everloop.features.compile_vector import evaluate
 from everloop.features.frames import arrow_of
 from everloop.features.keys import distinct
+from everloop.features.one import OneRow
 from everloop.features.plan import Frame, Input, Plan, events_of, typed
 from everloop.features.records import Codec
 from everloop.features.retrieve import Found, Rows, Timeline, best_so_far, look_up
@@ -37,8 +38,8 @@ __all__ = ["FeatureRows", "OnlineFeatures"]
 
 #: How far back of an entity's newest row a lookup may ask, unless told otherwise.
 SLACK = "2d"
-# Below this many rows a closure a row is quicker than a vector an operator; both give equal bits.
-_FEW = 12
+# Up to so many rows Python is quicker one by one than arrays are; both give equal bits.
+_FEW = 4
 
 _pack = msgspec.msgpack.Encoder().encode
 _PYTHON: dict[str, tuple[type, ...]] = {
@@ -50,24 +51,42 @@ _PYTHON: dict[str, tuple[type, ...]] = {
 }
 
 
-class FeatureRows(NamedTuple):
+class FeatureRows:
     """Feature values of requests.
 
     Attributes:
-        columns: One vector for each feature.
         features: The features, in order.
         times: For each view when the newest row used had become visible; microseconds, -1 where
             no row was used or the view has no time. Shape (n,) each.
     """
 
-    columns: list[Vector]
-    features: tuple[Feature, ...]
-    times: dict[str, npt.NDArray[np.int64]]
+    __slots__ = ("_lists", "_vectors", "features", "times")
+
+    def __init__(
+        self,
+        features: tuple[Feature, ...],
+        times: dict[str, npt.NDArray[np.int64]],
+        *,
+        vectors: list[Vector] | None = None,
+        lists: list[list[Any]] | None = None,
+    ) -> None:
+        self.features = features
+        self.times = times
+        self._vectors = vectors
+        self._lists = lists or []
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the features, in order."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def columns(self) -> list[Vector]:
+        """One vector for each feature."""
+        if self._vectors is None:
+            pairs = zip(self.features, self._lists, strict=True)
+            self._vectors = [from_values(kind_of(f.type), values) for f, values in pairs]
+        return self._vectors
 
     @property
     def values(self) -> npt.NDArray[np.float64]:
@@ -83,9 +102,10 @@ class FeatureRows(NamedTuple):
                 [Fault(name, "is text") for name in texts],
                 hint="number them with .code([...])",
             )
-        rows = len(self.columns[0].data)
-        matrix = np.empty((rows, len(self.columns)))
-        for place, vector in enumerate(self.columns):
+        if self._vectors is None:
+            return np.array(self._lists, np.float64).T  # None becomes NaN
+        matrix = np.empty((len(self._vectors[0].data), len(self._vectors)))
+        for place, vector in enumerate(self._vectors):
             matrix[:, place] = vector.data
             if vector.valid is not None:
                 matrix[~vector.valid, place] = np.nan
@@ -127,6 +147,7 @@ class OnlineFeatures:
             for feature in feature_set.on_demand
             if not isinstance(feature.value, Aggregate)
         ]
+        self._features = feature_set.features
         inputs = on_demand_columns(feature_set)
         self._row_inputs = [name for name in inputs if name in self._kinds]
         self._view_inputs = [name for name in inputs if name not in self._kinds]
@@ -172,16 +193,40 @@ class OnlineFeatures:
         """
         at = np.asarray(at_us, np.int64)
         given = self._given(columns, at)
+        if len(at) <= _FEW and all(view.one.able for view in self._views):
+            return self._few(given, at)
         values: dict[str, Vector] = {}
         times = {}
         for view in self._views:
             found = view.look_up(self._store, [given[key] for key in view.plan.view.entity], at)
             values.update(zip(view.plan.view.names, found.values, strict=True))
             times[view.plan.view.name] = found.times
-        if self._asked:
-            self._on_demand(given, values, len(at))
-        features = self.feature_set.features
-        return FeatureRows([values[feature.name] for feature in features], features, times)
+        inputs = {name: from_values(self._kinds[name], given[name]) for name in self._row_inputs}
+        inputs |= {name: values[name] for name in self._view_inputs}
+        for feature, node, _ in self._asked:
+            made = evaluate(node, inputs, len(at))
+            values[feature.name] = typed(Input(node, feature.type), made)
+        return FeatureRows(self._features, times, vectors=[values[f.name] for f in self._features])
+
+    def _few(self, given: dict[str, list[Any]], at: Array) -> FeatureRows:
+        values: dict[str, list[Any]] = {}
+        times = {}
+        instants = at.tolist()
+        for view in self._views:
+            names = view.plan.view.names
+            found = view.few(self._store, [given[key] for key in view.plan.view.entity], instants)
+            for place, name in enumerate(names):
+                values[name] = [row[place] for row, _ in found]
+            times[view.plan.view.name] = np.array([used for _, used in found], np.int64)
+        columns = {name: given[name] for name in self._row_inputs}
+        columns |= {name: values[name] for name in self._view_inputs}
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(at))]
+        for feature, _, function in self._asked:
+            made = [function(row) for row in rows]
+            if feature.type == "float64":
+                made = [value if value is None else float(value) for value in made]
+            values[feature.name] = made
+        return FeatureRows(self._features, times, lists=[values[f.name] for f in self._features])
 
     def clear(self) -> None:
         """Forget everything that was pushed."""
@@ -213,32 +258,6 @@ class OnlineFeatures:
             raise InvalidInput("the request does not fit the feature set", faults)
         return given
 
-    def _on_demand(
-        self, given: dict[str, list[Any]], values: dict[str, Vector], rows: int
-    ) -> None:
-        if rows <= _FEW:
-            columns = {name: given[name] for name in self._row_inputs}
-            columns |= {name: values[name].python() for name in self._view_inputs}
-            each = [{name: column[i] for name, column in columns.items()} for i in range(rows)]
-            for feature, _, function in self._asked:
-                made = [function(row) for row in each]
-                values[feature.name] = from_values(kind_of(feature.type), _number(feature, made))
-            return
-        vectors = {name: from_values(self._kinds[name], given[name]) for name in self._row_inputs}
-        vectors |= {name: values[name] for name in self._view_inputs}
-        for feature, node, _ in self._asked:
-            values[feature.name] = _evaluated(feature, node, vectors, rows)
-
-
-def _number(feature: Feature, values: list[Any]) -> list[Any]:
-    if feature.type != "float64":
-        return values
-    return [value if value is None else float(value) for value in values]
-
-
-def _evaluated(feature: Feature, node: Node, vectors: Mapping[str, Vector], rows: int) -> Vector:
-    return typed(Input(node, feature.type), evaluate(node, vectors, rows))
-
 
 def _is_of(source: Source, asked: str | Source) -> bool:
     if isinstance(asked, Source):
@@ -267,6 +286,7 @@ class _OnlineView:
         # A ttl needs no rows: of those that are older than all this the best one stays.
         self._retention = view.window_us + slack_us
         self._kinds = [kind_of(wanted.type) for wanted in plan.inputs]
+        self.one = OneRow(plan, self.codec)
 
     def prepare(self, frame: Frame) -> _Fresh:
         """The rows of a frame that can ever be visible, as records."""
@@ -318,6 +338,19 @@ class _OnlineView:
         owner = np.repeat(np.arange(len(places)), counts)
         return look_up(self.plan, self._rows(owner, held, words, len(places)), np.array(key), at)
 
+    def few(
+        self, store: OnlineStore, columns: list[list[Any]], at: list[int]
+    ) -> list[tuple[list[Any], int]]:
+        """The same for a few requests, each with the time of the newest row used."""
+        parts = list(zip(*columns, strict=True))
+        keys = [_pack(part) for part in parts]
+        blobs = store.read(self.space, keys)
+        nothing: list[Any] = [None] * len(self.plan.places)
+        return [
+            (nothing, -1) if None in part else self.one.look_up(blob, instant)
+            for part, blob, instant in zip(parts, blobs, at, strict=True)
+        ]
+
     def _read(self, store: OnlineStore, keys: list[bytes]) -> tuple[Array, Array, list[str]]:
         blobs = store.read(self.space, keys) if keys else []
         there = [blob for blob in blobs if blob is not None]
@@ -336,7 +369,8 @@ class _OnlineView:
         event, best = visible, None
         if self.plan.ranked:
             event = np.ascontiguousarray(records["event"])
-            best = best_so_far(key, event, records["known"], None)
+            if self.plan.windowed:  # else only rows that are the best of their time are kept
+                best = best_so_far(key, event, records["known"], None)
         return Rows(timeline, visible, event, best, self.codec.values(records, words))
 
     def _with_words(self, records: Array, fresh: dict[str, int], words: list[str]) -> Array:

@@ -6,11 +6,11 @@ cut may lose the last write, whole, and never damages what is there. A killed pr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lmdb
@@ -62,12 +62,10 @@ class LmdbOnline:
 
     def read(self, view: str, keys: Sequence[bytes]) -> list[bytes | None]:
         prefix = _prefix(view)
-        with self._environment().reading() as transaction:
-            get = transaction.get
-            return [
-                get(prefix + _PLAIN + key if len(key) < _LONGEST_KEY else _key(view, key))
-                for key in keys
-            ]
+        plain = prefix + _PLAIN
+        return self._environment().read(
+            [plain + key if len(key) < _LONGEST_KEY else _key(view, key) for key in keys]
+        )
 
     def clear(self, view: str) -> None:
         prefix = _prefix(view)
@@ -102,6 +100,7 @@ class LmdbOnline:
 _LONGEST_KEY = 511 - _PREFIX_BYTES - 1
 
 
+@functools.lru_cache(maxsize=1024)
 def _prefix(view: str) -> bytes:
     return hashlib.blake2b(view.encode(), digest_size=_PREFIX_BYTES).digest()
 
@@ -145,19 +144,16 @@ class _Environment:
         env.reader_check()  # a killed process leaves its place in the table of readers
         return env
 
-    @contextmanager
-    def reading(self) -> Iterator[lmdb.Transaction]:
-        """A transaction that sees one state."""
+    def read(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of `keys`, all as of one state."""
         with self._gate:
             while self._growing:
                 self._gate.wait()
             self._readers += 1
         try:
             transaction = self._begin()
-            try:
-                yield transaction
-            finally:
-                transaction.abort()
+            found = list(map(transaction.get, keys))
+            transaction.abort()
         except lmdb.Error as error:
             raise self._failed("read", error) from error
         finally:
@@ -165,6 +161,7 @@ class _Environment:
                 self._readers -= 1
                 if self._growing:
                     self._gate.notify_all()
+        return found
 
     def _begin(self) -> lmdb.Transaction:
         try:
