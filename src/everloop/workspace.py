@@ -247,7 +247,8 @@ class Workspace:
         """Charters, cards, stories."""
         from everloop.governance.service import GovernanceService
 
-        return self._service(GovernanceService)
+        needs = ("data", "tracking", "registry", "evaluation", "deployment", "predictions")
+        return self._service(GovernanceService, *needs)
 
     def service(self, area: str) -> Service:
         """The service of `area`."""
