@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from everloop.automation.declare import collecting
+from everloop.automation.declare import collecting, declared
 from everloop.automation.holdout import build_holdout
 from everloop.automation.project import ProjectFiles
 from everloop.core.context import acting, using
@@ -35,7 +35,7 @@ from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, to_micros
 from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
-from everloop.pipelines.load import load_pipeline
+from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
 if TYPE_CHECKING:
@@ -108,6 +108,25 @@ class LoopRunner:
         self._root = (root or Path.cwd()).resolve()
         self._files = ProjectFiles(self._root)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
+
+    def load(self, path: str | Path) -> list[LoopSpec]:
+        """Import a file and declare the loops that it writes, in this runner's workspace.
+
+        Raises:
+            NotFound: If there is no such file.
+            UserCodeError: If it raises when it is imported.
+        """
+        file = Path(path).resolve()
+        before = {spec.name: spec for spec in declared()}
+        with using(self._ws), collecting():
+            load_module(file)
+        self._files.note()
+        found = [
+            spec
+            for spec in declared()
+            if before.get(spec.name) is not spec or self._file_of(spec) == file
+        ]
+        return [self._ws.automation.declare(spec) for spec in found]
 
     def tick(self) -> Tick:
         """Bring everything up to the clock's now once.
@@ -199,9 +218,14 @@ class LoopRunner:
     # --- training --------------------------------------------------------------------------------
 
     def _train(self, spec: LoopSpec, firing: Firing) -> tuple[ModelVersion, str]:
-        """Run the pipeline on what is earlier than the hold-out; the version and the run's id."""
-        days = max((gate.days for gate in spec.gates), default=0)
-        until = firing.scheduled_for - timedelta(days=days)
+        """Run the pipeline on what is earlier than the hold-out; the version and the run's id.
+
+        The first model is judged against nobody, so it may learn from everything.
+        """
+        until = firing.scheduled_for
+        if self._deployed(spec) is not None:
+            # What the gate judges on must be later than all that the candidate saw.
+            until -= timedelta(days=max((gate.days for gate in spec.gates), default=0))
         with using(self._ws), collecting():
             self._files.drop_edited()
             pipeline = load_pipeline(str(self._root / spec.pipeline))
@@ -301,6 +325,9 @@ class LoopRunner:
         return load_predictor(version, self._ws.registry.files(version.name, version.version))
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _file_of(self, spec: LoopSpec) -> Path:
+        return (self._root / spec.pipeline.rpartition(":")[0]).resolve()
 
     def _deployed(self, spec: LoopSpec) -> Deployment | None:
         return self._deployed_name(spec.name)
