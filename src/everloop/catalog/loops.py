@@ -139,7 +139,9 @@ def setbacks(tx: Transaction, name: str) -> int:
             break
         aborted += 1
     refused = select(func.count()).where(verdicts.c.model == name, verdicts.c.passed.is_(False))
-    failed = select(func.count()).where(table.c.loop == name, table.c.outcome == "failed")
+    failed = select(func.count()).where(
+        table.c.loop == name, table.c.outcome == "failed", table.c.key.not_like("first%")
+    )
     if promoted_at is not None:
         refused = refused.where(verdicts.c.at > promoted_at)
         failed = failed.where(table.c.updated_at > promoted_at)

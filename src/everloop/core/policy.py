@@ -41,10 +41,10 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         on: ``alert`` (value: monitor name), ``schedule`` (value: cron, UTC) or ``data``
-            (value: dataset name).
+            (value: dataset name). A loop fires by itself for its ``first`` model, and by ``hand``.
     """
 
-    on: Literal["alert", "schedule", "data"]
+    on: Literal["alert", "schedule", "data", "first", "hand"]
     value: str
 
 

@@ -201,9 +201,7 @@ class _Windows:
         return self._places[back, inclusive]
 
 
-def _newest(
-    plan: Plan, rows: Rows, start: Array, upto: Array, at: Array
-) -> tuple[Array, Array]:
+def _newest(plan: Plan, rows: Rows, start: Array, upto: Array, at: Array) -> tuple[Array, Array]:
     """The best visible row of each key, and whether there is one that is young enough."""
     alive = upto > start
     if not len(rows.visible):

@@ -47,7 +47,6 @@ __all__ = [
 RESTATED_S = 92 * DAY_S
 # Weeks begin on Mondays: 1970-01-05 was one. Every midnight is whole days away from it.
 _MONDAY_US = 4 * DAY_S * 1_000_000
-_COLUMNS = ["id", "request_id", "at", "version", "arm", "value", "error"]
 # Units read at once, when many are new.
 _AT_ONCE = 31
 # Earlier figures of a window that are kept when labels change it.
@@ -212,10 +211,8 @@ class Updater:
         def load(unit: int) -> pa.Array | pa.ChunkedArray:
             since = from_micros(unit)
             until = since + timedelta(seconds=state.unit_s)
-            table = self._predictions.read(
-                state.deployment.name, since=since, until=until, columns=["request_id"]
-            )
-            return table.column("request_id")
+            name, columns = state.deployment.name, ["id", "request_id"]
+            return _asked(self._predictions.read(name, since=since, until=until, columns=columns))
 
         found = places.find(pa.concat_arrays(ids), (unit for unit in known if unit >= oldest), load)
         return {from_micros(unit) for unit in found}
@@ -251,7 +248,7 @@ class Updater:
         for start in np.unique(unit).tolist():
             inside = unit == start
             rows = table.filter(pa.array(inside))
-            places.keep(start, rows.column("request_id"))
+            places.keep(start, _asked(rows))
             parts = found.setdefault(from_micros(start), {})
             for number in np.unique(version[inside]).tolist():
                 own = rows.filter(pc.equal(rows.column("version"), number))
@@ -454,6 +451,12 @@ def _runs(units: list[datetime], unit_s: int) -> Iterable[list[datetime]]:
         run.append(unit)
     if run:
         yield run
+
+
+def _asked(rows: pa.Table) -> pa.ChunkedArray:
+    """What labels call the answers: the request's id, or the answer's own where it had none."""
+    requests = pc.fill_null(rows.column("request_id"), "")
+    return pc.if_else(pc.equal(requests, ""), rows.column("id"), requests)
 
 
 def _tally_rows(rows: pa.Table, bins: Sequence[FeatureBins]) -> Tally:
