@@ -121,9 +121,7 @@ def searches() -> dict[str, Any]:
         "first": names("", order_by=["metrics.auc DESC"], max_results=1),
         "columns": sorted(column for column in frame.columns if column.startswith("metrics.")),
         "experiments": sorted(e.name for e in mlflow.search_experiments()),
-        "tagged": [
-            e.name for e in mlflow.search_experiments(filter_string="tags.owner = 'ops'")
-        ],
+        "tagged": [e.name for e in mlflow.search_experiments(filter_string="tags.owner = 'ops'")],
     }
 
 
