@@ -170,7 +170,7 @@ def test_deleted_experiment_keeps_its_name_and_takes_no_run(app: ASGIApp) -> Non
     assert post(app, "experiments/restore", {"experiment_id": made}).json() == {}
 
 
-# --- logged models and the registry ---------------------------------------------------------------
+# --- logged models and the registry -------------------------------------------------------------
 
 
 def test_logged_model_from_pending_to_ready(app: ASGIApp, run_id: str) -> None:
@@ -262,7 +262,7 @@ def test_pages_of_registered_models(app: ASGIApp) -> None:
         refused(get(app, f"registered-models/search?max_results={limit}"))
 
 
-# --- artifacts -------------------------------------------------------------------------------------
+# --- artifacts ----------------------------------------------------------------------------------
 
 
 def test_artifacts_go_in_streamed_and_come_out_as_attachments(app: ASGIApp) -> None:
@@ -348,7 +348,7 @@ def test_a_cut_upload_leaves_nothing(app: ASGIApp, workspace: Workspace) -> None
     assert list(Path(workspace.location, "objects", "tmp").iterdir()) == []
 
 
-# --- what nobody should send -----------------------------------------------------------------------
+# --- what nobody should send --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -538,15 +538,18 @@ _JSON = st.recursive(
     max_leaves=5,
 )
 _FIELDS = st.sampled_from(
-    ["run_id", "run_uuid", "experiment_id", "experiment_ids", "name", "key", "value", "timestamp"]
-    + ["step", "metrics", "params", "tags", "filter", "order_by", "max_results", "page_token"]
-    + ["version", "alias", "source", "status", "start_time", "end_time", "datasets", "models"]
+    (
+        "run_id run_uuid experiment_id experiment_ids name key value timestamp step metrics params "
+        "tags filter order_by max_results page_token version alias source status start_time "
+        "end_time datasets models"
+    ).split()
 )
 _PATHS = st.sampled_from(
-    ["runs/create", "runs/update", "runs/search", "runs/log-metric", "runs/log-batch"]
-    + ["runs/log-inputs", "runs/outputs", "experiments/create", "experiments/search"]
-    + ["registered-models/create", "registered-models/alias", "model-versions/create"]
-    + ["logged-models", "logged-models/search"]
+    (
+        "runs/create runs/update runs/search runs/log-metric runs/log-batch runs/log-inputs "
+        "runs/outputs experiments/create experiments/search registered-models/create "
+        "registered-models/alias model-versions/create logged-models logged-models/search"
+    ).split()
 )
 
 
