@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
     from everloop.core.time import ManualClock
+    from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.features.define import agg, col, feature_set, feature_view, source
     from everloop.pipelines.api import log, pipeline, step
+    from everloop.registry.api import register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
     from everloop.workspace import open_workspace as open
@@ -59,6 +61,9 @@ _HOMES = {
     "Field": ("everloop.core.schema", ""),
     "Schema": ("everloop.core.schema", ""),
     "ManualClock": ("everloop.core.time", ""),
+    "commit": ("everloop.data.api", ""),
+    "read": ("everloop.data.api", ""),
+    "register": ("everloop.registry.api", ""),
     "Table": ("everloop.data.frame", ""),
     "agg": ("everloop.features.define", ""),
     "col": ("everloop.features.define", ""),
@@ -88,6 +93,7 @@ __all__ = [
     "canary",
     "charter",
     "col",
+    "commit",
     "drift",
     "feature_set",
     "feature_view",
@@ -99,6 +105,8 @@ __all__ = [
     "performance",
     "pipeline",
     "quality",
+    "read",
+    "register",
     "schedule",
     "sla",
     "slo",

@@ -130,12 +130,11 @@ class LoopRunner:
         leads = False
         while not stop.is_set():
             try:
-                led, leads = leads, self._ws.automation.lead(self.holder, _LEASE_S)
+                leads = self._ws.automation.lead(self.holder, _LEASE_S)
                 if leads:
                     with self._heartbeat():
-                        if not led:
-                            self._ws.automation.recover()
                         self._ws.pipelines.reap()
+                        self._ws.automation.recover()
                         self.tick()
             except EverloopError:
                 # The catalog may be away for a while; a supervisor outlives that.

@@ -168,18 +168,20 @@ class AutomationService(Service):
     def recover(self) -> list[Firing]:
         """Queue the firings that a dead supervisor left running, with the run to go on with.
 
-        Only the leader may call it, before it takes up work of its own.
+        A firing whose run still counts as running waits until its lease has run out. Only the
+        leader may call it, between its own firings.
         """
         with self._catalog.read() as tx:
             if not statements.firings(tx, outcomes=("running",), limit=1):
                 return []
+        found = []
         with self._catalog.write() as tx:
-            return [
-                statements.set_firing(
-                    tx, firing.id, "queued", run_id=statements.lost_run(tx, firing.id)
-                )
-                for firing in statements.firings(tx, outcomes=("running",))
-            ]
+            for firing in statements.firings(tx, outcomes=("running",)):
+                run_id, state = statements.run_of(tx, firing.id)
+                if state != "running":
+                    resumed = run_id if state in ("lost", "killed") else ""
+                    found.append(statements.set_firing(tx, firing.id, "queued", run_id=resumed))
+        return found
 
     @action("loop:run")
     def lead(self, holder: str, lease_s: float = 30.0) -> bool:
@@ -280,12 +282,12 @@ def _due_data(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Du
 
 
 def _due_schedule(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
-    tick = latest_tick(trigger.value, spec.created_at, tx.now)
-    if tick is None:
-        return
-    key = f"cron {trigger.value} {tick:%Y-%m-%dT%H:%M}"
-    if not statements.firings(tx, spec.name, key_prefix=key, limit=1):
-        yield _Due(key, trigger, "", tick)
+    prefix = f"cron {trigger.value} "
+    earlier = [f.scheduled_for for f in statements.firings(tx, spec.name, key_prefix=prefix)]
+    # Whatever lies before a time that has fired is settled, also when the clock steps back.
+    tick = latest_tick(trigger.value, max([spec.created_at, *earlier]), tx.now)
+    if tick is not None:
+        yield _Due(f"{prefix}{tick:%Y-%m-%dT%H:%M}", trigger, "", tick)
 
 
 def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:

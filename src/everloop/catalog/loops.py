@@ -22,9 +22,9 @@ __all__ = [
     "firings",
     "loop",
     "loops",
-    "lost_run",
     "put_firing",
     "put_loop",
+    "run_of",
     "set_firing",
     "setbacks",
     "worked",
@@ -146,13 +146,12 @@ def setbacks(tx: Transaction, name: str) -> int:
     return aborted + int(tx.scalar(refused) or 0) + int(tx.scalar(failed) or 0)
 
 
-def lost_run(tx: Transaction, identifier: str) -> str:
-    """Id of the newest run that a firing started and that can be resumed, or empty."""
+def run_of(tx: Transaction, identifier: str) -> tuple[str, str]:
+    """Id and state of the newest run that a firing started, or two empty texts."""
     table = tables.runs
-    query = select(table.c.id).where(
-        table.c.trigger == identifier, table.c.state.in_(("lost", "killed", "running"))
-    )
-    return str(tx.scalar(query.order_by(table.c.pk.desc()).limit(1)) or "")
+    query = select(table.c.id, table.c.state).where(table.c.trigger == identifier)
+    row = tx.first(query.order_by(table.c.pk.desc()).limit(1))
+    return ("", "") if row is None else (row.id, row.state)
 
 
 def event(tx: Transaction, identifier: str) -> Event | None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
+from everloop import settings
+from everloop.cli import processes
 from everloop.cli.output import json_document, say
-from everloop.cli.processes import serving_process, wait_for_interrupt
 from everloop.core.time import ManualClock, parse_instant
 from everloop.errors import MissingExtra, NotFound
 from everloop.workspace import open_workspace
@@ -50,7 +51,10 @@ def demo(folder: str, as_json: bool, keep_up: bool, http_every: int, until: str)
         run = replay.Replay(workspace, clock, http_every=http_every, until=end)
         say("the first quarter arrives; the first model is trained and deployed ...")
         run.prepare()
-        with serving_process(workspace.location) as address, _progress() as report:
+        with (
+            processes.serving_process(processes.absolute(workspace.location)) as address,
+            _progress() as report,
+        ):
             run.run(address, report)
         document = replay.month_table(workspace, end)
         story = workspace.governance.story(replay.NAME)
@@ -69,7 +73,13 @@ def demo(folder: str, as_json: bool, keep_up: bool, http_every: int, until: str)
         say(f"the whole story:   everloop story {replay.NAME} --dir {folder}")
         say(f"the page:          everloop server --dir {folder}")
     if keep_up:
-        wait_for_interrupt(folder, replay.NAME)
+        found = settings.load()
+        sys.exit(
+            processes.run_tree(
+                processes.absolute(folder), (), host=found.host, port=found.port,
+                serving_port=found.port + 1, workers=1,
+            )
+        )  # fmt: skip
 
 
 def _example(name: str) -> ModuleType:

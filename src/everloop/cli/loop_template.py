@@ -1,7 +1,7 @@
 """A first loop of your own. Replace the rows, the features and the model; keep the shape.
 
-    everloop run loop.py:retrain        # trains, and registers a candidate
-    everloop up loop.py                 # serves it, watches it, retrains it
+everloop run loop.py:retrain        # trains, and registers a candidate
+everloop up loop.py                 # serves it, watches it, retrains it
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def made_up_rows(count: int = 2_000) -> ev.Table:
 
 
 @ev.step
-def train(rows: ev.Table, trees: int = 50) -> ev.ModelArtifact:
+def train(rows: ev.Table, until: datetime, trees: int = 50) -> ev.ModelArtifact:
     """A model, with what the monitors will compare its life with."""
-    known = features.history(rows)
+    known = features.history(rows.filter(f"at <= TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'"))
     x, y = known.to_numpy(features.names), known.to_numpy(["bought"])[:, 0]
     data = lightgbm.Dataset(x, y, feature_name=list(features.names))
     booster = lightgbm.train({"objective": "binary", "verbose": -1, "seed": 7}, data, trees)
-    return ev.model(booster, features=features, output="bought", trained_on=known)
+    return ev.model(booster, feature_set=features, trained_until=until)
 
 
 @ev.pipeline
-def retrain() -> object:
+def retrain(until: datetime = datetime(2025, 3, 1, tzinfo=UTC)) -> object:
     """From rows to a registered candidate."""
     ev.commit("rows", made_up_rows(), schema=ROWS)
-    return ev.register(NAME, train(ev.read("rows")))
+    return ev.register(NAME, train(ev.read("rows"), until))
 
 
 ev.loop(

@@ -49,7 +49,7 @@ _SHOWN = 40
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _REACH_ANYTHING = (builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars)
-_IMPORT_ANYTHING = (builtins.__import__, importlib.import_module, importlib.util.find_spec)
+_IMPORT_ANYTHING = (builtins.__import__, importlib.import_module, importlib.reload, sys.modules)
 
 # Members of every class that say nothing about what it does.
 _NOT_BEHAVIOUR = frozenset(
@@ -131,6 +131,7 @@ class _Walk:
             where: Name of the place that refers to it, unique within the walk.
             module: Project module to fall back to if the value cannot be followed.
         """
+        self._warned(value, module, where)
         if isinstance(value, ModuleType):
             return self._module(value)
         if isinstance(value, FunctionType):
@@ -149,7 +150,7 @@ class _Walk:
             accessors = (value.fget, value.fset, value.fdel)
             return f"property({self._constant(accessors, where, module)})"
         if isinstance(value, BuiltinFunctionType):
-            self._builtin(value, module)
+            self._distribution(value.__module__ or "")
             return f"builtin:{value.__module__}.{value.__qualname__}"
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(wrapped, FunctionType | type):  # our steps, functools.cache, singledispatch
@@ -210,10 +211,7 @@ class _Walk:
             value = self._bound(function.__globals__, name)
             if value is _MISSING:
                 value = getattr(builtins, name, _MISSING)
-                if value in _REACH_ANYTHING:
-                    self._whole_module(module, f"{label} uses {name}()")
-                elif value in _IMPORT_ANYTHING:
-                    self._give_up(f"{label} imports by a name made at run time")
+                self._warned(value, module, label)
                 return f"builtin:{name}" if value is not _MISSING else "missing"
         while attributes and isinstance(value, ModuleType) and is_project(value.__name__):
             attribute = attributes.pop(0)
@@ -221,8 +219,17 @@ class _Walk:
             value, name = self._bound(vars(value), attribute), f"{value.__name__}.{attribute}"
         if value is _MISSING:
             return "missing"
+        if attributes and isinstance(value, ModuleType):  # installed: only its version counts
+            self._warned(getattr(value, attributes[0], None), module, label)
         place = name if kind == "import" or "." in name else f"{module_name(module)}.{name}"
         return self.token(value, f"{label}.{name}" if kind == "closure" else place, module)
+
+    def _warned(self, value: Any, module: str, label: str) -> None:
+        """Note what cannot be followed: code that reaches names made at run time."""
+        if any(value is item for item in _REACH_ANYTHING):
+            self._whole_module(module, f"{label} uses {value.__name__}()")
+        elif any(value is item for item in _IMPORT_ANYTHING):
+            self._give_up(f"{label} imports by a name made at run time")
 
     def _closure(self, function: FunctionType, name: str) -> Any:
         free = function.__code__.co_freevars
@@ -354,13 +361,6 @@ class _Walk:
         name = getattr(value, "__module__", None) or ""
         self._distribution(name)
         return f"installed:{name}.{getattr(value, '__qualname__', value)}"
-
-    def _builtin(self, value: BuiltinFunctionType, module: str) -> None:
-        if value in _REACH_ANYTHING:
-            self._whole_module(module, f"{value.__name__}() is used")
-        elif value in _IMPORT_ANYTHING:
-            self._give_up("a module is imported by a name made at run time")
-        self._distribution(value.__module__ or "")
 
     def _distribution(self, module: str) -> None:
         if not module:

@@ -353,11 +353,11 @@ def page_of(
     tree = parse(filter_, grammar, and_only=and_only)
     orders = parse_order(order_by, grammar)
     orders += [order for order in newest if order.key not in {o.key for o in orders}]
-    kept = [
-        item
-        for item in found
-        if matches(tree, lambda entity, key, of=item: values(of, entity, key))
-    ]
+
+    def fits(item: _T) -> bool:
+        return matches(tree, lambda entity, key: values(item, entity, key))
+
+    kept = [item for item in found if fits(item)]
     ids = {id(item): key(item) for item in kept}
     kept.sort(key=lambda item: ids[id(item)])
     for order in reversed(orders):

@@ -349,7 +349,7 @@ def compare(op: str, left: Any, right: Any) -> bool:
     if op in ("LIKE", "ILIKE"):
         return wildcard(right, ignore_case=op == "ILIKE").fullmatch(left) is not None
     if op in _SET_OPS:
-        return (left in right) == (op == "IN")
+        return bool(left in right) == (op == "IN")
     operations: Mapping[str, Callable[[], bool]] = {
         "=": lambda: left == right,
         "!=": lambda: left != right,
