@@ -13,6 +13,13 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 import everloop as ev
+from everloop.api import (
+    mlflow_experiments,
+    mlflow_log,
+    mlflow_models,
+    mlflow_registry,
+    mlflow_runs,
+)
 from everloop.server import make_app
 from everloop.workspace import Workspace
 from tests.servers import Answer, ask
@@ -538,29 +545,56 @@ _JSON = st.recursive(
     max_leaves=5,
 )
 _FIELDS = st.sampled_from(
-    (
-        "run_id run_uuid experiment_id experiment_ids name key value timestamp step metrics params "
-        "tags filter order_by max_results page_token version alias source status start_time "
-        "end_time datasets models"
-    ).split()
+    [
+        "run_id",
+        "run_uuid",
+        "experiment_id",
+        "experiment_ids",
+        "name",
+        "key",
+        "value",
+        "timestamp",
+        "step",
+        "metrics",
+        "params",
+        "tags",
+        "filter",
+        "order_by",
+        "max_results",
+        "page_token",
+        "version",
+        "alias",
+        "source",
+        "status",
+        "start_time",
+        "end_time",
+        "datasets",
+        "models",
+        "new_name",
+        "tag_key",
+        "model_json",
+    ]
 )
-_PATHS = st.sampled_from(
-    (
-        "runs/create runs/update runs/search runs/log-metric runs/log-batch runs/log-inputs "
-        "runs/outputs experiments/create experiments/search registered-models/create "
-        "registered-models/alias model-versions/create logged-models logged-models/search"
-    ).split()
+_DOORS = (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
+_CALLS = st.sampled_from(
+    [
+        (method, path.removeprefix("mlflow/").replace("{model_id}", "m-0"))
+        for door in _DOORS
+        for method, path in door.calls
+        if method != "GET"
+    ]
 )
 
 
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(path=_PATHS, body=st.dictionaries(_FIELDS, _JSON, max_size=5))
+@given(call=_CALLS, body=st.dictionaries(_FIELDS, _JSON, max_size=5))
 def test_no_body_whatever_makes_a_5xx(
-    app: ASGIApp, run_id: str, path: str, body: dict[str, Any]
+    app: ASGIApp, run_id: str, call: tuple[str, str], body: dict[str, Any]
 ) -> None:
-    answer = post(app, path, {"run_id": run_id, "name": "n", "key": "k", **body})
+    method, path = call
+    answer = post(app, path, {"run_id": run_id, "name": "n", "key": "k", **body}, method)
     assert answer.status < 500, answer.text
     assert "Traceback" not in answer.text
     assert "SELECT" not in answer.text
