@@ -256,7 +256,8 @@ class Workspace:
         """Charters, cards, stories."""
         from everloop.governance.service import GovernanceService
 
-        return self._service(GovernanceService)
+        needs = ("data", "tracking", "registry", "evaluation", "deployment", "predictions")
+        return self._service(GovernanceService, *needs)
 
     def online_features(self, feature_set: str) -> OnlineFeatures:
         """The online side of a feature set: push what became known, look up what is."""
