@@ -35,7 +35,7 @@ from everloop.pipelines.signature import Signature
 from everloop.pipelines.surroundings import environment_of, git_of, snapshot_code
 from everloop.pipelines.values import Unreadable, load
 
-__all__ = ["Pipeline", "Step", "log", "pipeline", "step"]
+__all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -275,6 +275,12 @@ def pipeline(function: Callable[P, R]) -> Pipeline[P, R]:
         InvalidInput: If it is no plain function, or has a parameter that ``run`` needs itself.
     """
     return Pipeline(function)
+
+
+def current_run() -> Run | None:
+    """The run that this code belongs to, or None outside a run."""
+    execution = logging_to.get() or executing.get()
+    return execution.run if execution is not None else None
 
 
 def log(step: int = 0, **metrics: float) -> None:

@@ -259,8 +259,18 @@ def page_of_experiments(
         return [attributes[key]]
 
     newest = [Order("attribute", "creation_time", True)]
-    return _page(
-        found, values, EXPERIMENTS, newest, filter_, order_by, limit, page_token, and_only, view
+    return page_of(
+        found,
+        values,
+        EXPERIMENTS,
+        newest,
+        filter_,
+        order_by,
+        limit,
+        page_token,
+        and_only=and_only,
+        view=view,
+        key=lambda item: item.id,
     )
 
 
@@ -296,12 +306,22 @@ def page_of_models(
         return [attributes[key]]
 
     newest = [Order("attribute", "creation_timestamp", True)]
-    return _page(
-        found, values, MODELS, newest, filter_, order_by, limit, page_token, and_only, view
+    return page_of(
+        found,
+        values,
+        MODELS,
+        newest,
+        filter_,
+        order_by,
+        limit,
+        page_token,
+        and_only=and_only,
+        view=view,
+        key=lambda item: item.id,
     )
 
 
-def _page(
+def page_of(
     found: list[_T],
     values: Callable[[_T, str, str], list[Any]],
     grammar: Grammar,
@@ -310,9 +330,26 @@ def _page(
     order_by: list[str],
     limit: int,
     page_token: str,
+    *,
     and_only: bool,
     view: str,
+    key: Callable[[_T], str],
 ) -> tuple[list[_T], str]:
+    """One page of the records that meet a filter, and the token of the next.
+
+    Args:
+        found: All records.
+        values: Gives the values of a record for (entity, key).
+        grammar: What may be asked for.
+        newest: The order after what `order_by` says.
+        filter_: See ``everloop.tracking.search``.
+        order_by: ``"name DESC"`` and the like.
+        limit: Length of the page.
+        page_token: Of the page before, or empty.
+        and_only: Refuse OR, NOT and parentheses.
+        view: What else tells this search from others.
+        key: Identity of a record, the last to sort by.
+    """
     tree = parse(filter_, grammar, and_only=and_only)
     orders = parse_order(order_by, grammar)
     orders += [order for order in newest if order.key not in {o.key for o in orders}]
@@ -321,7 +358,7 @@ def _page(
         return matches(tree, lambda entity, key: values(item, entity, key))
 
     kept = [item for item in found if fits(item)]
-    ids = {id(item): str(getattr(item, "id", "")) for item in kept}
+    ids = {id(item): key(item) for item in kept}
     kept.sort(key=lambda item: ids[id(item)])
     for order in reversed(orders):
         keyed = [(values(item, order.entity, order.key), item) for item in kept]

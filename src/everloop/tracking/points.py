@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from everloop.catalog.engine import Transaction
-from everloop.catalog.tables import metric_keys, metric_points, runs
+from everloop.catalog.tables import metric_keys, metric_latest, metric_points, runs
 from everloop.core.run import Metric
 from everloop.tracking.store import chunks
 
-__all__ = ["MetricWriter", "point_of", "sample_points"]
+__all__ = ["MetricWriter", "latest_points", "point_of", "sample_points"]
 
 # The one place with statements of its own for each dialect: points are the hottest write.
 _POINTS_SQLITE = (
@@ -121,6 +121,24 @@ def point_of(key: str, row: Row[Any]) -> Metric:
     """A point from its row (step, at_ms, value, is_nan)."""
     value = math.nan if row.is_nan else row.value
     return Metric(key=key, value=value, step=row.step, at_ms=row.at_ms)
+
+
+def latest_points(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[Metric]]:
+    """The latest point of each key of each run that has any, by key."""
+    latest = metric_latest.c
+    query = (
+        select(
+            runs.c.id, metric_keys.c.name, latest.step, latest.at_ms, latest.value, latest.is_nan
+        )
+        .join(metric_latest, latest.run_pk == runs.c.pk)
+        .join(metric_keys, metric_keys.c.pk == latest.key_pk)
+        .order_by(metric_keys.c.name)
+    )
+    found: dict[str, list[Metric]] = {}
+    for part in chunks(run_ids):
+        for row in tx.all(query.where(runs.c.id.in_(part))):
+            found.setdefault(row.id, []).append(point_of(row.name, row))
+    return found
 
 
 def sample_points(

@@ -39,7 +39,7 @@ from everloop.tracking.limits import (
     check_page,
     text_faults,
 )
-from everloop.tracking.points import MetricWriter, point_of, sample_points
+from everloop.tracking.points import MetricWriter, latest_points, point_of, sample_points
 from everloop.tracking.runs import page_of_runs
 from everloop.tracking.store import (
     active_run,
@@ -395,6 +395,12 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         with self._catalog.read() as tx:
             rows = tx.all(query.params(run=id, key=key))
         return [point_of(key, row) for row in rows]
+
+    @action("run:read")
+    def latest_metrics(self, ids: list[str]) -> dict[str, list[Metric]]:
+        """The latest point of each metric of each run; runs without metrics are left out."""
+        with self._catalog.read() as tx:
+            return latest_points(tx, ids)
 
     @action("run:read")
     def sampled_history(
