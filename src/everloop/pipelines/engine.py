@@ -121,13 +121,14 @@ class Execution:
         encoder = Encoder(files=True)
         texts = [(name, encoder.text(value, name).decode()) for name, value in bound.items()]
         for path, table in encoder.tables:
-            self._note_sources(table, path.partition("[")[0])
+            self._note_sources(table.sources, path.partition("[")[0])
         return texts, encoder
 
-    def _note_sources(self, table: Any, role: str) -> None:
-        for dataset, version, digest in table.sources:
+    def _note_sources(self, sources: Iterable[Any], role: str) -> None:
+        """Note dataset versions as inputs; what came in by an argument keeps that role."""
+        for dataset, version, digest in sources:
             item = RunInput(dataset=dataset, version=version, digest=digest, role=role)
-            self._inputs[dataset, version, digest, role] = item
+            self._inputs.setdefault((dataset, version, digest), item)
 
     def _salt(self, step: Step, is_cacheable: bool) -> dict[str, str]:
         # A step that is not cached is still not executed twice by one run: a resume finds its
@@ -153,6 +154,7 @@ class Execution:
 
     def _note_cached(self, step: Step, digest: str, stored: StoredValue, began: datetime) -> None:
         self._cached.append(self._row(step, digest, "cached", began, output=stored.digest))
+        self._note_sources(stored.meta.get("sources", ()), _short(step))
         logged = stored.meta.get("logged")
         if logged:  # what the step logged when it ran belongs to this run too
             for key, value, at_step in logged:
@@ -197,14 +199,18 @@ class Execution:
                 self.run.id, self.run.fence, row, None, cached=self._take_cached()
             )
             return value
-        for path, table in encoder.tables:
-            self._note_sources(table, path)
+        # A later run that takes the result from the store has the same inputs and metrics.
+        beside: dict[str, Any] = {}
+        for _, table in encoder.tables:
+            self._note_sources(table.sources, _short(step))
             self._record_changes(f"run:{self.run.id}/{step.name}", table)
+            beside.setdefault("sources", []).extend(list(source) for source in table.sources)
         self._flush_points()
         if self._logged:
-            logged = [[point.key, repr(point.value), point.step] for point in self._logged]
-            stored = msgspec.structs.replace(stored, meta={**stored.meta, "logged": logged})
+            beside["logged"] = [[p.key, repr(p.value), p.step] for p in self._logged]
             self._logged.clear()
+        if beside:
+            stored = msgspec.structs.replace(stored, meta={**stored.meta, **beside})
         now = datetime.now(UTC)
         memo = Memo(key=key, value=stored, run_id=self.run.id, created_at=now)
         row = self._row(step, key.digest, "ran", began, output=stored.digest)
@@ -282,8 +288,8 @@ class Execution:
         self.close()
         self._flush_points()
         if state == "finished":
-            for path, table in _tables_in(result):
-                self._note_sources(table, path)
+            for _, table in _tables_in(result):
+                self._note_sources(table.sources, "result")
                 self._record_changes(f"run:{self.run.id}", table)
         return self._service.finish(  # type: ignore[no-any-return]
             self.run.id,
@@ -293,6 +299,10 @@ class Execution:
             steps=self._take_cached(),
             inputs=list(self._inputs.values()),
         )
+
+
+def _short(step: Step) -> str:
+    return step.name.rpartition(".")[2]
 
 
 def _tables_in(value: Any) -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import linecache
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ __all__ = ["code_digest", "file_digest_of_syntax"]
 
 # Whether a file is still what was imported from it is only known if it is older than this process.
 _STARTED = time.time()
+
+# Trees are shared and bared in place while they are digested: one thread at a time.
+_trees = threading.Lock()
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -49,7 +53,8 @@ def _digest_of(code: CodeType, filename: str) -> tuple[str, bool]:
 
 def code_digest(code: CodeType) -> tuple[str, bool]:
     """Digest of `code`, and whether it is of the syntax tree (else of the bytecode)."""
-    return _digest_of(code, code.co_filename)
+    with _trees:
+        return _digest_of(code, code.co_filename)
 
 
 def file_digest_of_syntax(filename: str) -> str:
@@ -62,7 +67,8 @@ def file_digest_of_syntax(filename: str) -> str:
         if os.stat(filename).st_mtime > _STARTED:
             return ""
         if filename.endswith(".py"):
-            return _syntax_digest(ast.parse(_text(filename)))
+            with _trees:
+                return _syntax_digest(ast.parse(_text(filename)))
         with open(filename, "rb") as file:
             return blake3(file.read()).hexdigest()[:32]
     except (OSError, SyntaxError, ValueError):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from everloop.pipelines import code, source
 from everloop.pipelines.code import CodePrint, fingerprint
 
 FLOW = """
@@ -352,7 +354,7 @@ def test_version_of_an_imported_package_changes_the_key(tmp_path: Path) -> None:
     info.mkdir(parents=True)
     (packages / "somelib.py").write_text("def f(x):\n    return x\n")
     (tmp_path / "flow.py").write_text("import somelib\ndef step(x):\n    return somelib.f(x)\n")
-    code = (
+    script = (
         "from everloop.pipelines.code import fingerprint; import flow;"
         "print(fingerprint(flow.step).parts['dist:somelib'])"
     )
@@ -362,7 +364,7 @@ def test_version_of_an_imported_package_changes_the_key(tmp_path: Path) -> None:
             f"Metadata-Version: 2.1\nName: somelib\nVersion: {version}\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", script],
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,
@@ -372,7 +374,7 @@ def test_version_of_an_imported_package_changes_the_key(tmp_path: Path) -> None:
 
 
 def test_key_is_the_same_in_another_process(project: Project) -> None:
-    code = (
+    script = (
         "from everloop.pipelines.code import fingerprint; import flow;"
         "print(fingerprint(flow.step.function).digest)"
     )
@@ -380,7 +382,7 @@ def test_key_is_the_same_in_another_process(project: Project) -> None:
     digests = set()
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", script],
             env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
@@ -388,3 +390,22 @@ def test_key_is_the_same_in_another_process(project: Project) -> None:
         )
         digests.add(done.stdout.strip())
     assert digests == {project.key().digest}
+
+
+def test_threads_that_digest_one_file_agree(project: Project) -> None:
+    project.key()
+    flow = sys.modules["flow"]
+    roots = [flow.step.function, flow.decorate, flow.adder, flow.Config]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    found = set()
+    try:
+        for _ in range(20):
+            source._digest_of.cache_clear()
+            source._source.cache_clear()
+            code._memo.clear()
+            with ThreadPoolExecutor(len(roots)) as pool:
+                found.add(tuple(made.digest for made in pool.map(fingerprint, roots)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) == 1

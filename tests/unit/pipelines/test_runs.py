@@ -17,6 +17,7 @@ import pytest
 
 from everloop.core.artifact import ModelArtifact
 from everloop.core.run import StepRun
+from everloop.data.frame import Table
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError, UserCodeError
 from everloop.pipelines import api as ev
 from everloop.pipelines import engine
@@ -395,6 +396,36 @@ def test_two_threads_may_run_one_pipeline(workspace: Any) -> None:
         thread.join()
     assert results == [12.0, 12.0]
     assert {run.state for run in workspace.tracking.runs().runs} == {"finished"}
+
+
+# Tables with sources and pending changes
+
+
+@ev.step
+def reads_dataset() -> Table:
+    return Table(pa.table({"id": [1, 2], "x": [1.0, None]}), sources=[("flights", 3, "digest")])
+
+
+@ev.step
+def clean(raw: Table) -> dict[str, Any]:
+    return {"rows": raw.drop_where("no_x", "x IS NULL", reason="no label", owner="ops")}
+
+
+@ev.pipeline
+def cleans() -> Table:
+    found: Table = clean(reads_dataset())["rows"]
+    return found
+
+
+def test_dropped_rows_are_recorded_once_and_sources_in_each_run(sqlite_workspace: Any) -> None:
+    for _ in range(2):
+        rows = cleans.run()
+        assert (rows.num_rows, rows.changes) == (1, ())
+        inputs = sqlite_workspace.tracking.run(cleans.run_id).inputs
+        assert [(i.dataset, i.version, i.role) for i in inputs] == [("flights", 3, "reads_dataset")]
+    [change] = sqlite_workspace.data.changes
+    assert change[0].endswith("clean")
+    assert change[1:6] == ("flights", "no_x", "dropped", "no label", "ops")
 
 
 # The service: leases and fences
