@@ -18,11 +18,11 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
-from everloop.core.model import Model, ModelVersion, VersionState
+from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
 from everloop.core.run import Artifact
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
-from everloop.registry import write
+from everloop.registry import search, write
 from everloop.registry.flavors import true_tier
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 
@@ -81,6 +81,52 @@ class RegistryService(Service):
                 aliases[row.name].append(row)
             rows = tx.all(select(tables.models).order_by(tables.models.c.name))
             return [write.to_model(row, aliases[row.name]) for row in rows]
+
+    @action("model:read")
+    def search_models(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 100,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> ModelPage:
+        """Search models by ``name`` and tags; by name without `order_by`.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: ``name``, ``creation_timestamp`` or ``last_updated_timestamp``.
+            limit: Most to return, 1 to 1,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_models(
+            self.models(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
+
+    @action("model:read")
+    def search_versions(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 10_000,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> VersionPage:
+        """Search versions by ``name``, ``run_id``, ``source_path``, ``version_number`` and tags.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: By name, newest version first, without it.
+            limit: Most to return, 1 to 200,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_versions(
+            self.versions(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
 
     @action("model:write", on="name")
     def update_model(
@@ -259,6 +305,18 @@ class RegistryService(Service):
             if name and not rows:
                 write.load_model(tx, name)
             return [write.to_version(row) for row in rows]
+
+    @action("model:read", on="name")
+    def latest(self, name: str) -> ModelVersion | None:
+        """The newest version that was not deleted; None if there is none."""
+        table = tables.model_versions
+        query = select(table).where(table.c.name == name).order_by(table.c.version.desc())
+        with self._catalog.read() as tx:
+            row = tx.first(query.limit(1))
+            if row is None:
+                write.load_model(tx, name)
+                return None
+            return write.to_version(row)
 
     @action("model:read", on="name")
     def files(self, name: str, version: int) -> dict[str, bytes]:
