@@ -27,13 +27,13 @@ help:
 # The demo's environment is a part of the tests' one, so it installs in a fraction of the time.
 $(VENV)/demo.stamp: requirements-demo.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --require-hashes -r requirements-demo.lock
+	$(PIP) install --quiet --use-pep517 --require-hashes -r requirements-demo.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet --use-pep517 --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

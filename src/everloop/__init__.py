@@ -1,1 +1,128 @@
-"""Everloop: the whole production loop of machine learning in one package."""
+"""Everloop: the whole production loop of machine learning in one package.
+
+``import everloop as ev`` loads next to nothing; each name loads what it needs when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from everloop.automation.declare import (
+        alert,
+        beats_champion,
+        canary,
+        charter,
+        drift,
+        loop,
+        no_group_worse,
+        performance,
+        quality,
+        schedule,
+        sla,
+        slo,
+    )
+    from everloop.core.artifact import ModelArtifact
+    from everloop.core.schema import Check, Field, Schema
+    from everloop.core.time import ManualClock
+    from everloop.data.api import commit, read
+    from everloop.data.frame import Table
+    from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.pipelines.api import log, pipeline, step
+    from everloop.registry.api import register
+    from everloop.registry.flavors import pack as model
+    from everloop.workspace import Workspace
+    from everloop.workspace import open_workspace as open
+
+#: Public name -> (module, name there).
+_HOMES = {
+    **dict.fromkeys(
+        (
+            "alert",
+            "beats_champion",
+            "canary",
+            "charter",
+            "drift",
+            "loop",
+            "no_group_worse",
+            "performance",
+            "quality",
+            "schedule",
+            "sla",
+            "slo",
+        ),
+        ("everloop.automation.declare", ""),
+    ),
+    "ModelArtifact": ("everloop.core.artifact", ""),
+    "Check": ("everloop.core.schema", ""),
+    "Field": ("everloop.core.schema", ""),
+    "Schema": ("everloop.core.schema", ""),
+    "ManualClock": ("everloop.core.time", ""),
+    "commit": ("everloop.data.api", ""),
+    "read": ("everloop.data.api", ""),
+    "register": ("everloop.registry.api", ""),
+    "Table": ("everloop.data.frame", ""),
+    "agg": ("everloop.features.define", ""),
+    "col": ("everloop.features.define", ""),
+    "feature_set": ("everloop.features.define", ""),
+    "feature_view": ("everloop.features.define", ""),
+    "source": ("everloop.features.define", ""),
+    "log": ("everloop.pipelines.api", ""),
+    "pipeline": ("everloop.pipelines.api", ""),
+    "step": ("everloop.pipelines.api", ""),
+    "model": ("everloop.registry.flavors", "pack"),
+    "Workspace": ("everloop.workspace", ""),
+    "open": ("everloop.workspace", "open_workspace"),
+}
+
+__all__ = [
+    "Check",
+    "Field",
+    "ManualClock",
+    "ModelArtifact",
+    "Schema",
+    "Table",
+    "Workspace",
+    "__version__",
+    "agg",
+    "alert",
+    "beats_champion",
+    "canary",
+    "charter",
+    "col",
+    "commit",
+    "drift",
+    "feature_set",
+    "feature_view",
+    "log",
+    "loop",
+    "model",
+    "no_group_worse",
+    "open",
+    "performance",
+    "pipeline",
+    "quality",
+    "read",
+    "register",
+    "schedule",
+    "sla",
+    "slo",
+    "source",
+    "step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'everloop' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

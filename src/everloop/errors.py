@@ -3,10 +3,11 @@
 The tree::
 
     EverloopError
-      InvalidInput   (ValueError)    the input is wrong; holds every fault with its path
+      InvalidInput   (ValueError)    the input is wrong; holds every fault
+        TooLarge                     more bytes than this door takes; names the limit
       NotFound       (KeyError)      no such thing; names the nearest ones
       Conflict                       somebody else was first; names the winner
-      StateError                     not allowed in the present state; tells the story that led there
+      StateError                     not allowed in the present state; tells what led there
       NotAllowed     (PermissionError)
       GateRefused                    a gate said no; carries the verdict
       MissingExtra   (ImportError)   an optional library is needed; gives the install line
@@ -34,6 +35,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "StateError",
+    "TooLarge",
     "UserCodeError",
     "error_from_wire",
     "exit_code",
@@ -101,6 +103,13 @@ class InvalidInput(EverloopError, ValueError):
         if len(self.faults) > self.SHOWN:
             lines.append(f"  ... and {len(self.faults) - self.SHOWN} more")
         super().__init__("\n".join(lines), hint=hint, details=details)
+
+
+class TooLarge(InvalidInput):
+    """More bytes than this door takes; the message names the limit."""
+
+    code = "too_large"
+    status = 413
 
 
 class NotFound(EverloopError, KeyError):

@@ -130,6 +130,7 @@ runs = _table(
     Column("actor", Text, nullable=False),
     Column("trigger", Text, nullable=False),
     Column("error", Text, nullable=False),
+    Column("owner", Text, nullable=False, server_default=""),
     Column("fence", BigInteger, nullable=False),
     Column("lease_until", Instant),
     Column("lifecycle", Text, nullable=False),
@@ -156,7 +157,7 @@ run_inputs = _table(
     Column("dataset", Text, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("role", Text, primary_key=True),
-    Column("digest", Text, nullable=False),
+    Column("digest", Text, primary_key=True),
     Column("source", Json),
 )
 metric_keys = _table(
@@ -206,6 +207,18 @@ logged_models = _table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Index("logged_models_run", "source_run_id"),
+)
+logged_model_metrics = _table(
+    "logged_model_metrics",
+    Column("model_id", Text, ForeignKey("logged_models.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True),
+    Column("value", Double, primary_key=True),
+    Column("is_nan", Boolean, primary_key=True),
+    Column("dataset", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
 )
 run_outputs = _table(
     "run_outputs",

@@ -10,7 +10,15 @@ import msgspec
 from everloop.core.run import Artifact
 from everloop.core.schema import Schema
 
-__all__ = ["FormatTier", "Model", "ModelVersion", "Signature", "VersionState"]
+__all__ = [
+    "FormatTier",
+    "Model",
+    "ModelPage",
+    "ModelVersion",
+    "Signature",
+    "VersionPage",
+    "VersionState",
+]
 
 FormatTier = Literal["safe", "needs-trust"]
 VersionState = Literal["draft", "candidate", "live", "archived"]
@@ -80,3 +88,17 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """``name/version``, the way people write it."""
         return f"{self.name}/{self.version}"
+
+
+class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Models in the order asked for; `next_page_token` is empty at the end."""
+
+    models: tuple[Model, ...]
+    next_page_token: str = ""
+
+
+class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions in the order asked for; `next_page_token` is empty at the end."""
+
+    versions: tuple[ModelVersion, ...]
+    next_page_token: str = ""

@@ -11,7 +11,11 @@ from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
 from everloop.core.monitor import Monitor
 
-__all__ = ["Charter", "Firing", "LoopSpec", "ServiceLevel", "Trigger"]
+__all__ = ["Charter", "Firing", "FiringOutcome", "LoopSpec", "ServiceLevel", "Trigger"]
+
+FiringOutcome = Literal[
+    "queued", "running", "done", "failed", "cooldown", "budget", "busy", "paused", "guarded"
+]
 
 
 class ServiceLevel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,10 +41,10 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         on: ``alert`` (value: monitor name), ``schedule`` (value: cron, UTC) or ``data``
-            (value: dataset name).
+            (value: dataset name). A loop fires by itself for its ``first`` model, and by ``hand``.
     """
 
-    on: Literal["alert", "schedule", "data"]
+    on: Literal["alert", "schedule", "data", "first", "hand"]
     value: str
 
 
@@ -74,15 +78,15 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """One firing of a trigger; unique by (loop, key), so that an event fires once.
 
     Attributes:
-        outcome: ``queued`` work, or why not: ``cooldown``, ``budget``, ``busy``, ``paused``;
-            ``done`` and ``failed`` after the work.
+        outcome: ``queued`` work, or why not: ``cooldown``, ``budget``, ``busy``, ``paused``,
+            ``guarded`` (the loop's own output led here); ``done`` and ``failed`` after the work.
     """
 
     id: str
     loop: str
     key: str
     cause: str
-    outcome: Literal["queued", "running", "done", "failed", "cooldown", "budget", "busy", "paused"]
+    outcome: FiringOutcome
     run_id: str = ""
     reason: str = ""
     scheduled_for: datetime

@@ -1,0 +1,160 @@
+"""``everloop run``: run a pipeline of a file, list runs, show one."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from datetime import date, datetime
+from typing import Any
+
+import click
+
+from everloop.cli.main import common, open_workspace
+from everloop.cli.output import json_document, key_values, say, table
+from everloop.core.time import parse_instant
+from everloop.errors import InvalidInput
+
+__all__ = ["run"]
+
+
+class _RunGroup(click.Group):
+    # `everloop run loop.py:retrain until=2013-04-01` reads better than `run start ...`.
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and ":" in args[0]:
+            args = ["start", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_RunGroup)
+def run() -> None:
+    """Run a pipeline (FILE.py:PIPELINE name=value ...); list and show runs."""
+
+
+@run.command("start")
+@click.argument("target", metavar="FILE.py:PIPELINE")
+@click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--resume", default="", metavar="RUN", help="Go on with this run, under its id.")
+@common
+def start(
+    target: str, arguments: tuple[str, ...], resume: str, location: str | None, as_json: bool
+) -> None:
+    """Run a pipeline in this process."""
+    from everloop.core.context import using
+    from everloop.pipelines.load import load_pipeline
+
+    with open_workspace(location, must_exist=False) as workspace, using(workspace):
+        pipeline = load_pipeline(target)
+        given = _arguments(pipeline.function, arguments)
+        result = pipeline.run(resume=resume, **given)
+        found = workspace.tracking.run(pipeline.run_id)
+        steps = workspace.pipelines.steps(pipeline.run_id)
+    if as_json:
+        return json_document({"run": found, "steps": steps, "result": _shown(result)})
+    ran = sum(step.outcome == "ran" for step in steps)
+    say(f"run {found.id} {found.state}: {ran} steps ran, {len(steps) - ran} were cached")
+    click.echo(_shown(result))
+
+
+@run.command("list")
+@click.option("--experiment", default="", help="Only runs of this experiment.")
+@click.option("--limit", default=20, show_default=True)
+@common
+def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> None:
+    """The latest runs."""
+    with open_workspace(location) as workspace:
+        chosen = [workspace.tracking.experiment_by_name(experiment).id] if experiment else None
+        found = workspace.tracking.runs(chosen, limit=limit).runs
+    if as_json:
+        return json_document(found)
+    table(
+        ("id", "name", "pipeline", "state", "started", "metrics"),
+        [
+            (
+                r.id,
+                r.name,
+                r.pipeline,
+                r.state,
+                r.started_at,
+                " ".join(f"{k}={v:.4g}" for k, v in sorted(r.metrics.items())[:4]),
+            )
+            for r in found
+        ],
+    )
+
+
+@run.command("show")
+@click.argument("run_id", metavar="RUN")
+@common
+def show(run_id: str, location: str | None, as_json: bool) -> None:
+    """One run: parameters, data, code, steps, metrics."""
+    with open_workspace(location) as workspace:
+        found = workspace.tracking.run(run_id)
+        steps = workspace.pipelines.steps(run_id)
+    if as_json:
+        return json_document({"run": found, "steps": steps})
+    key_values(
+        [
+            ("run", found.id),
+            ("pipeline", found.pipeline),
+            ("state", found.state),
+            ("actor", found.actor),
+            ("started", found.started_at),
+            ("ended", found.ended_at),
+            ("code", found.code[:16]),
+            ("git", " ".join(f"{k}={v}" for k, v in found.git.items())),
+            ("data", " ".join(f"{i.dataset}@{i.version}" for i in found.inputs)),
+            *((f"param {k}", v) for k, v in sorted(found.params.items())),
+            *((f"metric {k}", v) for k, v in sorted(found.metrics.items())),
+        ]
+    )
+    table(
+        ("seq", "step", "outcome", "seconds", "key"),
+        [
+            (s.seq, s.step, s.outcome, (s.ended_at - s.started_at).total_seconds(), s.key[:12])
+            for s in steps
+        ],
+    )
+    if found.error:
+        say(found.error)
+
+
+def _arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function)
+    known = inspect.signature(function).parameters
+    faults, arguments = [], {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            faults.append((item, "write it as name=value"))
+        elif name not in known:
+            faults.append((name, f"unknown; the pipeline takes: {', '.join(known)}"))
+        else:
+            try:
+                arguments[name] = _parse(text, hints.get(name, str))
+            except ValueError as error:
+                faults.append((name, str(error).splitlines()[0]))
+    if faults:
+        raise InvalidInput("the arguments of the pipeline are wrong", faults)
+    return arguments
+
+
+def _parse(text: str, hint: Any) -> Any:
+    if hint is datetime:
+        return parse_instant(text)
+    if hint is date:
+        return date.fromisoformat(text)
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if hint in (int, float):
+        return hint(text)
+    return text
+
+
+def _shown(result: Any) -> Any:
+    return getattr(result, "ref", None) or (
+        result if isinstance(result, str | int | float) else repr(result)
+    )

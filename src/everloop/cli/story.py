@@ -1,0 +1,65 @@
+"""``everloop why``, ``story`` and ``events``: what happened, and because of what."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from everloop.cli.main import common, open_workspace
+from everloop.cli.output import json_document, table
+
+__all__ = ["events", "story", "why"]
+
+
+@click.command()
+@click.argument("prediction")
+@common
+def why(prediction: str, location: str | None, as_json: bool) -> None:
+    """Everything behind one PREDICTION id: model, run, code, features, rows, owners."""
+    from everloop.governance.render import why_text
+
+    with open_workspace(location) as workspace:
+        found = workspace.governance.why(prediction)
+    if as_json:
+        return json_document(found)
+    click.echo(why_text(found))
+
+
+@click.command()
+@click.argument("loop")
+@common
+def story(loop: str, location: str | None, as_json: bool) -> None:
+    """The chain of causes of a LOOP: alert, trigger, run, verdict, rollout."""
+    from everloop.governance.render import story_text
+
+    with open_workspace(location) as workspace:
+        found = workspace.governance.story(loop)
+    if as_json:
+        return json_document(found)
+    click.echo(story_text(found))
+
+
+@click.command()
+@click.option("--kind", default="", help="Only events of this kind, such as alert.Fired.")
+@click.option("--subject", default="", help="Only events of this subject, such as model:churn/3.")
+@click.option("--after", default=0, help="Only events after this position.")
+@click.option("--limit", default=50, show_default=True, help="At most so many, newest first.")
+@common
+def events(
+    kind: str, subject: str, after: int, limit: int, location: str | None, as_json: bool
+) -> None:
+    """The event log, newest first."""
+    with open_workspace(location) as workspace:
+        found = workspace.lineage.events(
+            after=after, kind=kind, subject=subject, limit=limit, newest=True
+        )
+    if as_json:
+        return json_document(found)
+    table(
+        ("seq", "at", "kind", "subject", "actor", "body"),
+        [
+            (e.seq, e.at, e.kind, e.subject, e.actor, json.dumps(e.body, default=str)[:120])
+            for e in found
+        ],
+    )

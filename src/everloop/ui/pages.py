@@ -1,0 +1,105 @@
+"""The pages: an overview and a page for each loop, each with a ``.json`` twin.
+
+They are rendered on the server and read without JavaScript; charts are islands on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from everloop.errors import EverloopError, http_status
+from everloop.ui import views
+from everloop.workspace import Workspace
+
+__all__ = ["SECURITY_HEADERS", "routes"]
+
+_HERE = Path(__file__).parent
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self'; object-src 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'; form-action 'self'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def routes(workspace: Workspace) -> list[BaseRoute]:
+    """The routes of the pages."""
+    templates = _templates()
+
+    def page(template: str, view: Callable[[str], Any]) -> Callable[[Request], Any]:
+        async def handler(request: Request) -> Response:
+            name = request.path_params.get("name", "")
+            as_json = request.url.path.endswith(".json")
+            try:
+                found = await run_in_threadpool(view, name)
+            except EverloopError as error:
+                if as_json:
+                    raise
+                html = templates.get_template("error.html").render(error=error)
+                return _html(html, http_status(error))
+            if as_json:
+                return Response(msgspec.json.encode(found), media_type="application/json")
+            return _html(templates.get_template(template).render(page=found))
+
+        return handler
+
+    first = page("overview.html", lambda _: views.overview(workspace))
+    loop = page("loop.html", lambda name: views.loop_page(workspace, name))
+    return [
+        Route("/", first),
+        Route("/overview.json", first),
+        Route("/loops/{name}.json", loop),
+        Route("/loops/{name}", loop),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
+    ]
+
+
+def _html(text: str, status: int = 200) -> Response:
+    return Response(
+        text, status_code=status, media_type="text/html; charset=utf-8", headers=SECURITY_HEADERS
+    )
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["day"] = lambda at: at.strftime("%Y-%m-%d") if at else "-"
+    environment.filters["minute"] = _minute
+    environment.filters["span"] = _span
+    environment.filters["figure"] = lambda value: "-" if value is None else f"{value:.4g}"
+    return environment
+
+
+def _minute(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M") if at else "-"
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,181 @@
+"""What the pages show, as data: the HTML page and its ``.json`` twin render the same struct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from everloop.core.deploy import Deployment, Rollout
+from everloop.core.model import Model
+from everloop.core.monitor import Alert, Window
+from everloop.core.policy import Firing, LoopSpec
+from everloop.core.run import Run
+from everloop.workspace import Workspace
+
+__all__ = ["LoopPage", "LoopRow", "Mark", "Overview", "Series", "loop_page", "overview"]
+
+
+class LoopRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One loop on the overview."""
+
+    name: str
+    owner: str
+    state: str
+    champion: int
+    problem: str
+    open_alerts: int
+    firings: int
+    last_firing: Firing | None
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """The first page."""
+
+    loops: list[LoopRow]
+    runs: list[Run]
+    models: list[Model]
+    deployments: list[Deployment]
+    alerts: list[Alert]
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a chart: seconds since 1970 (UTC) and values, None where undefined."""
+
+    name: str
+    at: list[float]
+    values: list[float | None]
+    bounds: list[float | None]
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened, on the time axis of a chart."""
+
+    at: float
+    kind: str
+    label: str
+
+
+class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One loop with its time line and its performance."""
+
+    spec: LoopSpec
+    state: str
+    deployment: Deployment | None
+    rollouts: list[Rollout]
+    service_levels: list[Any]
+    series: list[Series]
+    marks: list[Mark]
+    story: list[Any]
+    alerts: list[Alert]
+
+
+def overview(workspace: Workspace) -> Overview:
+    """The state of everything, newest first."""
+    deployments = workspace.deployment.deployments()
+    alerts = workspace.monitoring.alerts()
+    loops = [
+        _loop_row(workspace, spec, deployments, alerts) for spec in workspace.automation.loops()
+    ]
+    return Overview(
+        loops=loops,
+        runs=list(workspace.tracking.runs(limit=15).runs),
+        models=workspace.registry.models(),
+        deployments=deployments,
+        alerts=sorted(alerts, key=lambda alert: alert.opened_at, reverse=True)[:15],
+    )
+
+
+def _loop_row(
+    workspace: Workspace, spec: LoopSpec, deployments: list[Deployment], alerts: list[Alert]
+) -> LoopRow:
+    firings = workspace.automation.firings(spec.name)
+    mine = [alert for alert in alerts if alert.deployment == spec.name and alert.state == "firing"]
+    deployment = next((d for d in deployments if d.name == spec.name), None)
+    acted = [f for f in firings if f.outcome in ("queued", "running", "done", "failed")]
+    return LoopRow(
+        name=spec.name,
+        owner=spec.owner,
+        state=_state(spec, deployment, mine, firings),
+        champion=_champion(deployment),
+        problem=spec.charter.problem,
+        open_alerts=len(mine),
+        firings=len(acted),
+        last_firing=max(acted, key=lambda f: f.created_at, default=None),
+    )
+
+
+def loop_page(workspace: Workspace, name: str) -> LoopPage:
+    """Everything about one loop.
+
+    Raises:
+        NotFound: If there is no such loop.
+    """
+    spec = workspace.automation.loop(name)
+    deployment = next((d for d in workspace.deployment.deployments() if d.name == name), None)
+    alerts = workspace.monitoring.alerts(name)
+    firings = workspace.automation.firings(name)
+    windows = workspace.monitoring.windows(name)
+    return LoopPage(
+        spec=spec,
+        state=_state(spec, deployment, [a for a in alerts if a.state == "firing"], firings),
+        deployment=deployment,
+        rollouts=workspace.deployment.rollouts(name) if deployment else [],
+        service_levels=list(workspace.governance.service_levels(name)),
+        series=_series(spec, windows),
+        marks=_marks(workspace, name, alerts),
+        story=list(workspace.governance.story(name)),
+        alerts=alerts[::-1],
+    )
+
+
+def _state(
+    spec: LoopSpec, deployment: Deployment | None, firing: list[Alert], firings: list[Firing]
+) -> str:
+    if spec.paused:
+        return "paused"
+    if any(f.outcome in ("queued", "running") for f in firings):
+        return "retraining"
+    if deployment is None:
+        return "not deployed"
+    if len(deployment.arms) > 1:
+        return "rolling out"
+    return "alert" if firing else "healthy"
+
+
+def _champion(deployment: Deployment | None) -> int:
+    arm = deployment.arm("champion") if deployment else None
+    return arm.version if arm else 0
+
+
+def _series(spec: LoopSpec, windows: Iterable[Window]) -> list[Series]:
+    by_monitor: dict[str, list[Window]] = {m.name: [] for m in spec.monitors}
+    for window in windows:
+        if window.mature:
+            by_monitor.setdefault(window.monitor, []).append(window)
+    return [
+        Series(
+            name=name,
+            at=[_seconds(w.start) for w in found],
+            values=[w.value for w in found],
+            bounds=[w.bound for w in found],
+        )
+        for name, found in by_monitor.items()
+        if found
+    ]
+
+
+def _marks(workspace: Workspace, name: str, alerts: list[Alert]) -> list[Mark]:
+    marks = [Mark(at=_seconds(a.opened_at), kind="alert", label=a.monitor) for a in alerts]
+    for verdict in workspace.evaluation.verdicts(name):
+        kind = "passed" if verdict.passed else "refused"
+        marks.append(
+            Mark(at=_seconds(verdict.at), kind=kind, label=f"version {verdict.candidate} {kind}")
+        )
+    return sorted(marks, key=lambda mark: mark.at)
+
+
+def _seconds(at: datetime) -> float:
+    return at.timestamp()

@@ -1,0 +1,399 @@
+"""The composition root: settings -> back ends -> services. The only place that names a back end.
+
+A :class:`Workspace` is one catalog and one object store. Embedded it opens them itself; remote it
+holds the same services as stand-ins that call a server. Services load when they are first used.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from everloop import settings
+from everloop.access.policy import Authorizer, EmbeddedAuthorizer
+from everloop.access.service import Service
+from everloop.core.context import set_opener
+from everloop.core.time import Clock
+from everloop.errors import InvalidInput, StateError
+from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from everloop.access.remote import Transport
+    from everloop.automation.runner import LoopRunner
+    from everloop.automation.service import AutomationService
+    from everloop.catalog.engine import Catalog
+    from everloop.data.objects import ObjectService
+    from everloop.data.service import DataService
+    from everloop.deployment.predictions import PredictionService
+    from everloop.deployment.service import DeploymentService
+    from everloop.evaluation.service import EvaluationService
+    from everloop.features.online import OnlineFeatures
+    from everloop.features.service import FeatureService
+    from everloop.governance.service import GovernanceService
+    from everloop.lineage.service import LineageService
+    from everloop.monitoring.service import MonitoringService
+    from everloop.pipelines.service import PipelineService
+    from everloop.ports.online import OnlineStore
+    from everloop.registry.service import RegistryService
+    from everloop.serving.loader import Router
+    from everloop.serving.route import Answers, ServedFeatures
+    from everloop.serving.worker import ServingServices
+    from everloop.tracking.service import TrackingService
+
+__all__ = ["AREAS", "Workspace", "open_workspace"]
+
+#: The services by the name of their area, which is also the attribute of the workspace.
+AREAS = (
+    "objects",
+    "data",
+    "lineage",
+    "tracking",
+    "pipelines",
+    "features",
+    "registry",
+    "evaluation",
+    "deployment",
+    "predictions",
+    "monitoring",
+    "automation",
+    "governance",
+)
+
+_S = TypeVar("_S", bound=Service)
+
+# Plain functions (`ev.read`, a pipeline's `run`) open the default workspace where none is set.
+set_opener(lambda: open_workspace())
+
+
+def open_workspace(
+    location: str | os.PathLike[str] | None = None,
+    *,
+    clock: Clock | None = None,
+    actor: str | None = None,
+) -> Workspace:
+    """Open the workspace at `location`, making it if it is a folder that does not exist yet.
+
+    Args:
+        location: A folder, ``postgresql://...`` (objects then lie where ``EVERLOOP_OBJECTS`` says,
+            or in ``./.everloop``), or ``http://host:port`` of a server. Nothing means
+            ``EVERLOOP_DIR``, or ``./.everloop``.
+        clock: Tells the time of every decision; the machine's clock if not given.
+        actor: Whom events name; the user of this process if not given.
+
+    Raises:
+        BackendError: If it cannot be opened; says why and what to do.
+    """
+    found = settings.load()
+    where = os.fspath(location) if location is not None else found.location
+    if not where:
+        raise InvalidInput("the location of a workspace must not be empty")
+    return Workspace(where, objects=found.objects, clock=clock, actor=actor or found.actor)
+
+
+class Workspace:
+    """One catalog and one object store, with a service for each area.
+
+    Use it as a context manager, or call :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        objects: str = "",
+        clock: Clock | None = None,
+        actor: str = "",
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self.location = location
+        self.actor = actor
+        self._authorizer = authorizer or EmbeddedAuthorizer()
+        self.catalog: Catalog | None = None
+        self._transport: Transport | None = None
+        if location.startswith(("http://", "https://")):
+            from everloop.access.remote import Transport
+
+            self._transport = Transport(location, actor=actor)
+            self.folder = Path(settings.DEFAULT_DIR)
+            return
+        from everloop.catalog.engine import Catalog
+
+        url, self.folder = _catalog_of(location)
+        self.catalog = Catalog(url, clock=clock, actor=actor)
+        self._objects = Path(objects) if objects else self.folder / "objects"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the services are executed by a server."""
+        return self._transport is not None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of decisions; the machine's for a remote workspace."""
+        if self.catalog is not None:
+            return self.catalog.clock
+        from everloop.core.time import SystemClock
+
+        return SystemClock()
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """The object store."""
+        if self.is_remote:
+            from everloop.data.remote_blobs import RemoteBlobs
+
+            return RemoteBlobs(self.objects)
+        from everloop.backends.blobs.local import LocalBlobs
+
+        return LocalBlobs(self._objects)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store of features, written by one process."""
+        from everloop.backends.online.lmdb import LmdbOnline
+
+        return LmdbOnline(self._local("the online store") / "online")
+
+    @cached_property
+    def objects(self) -> ObjectService:
+        """Immutable bytes."""
+        from everloop.data.objects import ObjectService
+
+        if self._transport is not None:
+            return self._remote(ObjectService)
+        return ObjectService(self._catalog, self.blobs, self._authorizer)
+
+    @cached_property
+    def data(self) -> DataService:
+        """Datasets and their versions."""
+        from everloop.data.service import DataService
+
+        return self._service(DataService)
+
+    @cached_property
+    def lineage(self) -> LineageService:
+        """What led to what, and the event log."""
+        from everloop.lineage.service import LineageService
+
+        if self._transport is not None:
+            return self._remote(LineageService)
+        return LineageService(self._catalog, self._authorizer)
+
+    @cached_property
+    def tracking(self) -> TrackingService:
+        """Experiments and runs."""
+        from everloop.tracking.service import TrackingService
+
+        return self._service(TrackingService)
+
+    @cached_property
+    def pipelines(self) -> PipelineService:
+        """Runs of pipelines and stored results of steps."""
+        from everloop.pipelines.service import PipelineService
+
+        return self._service(PipelineService)
+
+    @cached_property
+    def features(self) -> FeatureService:
+        """Feature definitions."""
+        from everloop.features.service import FeatureService
+
+        return self._service(FeatureService, "data")
+
+    @cached_property
+    def registry(self) -> RegistryService:
+        """Models, versions, aliases."""
+        from everloop.registry.service import RegistryService
+
+        return self._service(RegistryService)
+
+    @cached_property
+    def evaluation(self) -> EvaluationService:
+        """Verdicts."""
+        from everloop.evaluation.service import EvaluationService
+
+        if self._transport is not None:
+            return self._remote(EvaluationService)
+        return EvaluationService(self._catalog, self._authorizer)
+
+    @cached_property
+    def deployment(self) -> DeploymentService:
+        """Deployments and rollouts."""
+        from everloop.deployment.service import DeploymentService
+
+        if self._transport is not None:
+            return self._remote(DeploymentService)
+        return DeploymentService(self._catalog, self._authorizer, self.registry)
+
+    @cached_property
+    def predictions(self) -> PredictionService:
+        """The log of predictions and labels."""
+        from everloop.deployment.predictions import PredictionService
+
+        return self._service(PredictionService)
+
+    @cached_property
+    def monitoring(self) -> MonitoringService:
+        """Monitors, windows, alerts."""
+        from everloop.monitoring.service import MonitoringService
+
+        return self._service(MonitoringService, "predictions", "registry", "deployment")
+
+    @cached_property
+    def automation(self) -> AutomationService:
+        """Loops, triggers, firings."""
+        from everloop.automation.service import AutomationService
+
+        if self._transport is not None:
+            return self._remote(AutomationService)
+        return AutomationService(self._catalog, self._authorizer)
+
+    @cached_property
+    def governance(self) -> GovernanceService:
+        """Charters, cards, stories."""
+        from everloop.governance.service import GovernanceService
+
+        needs = ("data", "tracking", "registry", "evaluation", "deployment", "predictions")
+        return self._service(GovernanceService, *needs)
+
+    def online_features(self, feature_set: str) -> OnlineFeatures:
+        """The online side of a feature set: push what became known, look up what is."""
+        from everloop.features.online import OnlineFeatures
+
+        return OnlineFeatures(self.features.feature_set(feature_set), self.online)
+
+    def open_router(
+        self, *, only: tuple[str, ...] = (), worker: str = "", readonly: bool = False
+    ) -> Router:
+        """Routes of this process, not loaded yet: call ``refresh()``.
+
+        Args:
+            only: Deployments to serve; empty means all.
+            worker: Name under which revisions are acknowledged.
+            readonly: Open the online store for reading only, as serving workers do.
+        """
+        from everloop.serving.loader import RouteLoader, Router
+
+        services = self.serving_services(readonly=readonly)
+        loader = RouteLoader(services.models, services.load, services.features)
+        return Router(self.deployment, loader, only=only, worker=worker, pid=os.getpid())
+
+    def serving_services(self, *, readonly: bool = True) -> ServingServices:
+        """What serving is composed of."""
+        from everloop.registry.flavors import load_predictor
+        from everloop.serving.worker import ServingServices
+
+        return ServingServices(
+            deployments=self.deployment,
+            models=self.registry,
+            predictions=self.predictions,
+            load=load_predictor,
+            features=lambda name: self._served_features(name, readonly=readonly),
+            close=self.close,
+        )
+
+    def _served_features(self, name: str, *, readonly: bool) -> ServedFeatures:
+        from everloop.features.online import OnlineFeatures
+        from everloop.serving.route import ServedFeatures
+
+        found = self.features.feature_set(name)
+        store = self._online_reader if readonly else self.online
+        return ServedFeatures(
+            request_schema=found.request_schema,
+            names=tuple(found.names),
+            time_field=found.time,
+            lookup=OnlineFeatures(found, store),
+        )
+
+    @cached_property
+    def _online_reader(self) -> OnlineStore:
+        from everloop.backends.online.lmdb import LmdbOnline
+
+        return LmdbOnline(self._local("the online store") / "online", readonly=True)
+
+    def log_answers(self, answers: Answers) -> None:
+        """Log what was answered, durably, past any buffer."""
+        from everloop.serving.log import prediction_table
+
+        if len(answers):
+            self.predictions.log(answers.snapshot.deployment, prediction_table([answers]))
+
+    def loop_runner(self, root: Path | None = None) -> LoopRunner:
+        """What does the work of the loops in this process."""
+        from everloop.automation.runner import LoopRunner
+
+        return LoopRunner(self, root=root)
+
+    def service(self, area: str) -> Service:
+        """The service of `area`."""
+        found: Service = getattr(self, area)
+        return found
+
+    def close(self) -> None:
+        """Give back connections and files; safe to call twice."""
+        for store in ("online", "_online_reader"):
+            if store in self.__dict__:
+                self.__dict__.pop(store).close()
+        if self.catalog is not None:
+            self.catalog.close()
+        if self._transport is not None:
+            self._transport.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.location!r})"
+
+    @property
+    def _catalog(self) -> Catalog:
+        if self.catalog is None:
+            raise StateError(f"{self.location} is a server; its catalog is not here")
+        return self.catalog
+
+    def _local(self, what: str) -> Path:
+        if self.is_remote:
+            raise StateError(f"{what} lives beside the server", hint="run this where the server is")
+        return self.folder
+
+    def _remote(self, service: type[_S]) -> _S:
+        from everloop.access.remote import remote
+
+        assert self._transport is not None
+        return remote(service, self._transport)
+
+    def _service(self, service: type[_S], *needs: str) -> _S:
+        if self._transport is not None:
+            return self._remote(service)
+        others = [getattr(self, area) for area in needs]
+        make: Any = service
+        made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
+        return made
+
+
+def _catalog_of(location: str) -> tuple[str, Path]:
+    if location.startswith(("postgresql:", "postgres:", "postgresql+")):
+        return location, Path(settings.DEFAULT_DIR)
+    if location.startswith("sqlite:///"):
+        return location, Path(location.removeprefix("sqlite:///")).parent
+    if "://" in location:
+        scheme = location.split("://")[0]
+        raise InvalidInput(
+            f"no workspace can be opened at {scheme}://",
+            hint="use a folder, sqlite:///path, postgresql://user@host/database or http://host:port",
+        )
+    folder = Path(location).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"{folder} is a file, not a folder")
+    return f"sqlite:///{folder.absolute()}/catalog.sqlite", folder
