@@ -95,7 +95,7 @@ def ask(
     parts = body if isinstance(body, list) else [body]
     scope = {
         "type": "http",
-        "asgi": {"version": "3.0"},
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": method,
         "scheme": "http",

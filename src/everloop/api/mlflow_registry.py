@@ -84,6 +84,7 @@ class _CreateVersion(msgspec.Struct):
     name: Text
     source: Text
     run_id: str | None = ""
+    model_id: str | None = ""
     tags: list[KeyValue] | None = None
     description: str | None = ""
 
@@ -247,6 +248,9 @@ def _delete_alias(workspace: Workspace, asked: _Alias) -> dict[str, Any]:
 def _create_version(workspace: Workspace, asked: _CreateVersion) -> dict[str, Any]:
     run_id = asked.run_id or ""
     _check_source(asked.source, run_id)
+    logged = _LOGGED_MODEL.match(asked.source)
+    if model_id := asked.model_id or (logged[1] if logged else ""):
+        run_id = workspace.tracking.logged_model(model_id).source_run_id or run_id
     made = workspace.registry.register_source(
         asked.name,
         asked.source,

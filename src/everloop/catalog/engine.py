@@ -264,6 +264,7 @@ def _explained(error: Exception, url: URL) -> BackendError:
         "readonly": "the folder or file is read-only; choose another with --dir",
         "unable to open": "check that the folder exists and may be written",
         "disk is full": "free space, then do it again; nothing was half-written",
+        "disk I/O": "the disk is full, over its quota or failing; correct it, then do it again",
         "locked": "another process holds the catalog for long; find it, then do it again",
         "not a database": "the file is not an Everloop catalog, or is damaged",
         "connection": "check that the server is up and the address is right; it can be tried again",

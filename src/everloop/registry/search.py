@@ -12,6 +12,9 @@ from everloop.tracking.search import Grammar, Order
 
 __all__ = ["page_of_models", "page_of_versions"]
 
+#: Clients ask for models that are no prompts by this tag being other than "true", and mean those
+#: without it too; any other tag that is absent meets no comparison.
+_PROMPT = "mlflow.prompt.is_prompt"
 _TAGS = {"tag": "tag", "tags": "tag"}
 _MODELS = Grammar(
     attributes={
@@ -48,6 +51,8 @@ def page_of_models(
 
     def values(model: Model, entity: str, key: str) -> list[Any]:
         if entity == "tag":
+            if key == _PROMPT and key not in model.tags:
+                return ["false"]
             return [model.tags[key]] if key in model.tags else []
         attributes = {
             "name": model.name,

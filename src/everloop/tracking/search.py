@@ -270,7 +270,8 @@ class _Parser:
             value: int | float = int(token.text)
         except ValueError:
             value = float(token.text)
-        if not (math.isfinite(value) and (isinstance(value, float) or abs(value) < _INT64)):
+        fits = abs(value) < _INT64 if isinstance(value, int) else math.isfinite(value)
+        if not fits:
             self.wrong(token, "a number that fits 64 bits")
         return value
 
