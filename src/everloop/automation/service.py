@@ -136,7 +136,7 @@ class AutomationService(Service):
                     if firing is not None:
                         made.append(firing)
             newest = select(tables.events.c.seq).order_by(tables.events.c.seq.desc()).limit(1)
-            ledger.put_cursor(tx, _CURSOR, int(tx.scalar(newest) or 0))
+            ledger.put_cursors(tx, {_CURSOR: int(tx.scalar(newest) or 0)})
         return made
 
     @action("loop:run", on="name")
@@ -299,9 +299,7 @@ def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_
         if event.body.get("deployment") == spec.name and event.body.get("monitor") == trigger.value
     }
     still_open = {
-        alert.id
-        for alert in ledger.alerts(tx, spec.name, open_only=True)
-        if alert.monitor == trigger.value
+        alert.id for alert in ledger.open_alerts(tx, spec.name) if alert.monitor == trigger.value
     }
     for identifier in sorted(new.keys() | still_open):
         earlier = statements.firings(tx, spec.name, key_prefix=identifier)
@@ -333,7 +331,7 @@ def _due_schedule(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator
 
 def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:
     table = tables.events
-    query = select(table).where(table.c.seq > ledger.cursor(tx, _CURSOR), table.c.kind == kind)
+    query = select(table).where(table.c.seq > ledger.cursors(tx, _CURSOR)[0], table.c.kind == kind)
     for row in tx.all(query.order_by(table.c.seq)):
         yield Event(**row._asdict())
 
