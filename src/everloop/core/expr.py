@@ -144,7 +144,7 @@ class Expr:
         return _call("log", self)
 
     def exp(self) -> Call:
-        """e to the power of this; infinity where it is too large."""
+        """E to the power of this; infinity where it is too large."""
         return _call("exp", self)
 
     def sqrt(self) -> Call:
@@ -280,7 +280,7 @@ class Constant(Expr, msgspec.Struct, frozen=True, eq=False, tag="lit", tag_field
     @property
     def python(self) -> Any:
         """The value as Python has it; an instant as microseconds since 1970."""
-        return float(self.value) if self.kind == "float" else self.value  # type: ignore[arg-type]
+        return float(str(self.value)) if self.kind == "float" else self.value
 
 
 class Call(Expr, msgspec.Struct, frozen=True, eq=False, tag="call", tag_field="op"):
@@ -385,7 +385,7 @@ def kind_of(type: FieldType) -> Kind:
     if type in ("timestamp", "date"):
         return "timestamp"
     if type in ("bool", "string"):
-        return type  # type: ignore[return-value]
+        return type
     raise InvalidInput(f"expressions do not read {type} columns")
 
 
@@ -465,10 +465,10 @@ _NUMBERS: tuple[Kind, ...] = ("int", "float")
 _ANY: tuple[Kind, ...] = ("bool", "int", "float", "string", "timestamp")
 # operator: (number of arguments, kinds it takes, kind it gives)
 _RULES: dict[str, tuple[int, tuple[Kind, ...], Kind]] = {
-    **{name: (2, _NUMBERS, "float") for name in _ARITHMETIC},
-    **{name: (1, _NUMBERS, "float") for name in (*_ROUNDINGS, "clip")},
-    **{name: (2, _ANY, "bool") for name in _COMPARISONS},
-    **{name: (1, ("timestamp",), "int") for name in DATE_PARTS},
+    **dict.fromkeys(_ARITHMETIC, (2, _NUMBERS, "float")),
+    **dict.fromkeys((*_ROUNDINGS, "clip"), (1, _NUMBERS, "float")),
+    **dict.fromkeys(_COMPARISONS, (2, _ANY, "bool")),
+    **dict.fromkeys(DATE_PARTS, (1, ("timestamp",), "int")),
     "and": (2, ("bool",), "bool"),
     "or": (2, ("bool",), "bool"),
     "not": (1, ("bool",), "bool"),

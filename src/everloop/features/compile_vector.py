@@ -110,7 +110,7 @@ def _branch(condition: Array, first: Vector, second: Vector) -> Vector:
     if first.valid is not None or second.valid is not None:
         valid = np.where(condition, first.mask(), second.mask())
     if kind == "string":
-        words = [*(first.words or ["" ]), *(second.words or [""])]
+        words = [*(first.words or [""]), *(second.words or [""])]
         shift = len(first.words or [""])
         left = first.data if first.words else np.zeros(first.data.shape, np.int32)
         right = (second.data if second.words else np.zeros(second.data.shape, np.int32)) + shift
@@ -158,7 +158,9 @@ def _cast(call: Call, args: list[Vector]) -> Vector:
     if arg.words is not None:
         return arg
     distinct, codes = np.unique(arg.data, return_inverse=True)
-    words = [str(value).lower() if arg.kind == "bool" else str(value) for value in distinct.tolist()]
+    words = [
+        str(value).lower() if arg.kind == "bool" else str(value) for value in distinct.tolist()
+    ]
     return Vector("string", codes.reshape(arg.data.shape).astype(np.int32), arg.valid, words)
 
 
@@ -185,12 +187,11 @@ def date_part(part: str, micros: Array) -> Array:
         return (days + 3) % 7  # 1970 began on a Thursday
     dates = days.astype("M8[D]")
     if part == "year":
-        return dates.astype("M8[Y]").astype(np.int64) + 1970
+        return np.asarray(dates.astype("M8[Y]").astype(np.int64) + 1970)
     if part == "month":
-        return dates.astype("M8[M]").astype(np.int64) % 12 + 1
-    if part == "day":
-        return (dates - dates.astype("M8[M]")).astype(np.int64) + 1
-    return (dates - dates.astype("M8[Y]")).astype(np.int64) + 1
+        return np.asarray(dates.astype("M8[M]").astype(np.int64) % 12 + 1)
+    begin = dates.astype("M8[M]" if part == "day" else "M8[Y]").astype("M8[D]")
+    return np.asarray((dates - begin).astype(np.int64) + 1)
 
 
 def _seconds_since(call: Call, args: list[Vector]) -> Vector:
