@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
     from everloop.core.time import ManualClock
+    from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
+    from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
     from everloop.workspace import open_workspace as open
@@ -59,6 +62,11 @@ _HOMES = {
     "Field": ("everloop.core.schema", ""),
     "Schema": ("everloop.core.schema", ""),
     "ManualClock": ("everloop.core.time", ""),
+    "commit": ("everloop.data.api", ""),
+    "read": ("everloop.data.api", ""),
+    "champion": ("everloop.registry.api", ""),
+    "make_reference": ("everloop.monitoring.reference", ""),
+    "register": ("everloop.registry.api", ""),
     "Table": ("everloop.data.frame", ""),
     "agg": ("everloop.features.define", ""),
     "col": ("everloop.features.define", ""),
@@ -86,19 +94,24 @@ __all__ = [
     "alert",
     "beats_champion",
     "canary",
+    "champion",
     "charter",
     "col",
+    "commit",
     "drift",
     "feature_set",
     "feature_view",
     "log",
     "loop",
+    "make_reference",
     "model",
     "no_group_worse",
     "open",
     "performance",
     "pipeline",
     "quality",
+    "read",
+    "register",
     "schedule",
     "sla",
     "slo",

@@ -4,6 +4,7 @@ The tree::
 
     EverloopError
       InvalidInput   (ValueError)    the input is wrong; holds every fault
+        TooLarge                     more bytes than this door takes; names the limit
       NotFound       (KeyError)      no such thing; names the nearest ones
       Conflict                       somebody else was first; names the winner
       StateError                     not allowed in the present state; tells what led there
@@ -34,6 +35,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "StateError",
+    "TooLarge",
     "UserCodeError",
     "error_from_wire",
     "exit_code",
@@ -101,6 +103,13 @@ class InvalidInput(EverloopError, ValueError):
         if len(self.faults) > self.SHOWN:
             lines.append(f"  ... and {len(self.faults) - self.SHOWN} more")
         super().__init__("\n".join(lines), hint=hint, details=details)
+
+
+class TooLarge(InvalidInput):
+    """More bytes than this door takes; the message names the limit."""
+
+    code = "too_large"
+    status = 413
 
 
 class NotFound(EverloopError, KeyError):

@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everloop.api import errors, metrics, mlflow, native
+from everloop.api.guard import Guard
 from everloop.errors import EverloopError
 from everloop.ui import pages
 from everloop.workspace import Workspace
@@ -50,8 +52,13 @@ class _Doors:
         return serving_app(self._workspace, self._registry)
 
 
-def make_app(workspace: Workspace) -> ASGIApp:
-    """The application over `workspace`."""
+def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
+    """The application over `workspace`.
+
+    Args:
+        workspace: Embedded; closed when the application shuts down.
+        host: The address that the server is bound to; other names in ``Host`` are refused.
+    """
     registry = CollectorRegistry()
     registry.register(metrics.StateCollector(workspace))
 
@@ -78,8 +85,9 @@ def make_app(workspace: Workspace) -> ASGIApp:
         ],
         exception_handlers={
             EverloopError: errors.on_everloop_error,
+            HTTPException: errors.on_http_exception,
             Exception: errors.on_unknown_error,
         },
         lifespan=lifespan,
     )
-    return _Doors(workspace, framework, registry)
+    return Guard(_Doors(workspace, framework, registry), host=host)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from everloop import settings
 from everloop.access.policy import Authorizer, EmbeddedAuthorizer
 from everloop.access.service import Service
+from everloop.core.context import set_opener
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.access.remote import Transport
+    from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
     from everloop.catalog.engine import Catalog
     from everloop.data.objects import ObjectService
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from everloop.deployment.predictions import PredictionService
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
+    from everloop.features.online import OnlineFeatures
     from everloop.features.service import FeatureService
     from everloop.governance.service import GovernanceService
     from everloop.lineage.service import LineageService
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from everloop.pipelines.service import PipelineService
     from everloop.ports.online import OnlineStore
     from everloop.registry.service import RegistryService
+    from everloop.serving.loader import Router
+    from everloop.serving.route import Answers, ServedFeatures
+    from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
@@ -57,6 +63,9 @@ AREAS = (
 )
 
 _S = TypeVar("_S", bound=Service)
+
+# Plain functions (`ev.read`, a pipeline's `run`) open the default workspace where none is set.
+set_opener(lambda: open_workspace())
 
 
 def open_workspace(
@@ -247,7 +256,76 @@ class Workspace:
         """Charters, cards, stories."""
         from everloop.governance.service import GovernanceService
 
-        return self._service(GovernanceService)
+        needs = ("data", "tracking", "registry", "evaluation", "deployment", "predictions")
+        return self._service(GovernanceService, *needs)
+
+    def online_features(self, feature_set: str) -> OnlineFeatures:
+        """The online side of a feature set: push what became known, look up what is."""
+        from everloop.features.online import OnlineFeatures
+
+        return OnlineFeatures(self.features.feature_set(feature_set), self.online)
+
+    def open_router(
+        self, *, only: tuple[str, ...] = (), worker: str = "", readonly: bool = False
+    ) -> Router:
+        """Routes of this process, not loaded yet: call ``refresh()``.
+
+        Args:
+            only: Deployments to serve; empty means all.
+            worker: Name under which revisions are acknowledged.
+            readonly: Open the online store for reading only, as serving workers do.
+        """
+        from everloop.serving.loader import RouteLoader, Router
+
+        services = self.serving_services(readonly=readonly)
+        loader = RouteLoader(services.models, services.load, services.features)
+        return Router(self.deployment, loader, only=only, worker=worker, pid=os.getpid())
+
+    def serving_services(self, *, readonly: bool = True) -> ServingServices:
+        """What serving is composed of."""
+        from everloop.registry.flavors import load_predictor
+        from everloop.serving.worker import ServingServices
+
+        return ServingServices(
+            deployments=self.deployment,
+            models=self.registry,
+            predictions=self.predictions,
+            load=load_predictor,
+            features=lambda name: self._served_features(name, readonly=readonly),
+            close=self.close,
+        )
+
+    def _served_features(self, name: str, *, readonly: bool) -> ServedFeatures:
+        from everloop.features.online import OnlineFeatures
+        from everloop.serving.route import ServedFeatures
+
+        found = self.features.feature_set(name)
+        store = self._online_reader if readonly else self.online
+        return ServedFeatures(
+            request_schema=found.request_schema,
+            names=tuple(found.names),
+            time_field=found.time,
+            lookup=OnlineFeatures(found, store),
+        )
+
+    @cached_property
+    def _online_reader(self) -> OnlineStore:
+        from everloop.backends.online.lmdb import LmdbOnline
+
+        return LmdbOnline(self._local("the online store") / "online", readonly=True)
+
+    def log_answers(self, answers: Answers) -> None:
+        """Log what was answered, durably, past any buffer."""
+        from everloop.serving.log import prediction_table
+
+        if len(answers):
+            self.predictions.log(answers.snapshot.deployment, prediction_table([answers]))
+
+    def loop_runner(self, root: Path | None = None) -> LoopRunner:
+        """What does the work of the loops in this process."""
+        from everloop.automation.runner import LoopRunner
+
+        return LoopRunner(self, root=root)
 
     def service(self, area: str) -> Service:
         """The service of `area`."""
@@ -256,8 +334,9 @@ class Workspace:
 
     def close(self) -> None:
         """Give back connections and files; safe to call twice."""
-        if "online" in self.__dict__:
-            self.online.close()
+        for store in ("online", "_online_reader"):
+            if store in self.__dict__:
+                self.__dict__.pop(store).close()
         if self.catalog is not None:
             self.catalog.close()
         if self._transport is not None:

@@ -2,17 +2,19 @@
 
 A message is a JSON head, then its attachments; the head's length travels in a header
 (``HEAD_LENGTH``). In the head an attachment stands as ``{"$bytes": n}`` or ``{"$table": n}`` (an
-Arrow IPC stream). Values are decoded by the annotations of the method, so both sides see the same
-types; nothing is ever unpickled.
+Arrow IPC stream), a number that JSON lacks as ``{"$float": "nan"}``, and a user's own object whose
+only key starts with ``$`` as ``{"$object": {...}}``. Values are decoded by the annotations of the
+method, so both sides see the same types; nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
@@ -22,6 +24,18 @@ from everloop.errors import InvalidInput
 __all__ = ["HEAD_LENGTH", "decode_call", "decode_result", "encode_call", "encode_result"]
 
 HEAD_LENGTH = "Everloop-Head-Length"
+
+#: Deepest nesting of objects and lists in a message.
+MAX_DEPTH = 64
+
+_BYTES = (bytes, bytearray, memoryview)
+_Bytes = bytes | bytearray | memoryview
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+class _Head(msgspec.Struct):
+    value: Any = {}
+    sizes: list[Annotated[int, msgspec.Meta(ge=0)]] = []
 
 
 def encode_call(arguments: dict[str, Any]) -> tuple[bytes, int]:
@@ -76,71 +90,104 @@ def _signature(method: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, in
 
 
 def _encode(value: Any) -> tuple[bytes, int]:
-    parts: list[bytes] = []
-    head = msgspec.json.encode({"value": _detach(value, parts), "sizes": [len(p) for p in parts]})
-    return head + b"".join(parts), len(head)
+    streams: dict[int, memoryview] = {}
 
+    def foreign(value: Any) -> memoryview:
+        if not isinstance(value, pa.Table):
+            raise InvalidInput(f"a value of type {type(value).__name__} cannot be sent to a server")
+        view = memoryview(_stream_of(value))
+        streams[id(view)] = view
+        return view
 
-def _detach(value: Any, parts: list[bytes]) -> Any:
-    if isinstance(value, pa.Table):
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema) as writer:
-            writer.write_table(value)
-        parts.append(sink.getvalue().to_pybytes())
-        return {"$table": len(parts) - 1}
-    if isinstance(value, bytes | bytearray | memoryview):
-        parts.append(bytes(value))
-        return {"$bytes": len(parts) - 1}
-    if isinstance(value, dict):
-        return {key: _detach(item, parts) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_detach(item, parts) for item in value]
+    parts: list[_Bytes] = []
+    builtins = msgspec.to_builtins(value, builtin_types=_BYTES, enc_hook=foreign)
+    plain = _detach(builtins, parts, streams)
     try:
-        return msgspec.to_builtins(value)
-    except TypeError:
-        raise InvalidInput(
-            f"a value of type {type(value).__name__} cannot be sent to a server"
-        ) from None
+        head = msgspec.json.encode({"value": plain, "sizes": [len(part) for part in parts]})
+    except UnicodeEncodeError:
+        raise InvalidInput("a text holds half of a surrogate pair, which is no Unicode") from None
+    return b"".join([head, *parts]), len(head)
+
+
+def _stream_of(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _detach(value: Any, parts: list[_Bytes], streams: dict[int, memoryview]) -> Any:
+    if isinstance(value, dict):
+        plain = {key: _detach(item, parts, streams) for key, item in value.items()}
+        return {"$object": plain} if _looks_like_a_mark(value) else plain
+    if isinstance(value, list):
+        return [_detach(item, parts, streams) for item in value]
+    if isinstance(value, _BYTES):
+        parts.append(value)
+        return {"$table" if id(value) in streams else "$bytes": len(parts) - 1}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    return value
+
+
+def _looks_like_a_mark(value: dict[Any, Any]) -> bool:
+    return len(value) == 1 and str(next(iter(value))).startswith("$")
 
 
 def _decode(body: bytes, head_length: int) -> Any:
     if not 0 <= head_length <= len(body):
         raise InvalidInput(f"{HEAD_LENGTH} {head_length} does not fit a body of {len(body)} bytes")
     try:
-        head = msgspec.json.decode(body[:head_length] or b"{}")
-        sizes = [int(size) for size in head.get("sizes", [])]
-        value = head.get("value", {})
-    except (msgspec.DecodeError, AttributeError, TypeError, ValueError) as error:
+        head = msgspec.json.decode(body[:head_length] or b"{}", type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the head of the message is no JSON of ours: {error}") from None
     view, offset, parts = memoryview(body), head_length, []
-    for size in sizes:
+    for size in head.sizes:
         parts.append(view[offset : offset + size])
         offset += size
-    if offset != len(body) or any(size < 0 for size in sizes):
+    if offset != len(body):
         raise InvalidInput(f"the attachments do not fill the body: {offset} of {len(body)} bytes")
-    return _attach(value, parts)
+    return _attach(head.value, parts, 0)
 
 
-def _attach(value: Any, parts: list[memoryview]) -> Any:
+def _attach(value: Any, parts: list[memoryview], depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"the message is nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):
-        if len(value) == 1:
-            [(kind, index)] = value.items()
-            if kind in ("$table", "$bytes"):
-                if not isinstance(index, int) or not 0 <= index < len(parts):
-                    raise InvalidInput(f"there is no attachment {index!r}")
-                return _read_table(parts[index]) if kind == "$table" else bytes(parts[index])
-        return {key: _attach(item, parts) for key, item in value.items()}
+        if _looks_like_a_mark(value):
+            [(mark, item)] = value.items()
+            return _marked(mark, item, parts, depth)
+        return {key: _attach(item, parts, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_attach(item, parts) for item in value]
+        return [_attach(item, parts, depth + 1) for item in value]
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidInput("a text holds a NUL character, which cannot be stored")
+    if isinstance(value, int) and not _INT64.start <= value < _INT64.stop:
+        raise InvalidInput(f"a number of {value.bit_length()} bits does not fit 64 bits")
     return value
+
+
+def _marked(mark: str, item: Any, parts: list[memoryview], depth: int) -> Any:
+    if mark in ("$table", "$bytes"):
+        if not isinstance(item, int) or not 0 <= item < len(parts):
+            raise InvalidInput("the message names an attachment that it does not have")
+        return _read_table(parts[item]) if mark == "$table" else bytes(parts[item])
+    if mark == "$float" and item in ("nan", "inf", "-inf"):
+        return float(item)
+    if mark == "$object" and isinstance(item, dict):
+        return {key: _attach(inner, parts, depth + 1) for key, inner in item.items()}
+    raise InvalidInput("an object of one key that starts with $ must be wrapped as $object")
 
 
 def _read_table(part: memoryview) -> pa.Table:
     try:
         with pa.ipc.open_stream(pa.py_buffer(part)) as reader:
-            return reader.read_all()
-    except pa.ArrowInvalid as error:
+            table = reader.read_all()
+        # Offsets inside a foreign stream may point anywhere; reading them unchecked is a crash.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"an attached table is no Arrow stream: {error}") from None
+    return table
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -19,7 +19,7 @@ from everloop import __version__
 from everloop.access.service import actions_of
 from everloop.access.wire import HEAD_LENGTH, decode_call, encode_result
 from everloop.core.context import acting
-from everloop.errors import InvalidInput, NotFound
+from everloop.errors import InvalidInput, NotFound, TooLarge
 from everloop.workspace import AREAS, Workspace
 
 __all__ = ["openapi", "routes"]
@@ -70,7 +70,7 @@ def _framed(request: Request, body: bytes) -> tuple[bytes, int]:
     if given is None:  # people and curl send the arguments alone: {"name": "flights"}
         whole = b'{"value":' + (body or b"{}") + b"}"
         return whole, len(whole)
-    if not given.isdigit():
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
         raise InvalidInput(f"{HEAD_LENGTH} must be a number")
     return body, int(given)
 
@@ -80,7 +80,7 @@ async def _read(request: Request) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > MAX_BODY:
-            raise InvalidInput(f"the body is above {MAX_BODY} bytes")
+            raise TooLarge(f"the body is above {MAX_BODY} bytes")
         parts.append(part)
     return b"".join(parts)
 

@@ -130,6 +130,7 @@ runs = _table(
     Column("actor", Text, nullable=False),
     Column("trigger", Text, nullable=False),
     Column("error", Text, nullable=False),
+    Column("owner", Text, nullable=False, server_default=""),
     Column("fence", BigInteger, nullable=False),
     Column("lease_until", Instant),
     Column("lifecycle", Text, nullable=False),
@@ -156,7 +157,7 @@ run_inputs = _table(
     Column("dataset", Text, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("role", Text, primary_key=True),
-    Column("digest", Text, nullable=False),
+    Column("digest", Text, primary_key=True),
     Column("source", Json),
 )
 metric_keys = _table(
@@ -207,6 +208,18 @@ logged_models = _table(
     Column("updated_at", Instant, nullable=False),
     Index("logged_models_run", "source_run_id"),
 )
+logged_model_metrics = _table(
+    "logged_model_metrics",
+    Column("model_id", Text, ForeignKey("logged_models.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, primary_key=True),
+    Column("value", Double, primary_key=True),
+    Column("is_nan", Boolean, primary_key=True),
+    Column("dataset", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+)
 run_outputs = _table(
     "run_outputs",
     Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
@@ -226,6 +239,8 @@ step_runs = _table(
     Column("error", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant, nullable=False),
+    # Clustered by the key: a step's end then touches one page of each table and not two.
+    sqlite_with_rowid=False,
 )
 memos = _table(
     "memos",
@@ -237,6 +252,7 @@ memos = _table(
     Column("run_id", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Index("memos_step", "step", "created_at"),
+    sqlite_with_rowid=False,
 )
 
 # --- features -----------------------------------------------------------------------------------

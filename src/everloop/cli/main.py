@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -35,9 +36,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 
 #: Commands that processes of ours start, not people.
 _HIDDEN: dict[str, tuple[str, str]] = {
-    "_api": ("everloop.cli.server", "api_process"),
+    "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
-    "_serve": ("everloop.cli.server", "serve_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),
 }
 
@@ -64,12 +64,9 @@ class _Lazy(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib
-
             near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
-            if near:
-                error.message += f" Did you mean {near[0]!r}?"
-            raise
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"{error.message}{hint}", ctx) from None
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

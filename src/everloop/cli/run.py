@@ -64,7 +64,8 @@ def start(
 def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> None:
     """The latest runs."""
     with open_workspace(location) as workspace:
-        found = workspace.tracking.runs(experiment=experiment, limit=limit).runs
+        chosen = [workspace.tracking.experiment_by_name(experiment).id] if experiment else None
+        found = workspace.tracking.runs(chosen, limit=limit).runs
     if as_json:
         return json_document(found)
     table(

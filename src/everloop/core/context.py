@@ -14,6 +14,7 @@ __all__ = [
     "current_actor",
     "current_cause",
     "current_workspace",
+    "has_workspace",
     "set_opener",
     "using",
 ]
@@ -67,6 +68,11 @@ def current_workspace() -> Any:
         found = _opener()
         _workspace.set(found)
     return found
+
+
+def has_workspace() -> bool:
+    """Whether a workspace is set in this context; opens none."""
+    return _workspace.get() is not None
 
 
 @contextmanager

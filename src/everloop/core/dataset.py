@@ -65,9 +65,11 @@ class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scope: ``dataset:name@number`` for a commit, ``run:id/step`` for a pipeline step.
         detail: Digest of the Parquet object that holds each row: key columns and old values.
+        dataset: The dataset that the rows come from, or empty.
     """
 
     scope: str
+    dataset: str = ""
     rule: str
     action: Literal["dropped", "changed", "warned"]
     reason: str
@@ -78,9 +80,13 @@ class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One row that a rule dropped or altered, with its key and the values it had."""
+    """One row that a rule dropped or altered, with its key and the values it had.
+
+    Times stand as ISO 8601 text, bytes as hexadecimal digits.
+    """
 
     scope: str
+    dataset: str = ""
     rule: str
     action: str
     reason: str

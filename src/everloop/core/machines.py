@@ -6,11 +6,12 @@ event in one transaction. Nothing here reads a clock, a file or a table.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
-from everloop.errors import StateError
+from everloop.errors import Fault, InvalidInput, StateError
 
 __all__ = [
     "ALERT_STATES",
@@ -21,6 +22,7 @@ __all__ = [
     "RolloutPlan",
     "RolloutState",
     "RunState",
+    "begin_rollout",
     "decide_alert",
     "decide_rollout",
     "next_run_state",
@@ -63,12 +65,16 @@ class RolloutPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """How traffic moves to a new version.
 
     Attributes:
-        steps: Per cent of the traffic that the candidate gets, ascending, ending with 100.
+        steps: Per cent of the traffic that the candidate gets, ascending, ending with 100: reaching
+            the last one is the promotion.
         every_s: Seconds that each step lasts at least.
         shadow_s: Seconds of shadow before the first step; 0 leaves it out.
         min_requests: Answers of the candidate needed before a step may end.
         p99_ms: Abort when the candidate's 99th percentile is above; 0 means no limit.
         error_rate: Abort when the candidate's share of errors is above; 1 means no limit.
+
+    Raises:
+        InvalidInput: With everything that is wrong with the plan.
     """
 
     steps: tuple[float, ...] = (5, 25, 100)
@@ -77,6 +83,22 @@ class RolloutPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     min_requests: int = 0
     p99_ms: float = 0
     error_rate: float = 1
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not self.steps or self.steps[-1] != 100:
+            faults.append(Fault("steps", "must end with 100"))
+        rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
+        if not rising or not all(step > 0 for step in self.steps):
+            faults.append(Fault("steps", "must be above 0 and ascending"))
+        for name in ("every_s", "shadow_s", "min_requests", "p99_ms"):
+            value = getattr(self, name)
+            if not (0 <= value < math.inf):
+                faults.append(Fault(name, f"must be 0 or above, got {value}"))
+        if not 0 <= self.error_rate <= 1:
+            faults.append(Fault("error_rate", f"must be within 0 and 1, got {self.error_rate}"))
+        if faults:
+            raise InvalidInput("the rollout plan is wrong", faults)
 
 
 RolloutStage = Literal["shadow", "canary", "promoted", "aborted"]
@@ -108,17 +130,30 @@ class RolloutDecision(msgspec.Struct, frozen=True):
     reason: str
 
 
+def begin_rollout(plan: RolloutPlan, now_s: float) -> RolloutDecision:
+    """The state in which a rollout starts: shadow, the first step, or promoted if that is all."""
+    if plan.shadow_s > 0:
+        return RolloutDecision(RolloutState("shadow", 0, now_s), 0.0, "advance", "shadow first")
+    return _take_step(plan, 0, now_s, "no shadow asked for")
+
+
 def decide_rollout(
     plan: RolloutPlan, state: RolloutState, seen: RolloutObservation
 ) -> RolloutDecision:
-    """Decide the next move. An objective that is broken takes the weight to 0 at once."""
+    """Decide the next move: at most one step, however long ago the last decision was.
+
+    An objective that is broken takes the weight to 0 at once, also within a step. The error rate is
+    broken when so many errors would come by chance in less than one of 1,000 candidates that are
+    just within the limit; a p99 is judged from 100 answers on, as that of fewer is their slowest.
+    What is above its limit but not yet broken in this sense holds the step until more is seen.
+    """
     if state.stage in ("promoted", "aborted"):
         weight = 100.0 if state.stage == "promoted" else 0.0
         return RolloutDecision(state, weight, "wait", f"already {state.stage}")
-    broken = _broken_objective(plan, seen)
-    if broken:
+    verdict, why = _judge_objectives(plan, seen)
+    if verdict == "broken":
         aborted = RolloutState("aborted", state.step, seen.now_s)
-        return RolloutDecision(aborted, 0.0, "abort", broken)
+        return RolloutDecision(aborted, 0.0, "abort", why)
     lasted, wanted = seen.now_s - state.since_s, plan.every_s
     weight = plan.steps[state.step]
     if state.stage == "shadow":
@@ -128,20 +163,54 @@ def decide_rollout(
     if seen.requests < plan.min_requests:
         reason = f"{seen.requests} of {plan.min_requests} requests seen"
         return RolloutDecision(state, weight, "wait", reason)
+    if verdict == "in doubt":
+        return RolloutDecision(state, weight, "wait", f"{why}, too few answers to tell")
     step = 0 if state.stage == "shadow" else state.step + 1
+    return _take_step(plan, step, seen.now_s, "every objective held")
+
+
+def _take_step(plan: RolloutPlan, step: int, now_s: float, reason: str) -> RolloutDecision:
     if plan.steps[step] >= 100:
-        done = RolloutState("promoted", step, seen.now_s)
-        return RolloutDecision(done, 100.0, "promote", "every objective held")
-    moved = RolloutState("canary", step, seen.now_s)
-    return RolloutDecision(moved, plan.steps[step], "advance", "every objective held")
+        return RolloutDecision(RolloutState("promoted", step, now_s), 100.0, "promote", reason)
+    moved = RolloutState("canary", step, now_s)
+    return RolloutDecision(moved, plan.steps[step], "advance", reason)
 
 
-def _broken_objective(plan: RolloutPlan, seen: RolloutObservation) -> str:
-    if seen.requests and seen.errors / seen.requests > plan.error_rate:
-        return f"error rate {seen.errors / seen.requests:.4f} above {plan.error_rate}"
+_P99_MIN_REQUESTS = 100
+_ERROR_CHANCE = 0.001
+
+
+def _judge_objectives(
+    plan: RolloutPlan, seen: RolloutObservation
+) -> tuple[Literal["held", "in doubt", "broken"], str]:
+    doubt = ""
+    if seen.errors > plan.error_rate * seen.requests:
+        rate = seen.errors / max(seen.requests, 1)
+        doubt = f"error rate {rate:.4f} above {plan.error_rate} ({seen.errors} errors)"
+        if _at_least(seen.errors, seen.requests, plan.error_rate) < _ERROR_CHANCE:
+            return "broken", doubt
     if plan.p99_ms and seen.requests and seen.p99_ms > plan.p99_ms:
-        return f"p99 {seen.p99_ms:.1f} ms above {plan.p99_ms} ms"
-    return ""
+        doubt = f"p99 {seen.p99_ms:.1f} ms above {plan.p99_ms} ms"
+        if seen.requests >= _P99_MIN_REQUESTS:
+            return "broken", doubt
+    return ("in doubt", doubt) if doubt else ("held", "")
+
+
+def _at_least(count: int, trials: int, rate: float) -> float:
+    """The chance of `count` or more of `trials`, each with chance `rate` (binomial tail)."""
+    if rate <= 0 or count > trials:
+        return 0.0
+    if rate >= 1:
+        return 1.0
+    total = 0.0
+    for hits in range(count, trials + 1):
+        ways = math.lgamma(trials + 1) - math.lgamma(hits + 1) - math.lgamma(trials - hits + 1)
+        term = math.exp(ways + hits * math.log(rate) + (trials - hits) * math.log1p(-rate))
+        total += term
+        # Above the mean the terms fall at least geometrically; what is left cannot matter.
+        if term < total * 1e-12:
+            break
+    return total
 
 
 AlertState = Literal["ok", "firing"]

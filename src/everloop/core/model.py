@@ -10,7 +10,15 @@ import msgspec
 from everloop.core.run import Artifact
 from everloop.core.schema import Schema
 
-__all__ = ["FormatTier", "Model", "ModelVersion", "Signature", "VersionState"]
+__all__ = [
+    "FormatTier",
+    "Model",
+    "ModelPage",
+    "ModelVersion",
+    "Signature",
+    "VersionPage",
+    "VersionState",
+]
 
 FormatTier = Literal["safe", "needs-trust"]
 VersionState = Literal["draft", "candidate", "live", "archived"]
@@ -47,6 +55,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         feature_set: Name of the feature set whose values it takes, or empty.
         data: Dataset versions it was trained on, ``{"name": number}``.
         trained_until: No row later than this was trained on; gates hold out what is later.
+        rows: How many rows it was trained on; 0 where nobody said.
         reference: Digest of the object with reference statistics for the monitors, or empty.
         card: Digest of the model card (Markdown), or empty.
     """
@@ -63,6 +72,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     feature_set: str = ""
     data: dict[str, int] = {}
     trained_until: datetime | None = None
+    rows: int = 0
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     environment: dict[str, str] = {}
@@ -80,3 +90,17 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """``name/version``, the way people write it."""
         return f"{self.name}/{self.version}"
+
+
+class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Models in the order asked for; `next_page_token` is empty at the end."""
+
+    models: tuple[Model, ...]
+    next_page_token: str = ""
+
+
+class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions in the order asked for; `next_page_token` is empty at the end."""
+
+    versions: tuple[ModelVersion, ...]
+    next_page_token: str = ""

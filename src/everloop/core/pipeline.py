@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Memo", "StepKey", "StoredValue"]
+__all__ = ["Explanation", "Memo", "PartChange", "StepKey", "StoredValue"]
 
 
 class StepKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,3 +42,32 @@ class Memo(msgspec.Struct, frozen=True, kw_only=True):
     value: StoredValue
     run_id: str
     created_at: datetime
+
+
+class PartChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a key that differs; empty where there is no such part."""
+
+    part: str
+    before: str
+    now: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one call of a step ran or was taken from the store.
+
+    Attributes:
+        outcome: ``ran``, ``cached`` or ``failed``.
+        reason: The sentence that says it.
+        changes: Parts in which its key differs from the nearest one stored before it.
+        compared_run: The run that stored that nearest one, or empty.
+        parts: All parts of its key.
+    """
+
+    step: str
+    seq: int
+    outcome: str
+    reason: str
+    changes: tuple[PartChange, ...] = ()
+    compared_run: str = ""
+    notes: tuple[str, ...] = ()
+    parts: dict[str, str] = {}

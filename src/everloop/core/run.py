@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from everloop.core.machines import RunState
 
-__all__ = ["Artifact", "Experiment", "Metric", "Run", "RunInput", "StepRun"]
+__all__ = [
+    "Artifact",
+    "Experiment",
+    "ExperimentPage",
+    "LoggedModel",
+    "LoggedModelPage",
+    "Metric",
+    "Run",
+    "RunInput",
+    "RunOutput",
+    "RunPage",
+    "StepRun",
+]
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,21 +36,39 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """One point of a metric. `at_ms` is milliseconds since 1970, UTC; the value may be NaN."""
+    """One point of a metric. `at_ms` is milliseconds since 1970, UTC; the value may be NaN.
+
+    `model_id`, `dataset` and `digest` say, where given, which logged model was measured on what.
+    """
 
     key: str
     value: float
     step: int = 0
     at_ms: int = 0
+    model_id: str = ""
+    dataset: str = ""
+    digest: str = ""
 
 
 class RunInput(msgspec.Struct, frozen=True, kw_only=True):
-    """A dataset version that a run read, and as what (``train``, ``holdout``...)."""
+    """A dataset version that a run read, and as what (``train``, ``holdout``...).
+
+    A dataset that a tracking client names and that is not ours has version 0, and what the client
+    said of it in `source` (``source_type``, ``source``, ``schema``, ``profile``, ``tags``).
+    """
 
     dataset: str
     version: int
     digest: str
     role: str = ""
+    source: dict[str, Any] = {}
+
+
+class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A logged model that a run produced, at which step."""
+
+    model_id: str
+    step: int = 0
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         code: Digest of the code snapshot (a tree object), or empty.
         git: ``{"commit", "branch", "dirty"}`` where there is a repository.
         environment: Python, platform and distributions with versions.
+        owner: ``host:pid:start`` of the process that runs it, or empty.
         lease_until: Until when the owner has said it lives; afterwards the run is ``lost``.
         fence: Grows with each owner; a write of an older owner is refused.
         trigger: Id of the firing that started it, or empty.
@@ -71,12 +102,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     metrics: dict[str, float] = {}
     inputs: tuple[RunInput, ...] = ()
+    outputs: tuple[RunOutput, ...] = ()
     code: str = ""
     git: dict[str, str] = {}
     environment: dict[str, str] = {}
     actor: str = ""
     trigger: str = ""
     error: str = ""
+    owner: str = ""
     fence: int = 0
     lease_until: datetime | None = None
     lifecycle: Literal["active", "deleted"] = "active"
@@ -96,3 +129,40 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     started_at: datetime
     ended_at: datetime
+
+
+class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a run logged, before (or without) being registered. `id` is ``m-`` + 32 hex."""
+
+    id: str
+    experiment: str
+    name: str
+    model_type: str = ""
+    source_run_id: str = ""
+    status: Literal["pending", "ready", "failed"] = "pending"
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    metrics: tuple[Metric, ...] = ()
+    created_at: datetime
+    updated_at: datetime
+
+
+class RunPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs in the order asked for; `next_page_token` is empty at the end."""
+
+    runs: tuple[Run, ...]
+    next_page_token: str = ""
+
+
+class ExperimentPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Experiments in the order asked for; `next_page_token` is empty at the end."""
+
+    experiments: tuple[Experiment, ...]
+    next_page_token: str = ""
+
+
+class LoggedModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Logged models in the order asked for; `next_page_token` is empty at the end."""
+
+    models: tuple[LoggedModel, ...]
+    next_page_token: str = ""

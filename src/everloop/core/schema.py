@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -56,8 +58,9 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         nullable: Whether nulls may stand in it. NaN counts as a null in a numeric column that is
             not nullable.
         ge, le: Inclusive bounds for numbers.
-        among: Allowed values; empty means any.
-        regex: The whole text must match.
+        among: Allowed values, of the field's type; empty means any.
+        regex: The whole text must match. Without look-around and back-references, so that a match
+            takes linear time and means the same over a frame and over a request.
         max_length: Longest text, in characters; 0 means any.
         unique: No two rows hold the same value (of a frame, not of all versions).
         unit: Unit of measure, such as ``"mile"``.
@@ -85,6 +88,14 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     owner: str = ""
     description: str = ""
 
+    def __post_init__(self) -> None:
+        # 60 and 60.0, a list and a tuple: what is equal must have one digest, also after a journey.
+        for name in ("ge", "le"):
+            if isinstance(bound := getattr(self, name), int):
+                msgspec.structs.force_setattr(self, name, float(bound))
+        if not isinstance(given := getattr(self, "among"), tuple):  # noqa: B009 (it may be a list)
+            msgspec.structs.force_setattr(self, "among", tuple(given))
+
     @property
     def is_numeric(self) -> bool:
         return self.type in _NUMERIC
@@ -99,8 +110,45 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
             yield Fault(f"fields.{self.name}", f"bounds need a number, not {self.type}")
         if self.ge is not None and self.le is not None and self.ge > self.le:
             yield Fault(f"fields.{self.name}", f"ge {self.ge} is above le {self.le}")
+        if any(bound is not None and not math.isfinite(bound) for bound in (self.ge, self.le)):
+            yield Fault(f"fields.{self.name}", "a bound must be finite; leave it out for none")
         if (self.regex or self.max_length) and self.type != "string":
             yield Fault(f"fields.{self.name}", f"regex and max_length need text, not {self.type}")
+        if self.regex and (reason := _regex_fault(self.regex)):
+            yield Fault(f"fields.{self.name}", f"regex {self.regex!r}: {reason}")
+        for value in self.among:
+            if not _is_of(value, self.type):
+                yield Fault(
+                    f"fields.{self.name}", f"among holds {value!r}, which is no {self.type}"
+                )
+
+
+def _regex_fault(regex: str) -> str:
+    # Frames are matched in linear time (Rust's regex, RE2), requests by Python's re: only what all
+    # of them understand alike is allowed.
+    try:
+        re.compile(regex)
+    except re.error as error:
+        return str(error)
+    if re.search(r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|P=)|\\[1-9])", regex):
+        return "look-around and back-references are not supported"
+    return ""
+
+
+def _is_of(value: object, kind: str) -> bool:
+    if kind == "string":
+        return isinstance(value, str)
+    if kind == "bool":
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if kind.startswith("float"):
+        return isinstance(value, int) or math.isfinite(value)
+    if kind not in _NUMERIC or not (isinstance(value, int) or value.is_integer()):
+        return False
+    bits = int(kind.removeprefix("u").removeprefix("int"))
+    low, high = (0, 2**bits) if kind[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return bool(low <= value < high)
 
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,11 +182,19 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     extra: Literal["allow", "refuse"] = "refuse"
 
     def __post_init__(self) -> None:
+        for name in ("fields", "checks", "key"):
+            if not isinstance(given := getattr(self, name), tuple):
+                msgspec.structs.force_setattr(self, name, tuple(given))
         faults = [fault for field in self.fields for fault in field.faults()]
         names = [field.name for field in self.fields]
         faults += [
             Fault("fields", f"{n!r} stands twice")
             for n in sorted({n for n in names if names.count(n) > 1})
+        ]
+        checks = [check.name for check in self.checks]
+        faults += [
+            Fault("checks", f"{n!r} stands twice" if n else "a check needs a name")
+            for n in sorted({n for n in checks if not n or checks.count(n) > 1})
         ]
         for part in (*self.key, *((self.time,) if self.time else ())):
             if part not in names:

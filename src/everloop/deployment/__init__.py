@@ -1,1 +1,1 @@
-"""Deployments, rollouts, assignment of traffic, and the log of predictions and labels."""
+"""Deployments, rollouts, the split of traffic, and the log of predictions and labels."""

@@ -1,1 +1,1 @@
-"""Models, versions, aliases, and the flavors that pack and load them."""
+"""The model registry: versions as immutable manifests, aliases, states, and model formats."""

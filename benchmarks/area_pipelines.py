@@ -1,0 +1,144 @@
+"""Steps of pipelines against the memo limit: a content key and one durable SQLite commit a step."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+from blake3 import blake3
+
+from benchmarks.harness import Context, Row, bench
+from everloop.access.policy import EmbeddedAuthorizer
+from everloop.backends.blobs.local import LocalBlobs
+from everloop.catalog.engine import Catalog
+from everloop.core.context import using
+from everloop.pipelines import api as ev
+from everloop.pipelines.service import PipelineService
+from everloop.tracking.service import TrackingService
+
+STEPS = 100
+LIMIT = "a loop with a blake3 key and one durable SQLite commit a step (WAL, synchronous FULL)"
+
+
+def increase(x: int) -> int:
+    return x + 1
+
+
+step = ev.step(increase)
+
+
+@ev.pipeline
+def chain(start: int, steps: int) -> int:
+    value = start
+    for _ in range(steps):
+        value = step(value)
+    return value
+
+
+class Limit:
+    """The least that a durable memory of steps has to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._connection = sqlite3.connect(folder / "limit.sqlite", isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("CREATE TABLE memo (key TEXT PRIMARY KEY, value TEXT)")
+        self._code = inspect.getsource(increase).encode()
+
+    def chain(self, start: int, steps: int) -> int:
+        value = start
+        for _ in range(steps):
+            key = blake3(self._code + json.dumps(value).encode()).hexdigest()
+            row = self._connection.execute("SELECT value FROM memo WHERE key = ?", (key,))
+            found = row.fetchone()
+            if found is None:
+                value = increase(value)
+                self._connection.execute("INSERT INTO memo VALUES (?, ?)", (key, json.dumps(value)))
+            else:
+                value = json.loads(found[0])
+        return value
+
+
+def _workspace(folder: Path) -> Any:
+    catalog = Catalog(f"sqlite:///{folder}/catalog.sqlite")
+    blobs, authorizer = LocalBlobs(folder / "objects"), EmbeddedAuthorizer()
+    return SimpleNamespace(
+        catalog=catalog,
+        blobs=blobs,
+        data=None,
+        tracking=TrackingService(catalog, blobs, authorizer),
+        pipelines=PipelineService(catalog, blobs, authorizer),
+    )
+
+
+def _timed(call: Callable[..., int], start: int) -> tuple[float, int]:
+    """Seconds for one more step, from a long chain less a short one: without start and end."""
+    began = time.perf_counter()
+    call(start=start, steps=1)
+    short = time.perf_counter() - began
+    began = time.perf_counter()
+    value = call(start=start + 1, steps=STEPS)
+    return (time.perf_counter() - began - short) / (STEPS - 1), value
+
+
+@bench
+def chain_of_steps(context: Context) -> list[Row]:
+    repeats = context.repeats(30)
+    seconds: dict[str, list[float]] = {}
+    equal = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        workspace, limit = _workspace(folder), Limit(folder)
+        with using(workspace):
+            for repeat in range(repeats + 1):
+                start = repeat * 10_000
+                for kind in ("first", "cached"):
+                    for who, call in (("everloop", chain.run), ("limit", limit.chain)):
+                        spent, value = _timed(call, start)
+                        equal = equal and value == start + 1 + STEPS
+                        if repeat:  # the first turn warms up
+                            seconds.setdefault(f"{who} {kind}", []).append(spent)
+        workspace.catalog.close()
+    return [
+        Row(
+            area="pipelines",
+            work=f"one step of a chain of {STEPS}, {kind}",
+            unit="s",
+            everloop=median(seconds[f"everloop {kind}"]),
+            limit=median(seconds[f"limit {kind}"]),
+            limit_name=LIMIT,
+            answers_equal=equal,
+            repeats=repeats,
+        )
+        for kind in ("first", "cached")
+    ]
+
+
+@bench
+def step_outside_a_run(context: Context) -> Row:
+    repeats, calls = context.repeats(50), 10_000
+    seconds: dict[str, list[float]] = {"everloop": [], "limit": []}
+    for _ in range(repeats):
+        for name, function in (("everloop", step), ("limit", increase)):
+            began = time.perf_counter()
+            for value in range(calls):
+                function(value)
+            seconds[name].append((time.perf_counter() - began) / calls)
+    return Row(
+        area="pipelines",
+        work="a step called outside a run",
+        unit="s",
+        everloop=median(seconds["everloop"]),
+        limit=median(seconds["limit"]),
+        limit_name="a call of the bare function",
+        answers_equal=step(1) == increase(1),
+        repeats=repeats,
+    )

@@ -1,0 +1,323 @@
+"""Replays the year: months arrive, flights are asked about at their scheduled departure, outcomes
+become known as flights land, and at the end of each day the loop looks at itself.
+
+Nothing here decides anything: what is retrained, refused and promoted is decided by ``loop.py``
+through Everloop's own runner. A replay that was stopped goes on with the day it had begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import world
+
+import everloop as ev
+from everloop.evaluation.metrics import auc, brier
+
+LOOP_FILE = Path(__file__).with_name("loop.py")
+NAME = "flights-delay"
+FROZEN = "flights-delay-frozen"
+BEGIN = datetime(2013, 4, 1, tzinfo=UTC)
+END = datetime(2014, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
+
+#: How far back the online store must reach when it is filled anew: the longest window, and a margin.
+_REACH = timedelta(days=10)
+
+
+@dataclass
+class Counts:
+    """How the answers were got."""
+
+    http: int = 0
+    batch: int = 0
+    compared: int = 0
+    different: int = 0
+    http_errors: int = 0
+    swaps_under_traffic: int = 0
+
+
+@dataclass
+class Progress:
+    """What the terminal shows while the replay runs."""
+
+    day: datetime
+    done: int
+    total: int
+
+
+@dataclass
+class Replay:
+    """One replay in one workspace.
+
+    Args:
+        workspace: Embedded, with a :class:`everloop.ManualClock`.
+        clock: That clock.
+        address: ``host:port`` of the serving process.
+        http_every: Every so-manieth flight is asked about over HTTP, the rest in batch.
+        until: First instant that is not replayed.
+    """
+
+    workspace: ev.Workspace
+    clock: ev.ManualClock
+    http_every: int = 40
+    until: datetime = END
+    counts: Counts = field(default_factory=Counts)
+
+    # --- what is there before the first request ---------------------------------------------------
+    def prepare(self) -> None:
+        """The first quarter arrives, the first model is trained and deployed, and once more frozen."""
+        self._arrive_planes()
+        for start in world.months():
+            if start < BEGIN:
+                self._arrive(start)
+        self.clock.set(BEGIN)
+        runner = self.workspace.loop_runner()
+        runner.load(LOOP_FILE)
+        runner.tick()
+        known = {d.name for d in self.workspace.deployment.deployments()}
+        if FROZEN not in known:
+            self.workspace.deployment.create(FROZEN, model=NAME, version=1, owner="the comparison")
+
+    def days(self) -> Iterator[datetime]:
+        """The days that are still to be replayed."""
+        day = max(self._resume_at(), BEGIN)
+        while day < self.until:
+            yield day
+            day += DAY
+
+    # --- one day ----------------------------------------------------------------------------------
+    def run(self, address: str, report: Callable[[Progress], None]) -> None:
+        """Replay all days against the serving process at `address` (``host:port``)."""
+        router = self.workspace.open_router(only=(NAME, FROZEN))
+        online = self.workspace.online_features(NAME)
+        self._fill(online, self._resume_at())
+        runner = self.workspace.loop_runner()
+        runner.load(LOOP_FILE)
+        total = (self.until - BEGIN) // DAY
+        for day in self.days():
+            report(Progress(day, (day - BEGIN) // DAY, total))
+            self.clock.set(day)
+            if day.day == 1 and day > BEGIN:
+                self._arrive((day - DAY).replace(day=1))
+            online.push_events("weather", self._weather(day, day + DAY))
+            online.push_events("flights", self._known(day, day + DAY))
+            router.refresh()
+            self._answer(day, router, address, lambda: self._close(day, runner))
+            self._remember(day + DAY)
+        report(Progress(self.until, total, total))
+
+    def _answer(self, day: datetime, router: Any, address: str, close: Callable[[], None]) -> None:
+        asked = self._asked(day)
+        by_http = asked.filter(pl.col("number") % self.http_every == 0)
+        in_batch = asked.filter(pl.col("number") % self.http_every != 0)
+        traffic = Traffic(address, NAME, by_http)
+        traffic.start()
+        for name, rows in ((NAME, in_batch), (FROZEN, asked)):
+            if rows.height:
+                route = router.route(name)
+                answers = route.answer(_columns(route, rows), rows["flight_id"].to_list())
+                self.workspace.log_answers(answers)
+        self.counts.batch += in_batch.height
+        close()
+        traffic.join()
+        self._compare(traffic, router, by_http)
+
+    def _close(self, day: datetime, runner: Any) -> None:
+        """The day ends: what landed is told, and the loop looks at itself."""
+        self.clock.set(day + DAY)
+        landed = self._known(day, day + DAY).drop_nulls("arr_delay")
+        labels = landed.select(
+            request_id="flight_id",
+            label=(pl.col("arr_delay") > 15).cast(pl.Float64),
+            known_at="landed_at",
+        )
+        if labels.height:
+            for name in (NAME, FROZEN):
+                self.workspace.predictions.labels(name, labels.to_arrow())
+        runner.tick()
+
+    def _compare(self, traffic: Traffic, router: Any, rows: pl.DataFrame) -> None:
+        """Answers over HTTP must equal those of the same route code in batch."""
+        self.counts.http += len(traffic.values)
+        self.counts.http_errors += traffic.errors
+        self.counts.swaps_under_traffic += max(len(traffic.revisions) - 1, 0)
+        route = router.route(NAME)
+        served = {arm.version for arm in route.arms}
+        for version in {v for _, v in traffic.values.values()} & served:
+            of_version = [i for i, (_, v) in traffic.values.items() if v == version]
+            subset = rows.filter(pl.col("flight_id").is_in(of_version))
+            again = route.answer(_columns(route, subset), version=version)
+            expected = dict(zip(subset["flight_id"].to_list(), again.values.tolist(), strict=True))
+            self.counts.compared += len(of_version)
+            self.counts.different += sum(traffic.values[i][0] != expected[i] for i in of_version)
+
+    # --- the world --------------------------------------------------------------------------------
+    def _arrive(self, start: datetime) -> None:
+        """One month of flights and weather is committed, once."""
+        module = self.workspace.loop_module(LOOP_FILE)
+        note = f"arrived for {start:%Y-%m}"
+        for name, frame, time_, schema in (
+            ("flights", world.flights(), "sched_dep", module.FLIGHTS),
+            ("weather", world.weather(), "observed_at", module.WEATHER),
+        ):
+            if not self._has(name, note):
+                rows = world.month(frame, time_, start).to_arrow()
+                self.workspace.data.commit(name, rows, schema=schema, owner=module.OWNER, note=note)
+
+    def _arrive_planes(self) -> None:
+        module = self.workspace.loop_module(LOOP_FILE)
+        if not self._has("planes", "the register of aircraft"):
+            self.workspace.data.commit(
+                "planes", world.planes().to_arrow(), schema=module.PLANES,
+                owner=module.OWNER, note="the register of aircraft",
+            )  # fmt: skip
+
+    def _has(self, name: str, note: str) -> bool:
+        known = {dataset.name for dataset in self.workspace.data.datasets()}
+        return name in known and any(v.note == note for v in self.workspace.data.versions(name))
+
+    def _asked(self, day: datetime) -> pl.DataFrame:
+        """The flights that depart on `day` by schedule and were not asked about before a stop."""
+        rows = world.flights().with_row_index("number")
+        rows = rows.filter((pl.col("sched_dep") >= day) & (pl.col("sched_dep") < day + DAY))
+        done = self.workspace.predictions.read(NAME, since=day, until=day + DAY, columns=["request_id"])
+        return rows.filter(~pl.col("flight_id").is_in(done["request_id"].to_pylist()))
+
+    def _known(self, since: datetime, until: datetime) -> pl.DataFrame:
+        """Flights of which something became known in the half-open interval."""
+        rows = world.flights()
+        left = (pl.col("departed_at") >= since) & (pl.col("departed_at") < until)
+        landed = (pl.col("landed_at") >= since) & (pl.col("landed_at") < until)
+        return rows.filter(left | landed)
+
+    def _weather(self, since: datetime, until: datetime) -> pl.DataFrame:
+        at = pl.col("observed_at")
+        return world.weather().filter((at >= since) & (at < until) & (pl.col("wind_speed") <= 200))
+
+    def _fill(self, online: Any, now: datetime) -> None:
+        """The online store is filled anew, so that a stopped replay cannot count an event twice."""
+        online.clear()
+        online.push_events("planes", world.planes())
+        online.push_events("weather", self._weather(now - _REACH, now))
+        online.push_events("flights", self._known(now - _REACH, now))
+
+    # --- stop and resume --------------------------------------------------------------------------
+    def _resume_at(self) -> datetime:
+        try:
+            return datetime.fromisoformat(json.loads(self._mark.read_text())["next"])
+        except FileNotFoundError:
+            return BEGIN
+
+    def _remember(self, day: datetime) -> None:
+        temporary = self._mark.with_suffix(".new")
+        temporary.write_text(json.dumps({"next": day.isoformat()}))
+        os.replace(temporary, self._mark)
+
+    @property
+    def _mark(self) -> Path:
+        return Path(self.workspace.folder) / "replay.json"
+
+
+class Traffic(threading.Thread):
+    """Sends flights as Open Inference Protocol requests, spread over the day's work."""
+
+    def __init__(self, address: str, model: str, rows: pl.DataFrame) -> None:
+        super().__init__(daemon=True)
+        self._address = address
+        self._path = f"/v2/models/{model}/infer"
+        self._rows = rows
+        self.values: dict[str, tuple[float, int]] = {}
+        self.revisions: set[str] = set()
+        self.errors = 0
+
+    def run(self) -> None:
+        host, _, port = self._address.partition(":")
+        connection = HTTPConnection(host, int(port), timeout=30)
+        for row in self._rows.iter_rows(named=True):
+            connection.request("POST", self._path, json.dumps(_infer(row)))
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+            if answer.status != 200:
+                self.errors += 1
+                continue
+            self.values[row["flight_id"]] = (body["outputs"][0]["data"][0], int(body["model_version"]))
+            self.revisions.add(answer.headers.get("x-everloop-revision", ""))
+            time.sleep(0.001)
+        connection.close()
+
+
+def _infer(row: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"distance": "FP64", "hour": "FP64"}
+    inputs = []
+    for name in REQUEST:
+        value = row[name].isoformat() if name == "sched_dep" else row[name]
+        datatype = kinds.get(name, "BYTES")
+        inputs.append({"name": name, "shape": [1], "datatype": datatype, "data": [value]})
+    return {"id": row["flight_id"], "inputs": inputs}
+
+
+def _columns(route: Any, rows: pl.DataFrame) -> Any:
+    given = {name: rows[name].to_list() for name in REQUEST if name != "sched_dep"}
+    given["sched_dep"] = rows["sched_dep"].dt.epoch("us").to_numpy()
+    return route.validator.columns(given)
+
+
+# --- what came of it --------------------------------------------------------------------------------
+def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any]:
+    """By month: AUC and Brier of the frozen model and of the loop, and what the loop did."""
+    months = []
+    for start in (m for m in world.months() if BEGIN <= m < until):
+        end = END if start.month == 12 else start.replace(month=start.month + 1)
+        months.append(
+            {
+                "month": f"{start:%Y-%m}",
+                "frozen": _figures(workspace, FROZEN, start, end),
+                "loop": _figures(workspace, NAME, start, end),
+                **_acts(workspace, start, end),
+            }
+        )
+    mean = {
+        who: {k: float(np.mean([m[who][k] for m in months])) for k in ("auc", "brier")}
+        for who in ("frozen", "loop")
+    }
+    return {"months": months, "mean": mean}
+
+
+def _figures(workspace: ev.Workspace, name: str, start: datetime, end: datetime) -> dict[str, float]:
+    table = workspace.predictions.read(
+        name, since=start, until=end, labelled=True, columns=["arm", "value", "label"]
+    )
+    rows = pl.from_arrow(table)
+    assert isinstance(rows, pl.DataFrame)
+    rows = rows.filter((pl.col("arm") != "shadow") & pl.col("label").is_not_null())
+    y, p = rows["label"].to_numpy(), rows["value"].to_numpy()
+    return {"auc": float(auc(y, p)), "brier": float(brier(y, p)), "flights": rows.height}
+
+
+def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, int]:
+    def within(kind: str, **match: Any) -> int:
+        events = workspace.lineage.events(kind=kind, limit=10_000)
+        return sum(
+            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items()) for e in events
+        )
+
+    return {
+        "alerts": within("alert.Fired"),
+        "retrained": within("trigger.Fired"),
+        "refused": within("verdict.Given", passed=False),
+        "promoted": within("rollout.Promoted"),
+    }

@@ -1,0 +1,469 @@
+"""How a user writes a loop: plain functions that make the parts of a ``LoopSpec``.
+
+Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"``,
+``"4 per month"``, ``"latest 21 days"``, ``"p99_ms < 50"``. Only :func:`loop` writes anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from everloop.automation.texts import budget_of, days_of, rule_of, share_of
+from everloop.core.context import current_workspace, has_workspace
+from everloop.core.gate import Gate
+from everloop.core.machines import RolloutPlan
+from everloop.core.monitor import Monitor
+from everloop.core.policy import Charter, LoopSpec, ServiceLevel, Trigger
+from everloop.core.time import SystemClock, duration_micros
+from everloop.errors import Fault, InvalidInput
+
+__all__ = [
+    "Objective",
+    "alert",
+    "beats_champion",
+    "canary",
+    "charter",
+    "collecting",
+    "data",
+    "declared",
+    "drift",
+    "loop",
+    "no_group_worse",
+    "performance",
+    "prediction_drift",
+    "quality",
+    "schedule",
+    "sla",
+    "slo",
+    "threshold",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+T = TypeVar("T")
+
+_declared: dict[str, LoopSpec] = {}
+_only_collect: ContextVar[bool] = ContextVar("everloop_only_collect", default=False)
+
+
+class Objective(msgspec.Struct, frozen=True):
+    """A limit that a candidate must hold while traffic moves to it."""
+
+    name: Literal["p99_ms", "error_rate"]
+    below: float
+
+
+def declared() -> list[LoopSpec]:
+    """The loops that files imported by this process have declared, in order."""
+    return list(_declared.values())
+
+
+@contextmanager
+def collecting() -> Iterator[None]:
+    """Within the block :func:`loop` only remembers: importing a file changes no workspace."""
+    token = _only_collect.set(True)
+    try:
+        yield
+    finally:
+        _only_collect.reset(token)
+
+
+def loop(
+    name: str,
+    *,
+    owner: str,
+    pipeline: Callable[..., Any] | str,
+    charter: Charter | None = None,
+    gate: Sequence[Gate] | None = None,
+    rollout: RolloutPlan | None = None,
+    watch: Sequence[Monitor] = (),
+    retrain_on: Sequence[Trigger] = (),
+    cooldown: str | timedelta = "7d",
+    cooldown_most: str | timedelta = "",
+    min_new: str = "",
+    budget: str = "4 per month",
+) -> LoopSpec:
+    """Declare a production loop; in the current workspace, where one is set.
+
+    Args:
+        name: Of the loop, its model and its deployment.
+        owner: Who answers for it.
+        pipeline: A pipeline that takes ``until`` (the last instant it may train on) and returns a
+            registered model version; or ``path/to/file.py:function``.
+        charter: Why it exists, see :func:`charter`.
+        gate: What a candidate must meet; by default to beat the champion's Brier score on the
+            latest 21 days. There is no loop without one.
+        rollout: How traffic moves, see :func:`canary`.
+        watch: Monitors, see :func:`performance`, :func:`drift`, :func:`quality`.
+        retrain_on: Triggers, see :func:`alert`, :func:`schedule`, :func:`data`.
+        cooldown: Shortest time between two retrainings; it doubles with each refusal in a row.
+        cooldown_most: What it doubles up to; eight times the cooldown if not given.
+        min_new: Labels since the champion's training data that make a retraining worth while, as
+            a share of the rows it was trained on, such as ``"10%"``; needs ``ev.model(rows=...)``.
+        budget: Most retrainings in a time, such as ``"4 per month"``.
+
+    Raises:
+        InvalidInput: If anything does not fit together; all faults are listed.
+    """
+    faults: list[Fault] = []
+    path = _collect(faults, "pipeline", lambda: _pipeline_path(pipeline), "")
+    cooldown_s = _collect(faults, "cooldown", lambda: duration_micros(cooldown) / 1e6, 0.0)
+    longest_s = 8 * cooldown_s
+    if cooldown_most:
+        longest_s = _collect(
+            faults, "cooldown_most", lambda: duration_micros(cooldown_most) / 1e6, longest_s
+        )
+    share = _collect(faults, "min_new", lambda: share_of(min_new) if min_new else 0.0, 0.0)
+    most, per_s = _collect(faults, "budget", lambda: budget_of(budget), (0, 0.0))
+    monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
+    faults += _loop_faults(name, owner, monitors, retrain_on)
+    gates = (beats_champion("brier"),) if gate is None else tuple(gate)
+    if not gates:
+        faults.append(Fault("gate", "must not be empty: no model goes live because it is new"))
+    if faults:
+        raise InvalidInput(f"the loop {name!r} is wrong", faults)
+    now = SystemClock().now()
+    spec = LoopSpec(
+        name=name,
+        owner=owner,
+        pipeline=path,
+        charter=charter or Charter(problem="", value="", owner=owner),
+        monitors=monitors,
+        gates=gates,
+        rollout=rollout or RolloutPlan(),
+        triggers=tuple(retrain_on),
+        cooldown_s=cooldown_s,
+        cooldown_most_s=longest_s,
+        new_share=share,
+        budget=most,
+        budget_s=per_s,
+        created_at=now,
+        updated_at=now,
+    )
+    _declared[name] = spec
+    if has_workspace() and not _only_collect.get():
+        return current_workspace().automation.declare(spec)  # type: ignore[no-any-return]
+    return spec
+
+
+def charter(
+    *,
+    problem: str,
+    value: str,
+    owner: str = "",
+    success: str = "",
+    sla: Sequence[ServiceLevel] = (),
+) -> Charter:
+    """Why the project exists, who answers for it, and what is promised."""
+    faults = [
+        Fault(name, "must say something")
+        for name, text in (("problem", problem), ("value", value))
+        if not text.strip()
+    ]
+    names = [level.name for level in sla]
+    faults += [
+        Fault("sla", f"{n!r} is promised twice") for n in sorted(set(names)) if names.count(n) > 1
+    ]
+    if faults:
+        raise InvalidInput("the charter is wrong", faults)
+    return Charter(
+        problem=problem, value=value, owner=owner, success=success, service_levels=tuple(sla)
+    )
+
+
+def sla(
+    name: Literal["prediction", "retraining", "deployment", "renewal"],
+    at_most: str | timedelta,
+    description: str = "",
+) -> ServiceLevel:
+    """A promise: how late a prediction may be, how long a retraining or a deployment may take, or
+    how old the live model may become (``renewal``).
+    """  # noqa: D205 - the four meanings belong into one sentence
+    known = ("prediction", "retraining", "deployment", "renewal")
+    if name not in known:
+        raise InvalidInput("the service level is wrong", [("name", f"{name!r} is none of {known}")])
+    seconds = duration_micros(at_most) / 1e6
+    return ServiceLevel(name=name, at_most_s=seconds, description=description)
+
+
+def beats_champion(
+    metric: str,
+    *,
+    on: str = "latest 21 days",
+    margin: float = 0.0,
+    level: float = 0.05,
+    min_rows: int = 200,
+) -> Gate:
+    """Require a candidate to be better than the champion by `margin`, by more than chance."""
+    return Gate(
+        kind="beats_champion",
+        metric=metric,
+        by=margin,
+        days=days_of(on),
+        level=_level(level),
+        min_rows=min_rows,
+    )
+
+
+def no_group_worse(
+    group: str,
+    metric: str,
+    *,
+    by: float,
+    on: str = "latest 21 days",
+    level: float = 0.05,
+    min_rows: int = 200,
+) -> Gate:
+    """Require that no group (by the values of column `group`) loses more than `by`."""
+    return Gate(
+        kind="no_group_worse",
+        metric=metric,
+        group=group,
+        by=by,
+        days=days_of(on),
+        level=_level(level),
+        min_rows=min_rows,
+    )
+
+
+def threshold(
+    metric: str, limit: float, *, on: str = "latest 21 days", min_rows: int = 200
+) -> Gate:
+    """Require the metric itself to be at least as good as `limit`."""
+    return Gate(kind="threshold", metric=metric, by=limit, days=days_of(on), min_rows=min_rows)
+
+
+def canary(
+    *steps: float,
+    every: str | timedelta = "1d",
+    shadow: str | timedelta | None = "1d",
+    min_requests: int = 0,
+    abort_on: Sequence[Objective] = (),
+) -> RolloutPlan:
+    """Move traffic in `steps` (per cent, ascending, 100 last), after a time in the shadow."""
+    shares = steps or (5, 25, 100)
+    faults = []
+    if list(shares) != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 100:
+        faults.append(Fault("steps", f"{shares} must ascend from above 0 to 100"))
+    if min_requests < 0:
+        faults.append(Fault("min_requests", "must be 0 or more"))
+    if faults:
+        raise InvalidInput("the rollout is wrong", faults)
+    limits = {objective.name: objective.below for objective in abort_on}
+    return RolloutPlan(
+        steps=tuple(float(share) for share in shares),
+        every_s=duration_micros(every) / 1e6,
+        shadow_s=duration_micros(shadow) / 1e6 if shadow else 0,
+        min_requests=min_requests,
+        p99_ms=limits.get("p99_ms", 0),
+        error_rate=limits.get("error_rate", 1),
+    )
+
+
+def slo(text: str) -> Objective:
+    """A limit for a rollout: ``"p99_ms < 50"`` or ``"error_rate < 0.1%"``."""
+    match = re.fullmatch(r"\s*(p99_ms|error_rate)\s*<=?\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+    if match is None or (match[3] and match[1] == "p99_ms"):
+        raise InvalidInput(
+            f"{text!r} is no objective", hint='write "p99_ms < 50" or "error_rate < 0.1%"'
+        )
+    below = float(match[2]) / (100 if match[3] else 1)
+    return Objective("p99_ms" if match[1] == "p99_ms" else "error_rate", below)
+
+
+def performance(
+    metric: str = "auc",
+    *,
+    label_delay: str | timedelta = "1d",
+    fire: str = "3 of 5 days",
+    clear: str = "",
+    window: str | timedelta | None = None,
+    bound: float | None = None,
+    width: float = 2.0,
+    floor: float = 0.0,
+    min_rows: int = 200,
+    name: str = "performance",
+) -> Monitor:
+    """Watch a realised metric (``auc``, ``brier``, ``brier_skill``, ``log_loss``) as labels mature.
+
+    Args:
+        metric: What to compute in each window.
+        label_delay: How long after its end a window counts.
+        fire: When it alerts, such as ``"3 of 5 days"``; the unit is the window's length.
+        clear: When it clears; at most none of as many windows if not given.
+        window: Length of a window; by default the unit of `fire`.
+        bound: Breach beyond this; by default the band of the reference's own windows.
+        width: Half width of that band, in standard deviations.
+        floor: Smallest distance from the band's middle that counts.
+        min_rows: Windows with fewer labelled rows tell nothing.
+        name: Of the monitor, for :func:`alert`.
+    """
+    return _monitor(
+        name, "performance", metric, fire=fire, clear=clear, window=window, delay=label_delay,
+        bound=bound, width=width, floor=floor, min_rows=min_rows,
+    )  # fmt: skip
+
+
+def drift(
+    *,
+    fire: str = "3 of 5 days",
+    clear: str = "",
+    window: str | timedelta | None = None,
+    width: float = 3.0,
+    floor: float = 0.05,
+    min_rows: int = 200,
+    name: str = "drift",
+) -> Monitor:
+    """Watch how far each feature has moved from the reference. For diagnosis: see ``docs``."""
+    return _monitor(
+        name, "feature_drift", "distance", fire=fire, clear=clear, window=window, delay=None,
+        bound=None, width=width, floor=floor, min_rows=min_rows,
+    )  # fmt: skip
+
+
+def prediction_drift(
+    *,
+    fire: str = "3 of 5 days",
+    clear: str = "",
+    window: str | timedelta | None = None,
+    width: float = 3.0,
+    floor: float = 0.05,
+    min_rows: int = 200,
+    name: str = "prediction_drift",
+) -> Monitor:
+    """Watch how far the scores have moved from the reference's."""
+    return _monitor(
+        name, "prediction_drift", "distance", fire=fire, clear=clear, window=window, delay=None,
+        bound=None, width=width, floor=floor, min_rows=min_rows,
+    )  # fmt: skip
+
+
+def quality(
+    metric: str = "any",
+    *,
+    fire: str = "1 of 1 days",
+    clear: str = "0 of 2",
+    window: str | timedelta | None = None,
+    width: float = 3.0,
+    floor: float = 0.01,
+    min_rows: int = 200,
+    name: str = "quality",
+) -> Monitor:
+    """Watch for more nulls, unseen levels, values out of range or broken scores than before."""
+    return _monitor(
+        name, "quality", metric, fire=fire, clear=clear, window=window, delay=None,
+        bound=None, width=width, floor=floor, min_rows=min_rows,
+    )  # fmt: skip
+
+
+def alert(monitor: str) -> Trigger:
+    """Retrain when the monitor of that name alerts."""
+    return Trigger(on="alert", value=monitor)
+
+
+def schedule(cron: str) -> Trigger:
+    """Retrain at the times of a cron expression (five fields, UTC). Of missed times the latest."""
+    try:
+        CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        raise InvalidInput(
+            f"{cron!r} is no cron expression: {error}",
+            hint='five fields: minute hour day month weekday, such as "0 3 1 * *"',
+        ) from error
+    return Trigger(on="schedule", value=cron)
+
+
+def data(dataset: str) -> Trigger:
+    """Retrain when a version of `dataset` is committed by anything but this loop."""
+    return Trigger(on="data", value=dataset)
+
+
+def _monitor(
+    name: str,
+    kind: Literal["performance", "quality", "feature_drift", "prediction_drift"],
+    metric: str,
+    *,
+    fire: str,
+    clear: str,
+    window: str | timedelta | None,
+    delay: str | timedelta | None,
+    bound: float | None,
+    width: float,
+    floor: float,
+    min_rows: int,
+) -> Monitor:
+    faults: list[Fault] = []
+    k, m, unit_s = _collect(faults, "fire", lambda: rule_of(fire), (1, 1, 86_400))
+    quiet = _collect(faults, "clear", lambda: rule_of(clear)[:2] if clear else (0, m), (0, m))
+    length = unit_s or 86_400
+    if window is not None:
+        given = _collect(faults, "window", lambda: duration_micros(window) // 1_000_000, length)
+        if unit_s and given != unit_s:
+            faults.append(Fault("window", f"{window} is not what {fire!r} says"))
+        length = given
+    delay_s = 0
+    if delay is not None and delay not in ("0", "0d", "0s", timedelta(0)):
+        delay_s = _collect(faults, "label_delay", lambda: duration_micros(delay) // 1_000_000, 0)
+    if faults:
+        raise InvalidInput(f"the monitor {name!r} is wrong", faults)
+    return Monitor(
+        name=name, deployment="", kind=kind, metric=metric, window_s=length, label_delay_s=delay_s,
+        fire=(k, m), clear=quiet, bound=bound, width=width, min_rows=min_rows, floor=floor,
+    )  # fmt: skip
+
+
+def _loop_faults(
+    name: str, owner: str, monitors: tuple[Monitor, ...], triggers: Sequence[Trigger]
+) -> Iterator[Fault]:
+    if not _NAME.fullmatch(name):
+        yield Fault("name", f"{name!r} must be letters, digits, '.', '_' or '-'")
+    if not owner.strip():
+        yield Fault("owner", "somebody must answer for it")
+    names = [monitor.name for monitor in monitors]
+    for twice in sorted({n for n in names if names.count(n) > 1}):
+        yield Fault("watch", f"two monitors are called {twice!r}; give one another name=")
+    for index, trigger in enumerate(triggers):
+        if trigger.on == "alert" and trigger.value not in names:
+            known = ", ".join(names) or "none"
+            yield Fault(f"retrain_on[{index}]", f"no monitor {trigger.value!r}; there are: {known}")
+
+
+def _collect(faults: list[Fault], path: str, parse: Callable[[], T], default: T) -> T:
+    try:
+        return parse()
+    except InvalidInput as error:
+        faults.append(Fault(path, error.summary))
+        return default
+
+
+def _pipeline_path(pipeline: Callable[..., Any] | str) -> str:
+    if isinstance(pipeline, str):
+        if not re.fullmatch(r".+\.py:[A-Za-z_]\w*", pipeline):
+            raise InvalidInput(f"{pipeline!r} is not path/to/file.py:function")
+        return pipeline
+    function = inspect.unwrap(getattr(pipeline, "function", pipeline))
+    code = getattr(function, "__code__", None)
+    if code is None or not Path(code.co_filename).is_file():
+        raise InvalidInput(f"{pipeline!r} must be a function in a file: the supervisor imports it")
+    if function.__qualname__ != function.__name__:
+        raise InvalidInput(f"{function.__qualname__} must stand at the top level of its file")
+    path = Path(code.co_filename).resolve()
+    # Relative to the project, so that the folder can be copied elsewhere and still runs.
+    here = Path.cwd().resolve()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{function.__name__}"
+
+
+def _level(level: float) -> float:
+    if not 0 < level < 1:
+        raise InvalidInput("the gate is wrong", [("level", f"{level} must be between 0 and 1")])
+    return level

@@ -1,0 +1,137 @@
+"""The hold-out of the gates: what was really asked and answered, with the truth known by now.
+
+The champion's side is what it answered; the candidate scores the very feature values that were
+served. Rows that another version answered are scored by both, from the same values. Rows that one
+of the two was trained on are left out by the gate itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from everloop.core.model import ModelVersion
+from everloop.core.time import to_micros
+from everloop.errors import StateError
+from everloop.evaluation.gates import HoldOut
+from everloop.monitoring.reference import make_reference
+
+__all__ = ["Scorer", "build_holdout", "reference_of"]
+
+_FEATURE = "f."
+
+
+class Scorer(Protocol):
+    """A loaded model."""
+
+    def predict(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Scores of ``(n, k)`` rows."""
+        ...
+
+
+def build_holdout(
+    log: pa.Table,
+    *,
+    champion: tuple[ModelVersion, Scorer],
+    candidate: tuple[ModelVersion, Scorer],
+    groups: Iterable[str],
+    same_features: frozenset[int],
+) -> tuple[HoldOut, dict[str, Any]]:
+    """Pair both models on the labelled answers of the log.
+
+    Args:
+        log: Predictions with labels: columns of the prediction log and ``label``.
+        champion: The version that serves, and it loaded.
+        candidate: The version to judge, and it loaded.
+        groups: Columns that tell groups apart: of the request, or features.
+        same_features: Versions whose answers were made from the same features as these two.
+
+    Returns:
+        The rows, oldest first, and facts about them for the verdict.
+
+    Raises:
+        StateError: If the log lacks a feature of the candidate or of the champion.
+    """
+    rows = _usable(log, same_features).sort_by("at")
+    answered = rows.column("version").to_numpy() == champion[0].version
+    champion_p = rows.column("value").to_numpy().astype(np.float64)
+    if not answered.all():
+        others = rows.filter(pa.array(~answered))
+        champion_p[~answered] = champion[1].predict(_matrix(others, champion[0]))
+    holdout = HoldOut(
+        y=rows.column("label").to_numpy().astype(np.float64),
+        candidate_p=candidate[1].predict(_matrix(rows, candidate[0])),
+        champion_p=champion_p,
+        at_us=rows.column("at").cast(pa.int64()).to_numpy(),
+        groups={name: _group(rows, name) for name in sorted(set(groups))},
+        candidate_until=candidate[0].trained_until,
+        champion_until=champion[0].trained_until,
+    )
+    facts: dict[str, Any] = {
+        "source": "prediction log",
+        "labelled_answers": rows.num_rows,
+        "answered_by_champion": int(answered.sum()),
+        "scored_again": int((~answered).sum()),
+    }
+    return holdout, facts
+
+
+def reference_of(
+    log: pa.Table, candidate: ModelVersion, rows: HoldOut, same_features: frozenset[int]
+) -> bytes:
+    """What monitors compare the candidate's life with: the days of its own hold-out.
+
+    They are later than its training, and it costs nothing more: it was scored on them to be judged.
+    """
+    used = _usable(log, same_features).sort_by("at")
+    later = np.ones(len(rows.y), dtype=bool)
+    if candidate.trained_until is not None:
+        later = rows.at_us > to_micros(candidate.trained_until)
+    kept = used.filter(pa.array(later))
+    names = candidate.signature.inputs.names
+    return make_reference(
+        rows.candidate_p[later],
+        rows.y[later],
+        rows.at_us[later],
+        {name: kept.column(_FEATURE + name) for name in names},
+        trained_until=candidate.trained_until,
+    )
+
+
+def _usable(log: pa.Table, same_features: frozenset[int]) -> pa.Table:
+    """Answers to clients that were no error, with their label, from features of both models."""
+    answered = pc.equal(pc.fill_null(log.column("error"), ""), "")
+    served = pc.not_equal(log.column("arm"), "shadow")
+    known = pc.is_in(log.column("version"), pa.array(sorted(same_features), pa.int32()))
+    keep = pc.and_(pc.and_(answered, served), pc.and_(known, pc.is_valid(log.column("label"))))
+    return log.filter(keep)
+
+
+def _matrix(rows: pa.Table, version: ModelVersion) -> npt.NDArray[np.float64]:
+    names = version.signature.inputs.names
+    missing = [name for name in names if _FEATURE + name not in rows.column_names]
+    if missing:
+        raise StateError(
+            f"{version.ref} takes {', '.join(missing)}, which the served answers do not hold",
+            hint="serve the new feature with the present champion first, then train with it",
+        )
+    columns = [rows.column(_FEATURE + name).cast(pa.float64()) for name in names]
+    matrix = np.empty((rows.num_rows, len(names)))
+    for index, column in enumerate(columns):
+        matrix[:, index] = column.to_numpy()
+    return matrix
+
+
+def _group(rows: pa.Table, name: str) -> npt.NDArray[Any]:
+    for column in (name, _FEATURE + name):
+        if column in rows.column_names:
+            return np.array([str(value) for value in rows.column(column).to_pylist()])
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    requests = [decode(text) if text else {} for text in rows.column("request").to_pylist()]
+    return np.array([str(request.get(name, "")) for request in requests])

@@ -1,0 +1,387 @@
+"""LoopRunner: does what the loops have decided. Watch, decide, retrain, judge, roll out.
+
+Nothing here decides: bounds and hysteresis lie in monitoring, cooldown and budget in ``policy``,
+pass or fail in the gates, steps of a rollout in ``core.machines``. The runner hands each its facts
+and carries the cause along, so that the log tells the story.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from everloop.automation.declare import collecting, declared
+from everloop.automation.holdout import build_holdout, reference_of
+from everloop.automation.project import ProjectFiles
+from everloop.core.context import acting, using
+from everloop.core.deploy import Deployment, Rollout
+from everloop.core.gate import Verdict
+from everloop.core.ids import new_id
+from everloop.core.machines import RolloutObservation
+from everloop.core.model import ModelVersion
+from everloop.core.policy import Firing, FiringOutcome, LoopSpec
+from everloop.core.time import Clock, from_micros, to_micros
+from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
+from everloop.evaluation.gates import judge
+from everloop.pipelines.load import load_module, load_pipeline
+from everloop.registry.flavors import load_predictor
+
+if TYPE_CHECKING:
+    from everloop.automation.service import AutomationService
+    from everloop.catalog.engine import Catalog
+    from everloop.deployment.predictions import PredictionService
+    from everloop.deployment.service import DeploymentService
+    from everloop.evaluation.service import EvaluationService
+    from everloop.monitoring.service import MonitoringService
+    from everloop.pipelines.service import PipelineService
+    from everloop.registry.service import RegistryService
+
+__all__ = ["LoopRunner", "Tick", "Workplace"]
+
+_log = logging.getLogger("everloop.automation")
+
+_LEASE_S = 30.0
+
+
+class Workplace(Protocol):
+    """What a runner needs of a workspace."""
+
+    @property
+    def catalog(self) -> Catalog | None: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def automation(self) -> AutomationService: ...
+    @property
+    def monitoring(self) -> MonitoringService: ...
+    @property
+    def pipelines(self) -> PipelineService: ...
+    @property
+    def registry(self) -> RegistryService: ...
+    @property
+    def evaluation(self) -> EvaluationService: ...
+    @property
+    def deployment(self) -> DeploymentService: ...
+    @property
+    def predictions(self) -> PredictionService: ...
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """What one tick did.
+
+    Attributes:
+        alerts: Ids of the alerts that fired or cleared.
+        fired: New firings, the ones held back too.
+        finished: Firings that were worked off, as they ended.
+        rollouts: Rollouts that moved or were looked at.
+    """
+
+    alerts: tuple[str, ...] = ()
+    fired: tuple[Firing, ...] = ()
+    finished: tuple[Firing, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
+
+
+class LoopRunner:
+    """Runs the loops of a workspace in this process.
+
+    Args:
+        workspace: Whose loops.
+        root: Folder that pipeline paths are relative to; the current one if not given.
+        holder: Names this runner among others; made up from host and process if not given.
+    """
+
+    def __init__(self, workspace: Workplace, *, root: Path | None = None, holder: str = "") -> None:
+        self._ws = workspace
+        self._root = (root or Path.cwd()).resolve()
+        self._files = ProjectFiles(self._root)
+        self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
+
+    def load(self, path: str | Path) -> list[LoopSpec]:
+        """Import a file and declare the loops that it writes, in this runner's workspace.
+
+        Raises:
+            NotFound: If there is no such file.
+            UserCodeError: If it raises when it is imported.
+        """
+        file = Path(path).resolve()
+        before = {spec.name: spec for spec in declared()}
+        with using(self._ws), collecting():
+            load_module(file)
+        self._files.note()
+        found = [
+            spec
+            for spec in declared()
+            if before.get(spec.name) is not spec or self._file_of(spec) == file
+        ]
+        return [self._ws.automation.declare(spec) for spec in found]
+
+    def tick(self) -> Tick:
+        """Bring everything up to the clock's now once.
+
+        A loop that is in trouble does not hold up the others; its trouble goes to the log of this
+        process, and to the event log where it is its own.
+        """
+        loops = self._ws.automation.loops()
+        # First the rollouts: a promotion that is due settles an alert before it can fire again.
+        rollouts = [r for spec in loops for r in self._guarded(spec, self._advance, [])]
+        alerts = [a for spec in loops for a in self._guarded(spec, self._watch, [])]
+        fired = self._ws.automation.decide()
+        finished = []
+        while (firing := self._ws.automation.claim()) is not None:
+            finished.append(self.run(firing))
+        return Tick(tuple(alerts), tuple(fired), tuple(finished), tuple(rollouts))
+
+    def run_forever(self, stop: threading.Event, interval_s: float = 5.0) -> None:
+        """Tick until `stop` is set, while this runner leads; stands by while another does."""
+        leads = False
+        while not stop.is_set():
+            try:
+                leads = self._ws.automation.lead(self.holder, _LEASE_S)
+                if leads:
+                    with self._heartbeat():
+                        self._ws.pipelines.reap()
+                        self._ws.automation.recover()
+                        self.tick()
+            except EverloopError:
+                # The catalog may be away for a while; a supervisor outlives that.
+                _log.exception("the supervisor could not tick; it tries again")
+            stop.wait(interval_s)
+        if leads:
+            self._ws.automation.resign(self.holder)
+
+    def run(self, firing: Firing) -> Firing:
+        """Work a claimed firing off: train, judge, then roll out or archive."""
+        spec = self._ws.automation.loop(firing.loop)
+        with acting(actor=f"loop:{spec.name}", cause=self._event_of(firing)):
+            run_id = ""
+            outcome: FiringOutcome = "done"
+            try:
+                version, run_id = self._train(spec, firing)
+                reason = self._judge(spec, version, run_id)
+            except EverloopError as error:
+                outcome, reason = "failed", _told(error)
+            return self._ws.automation.finish(firing.id, outcome, reason, run_id)
+
+    # --- watching and rolling out ----------------------------------------------------------------
+
+    def _watch(self, spec: LoopSpec) -> list[str]:
+        if self._deployed(spec) is None:
+            return []
+        return [alert.id for alert in self._ws.monitoring.update(spec.name)]
+
+    def _advance(self, spec: LoopSpec) -> list[Rollout]:
+        rollout = self._open_rollout(spec.name)
+        if rollout is None:
+            return []
+        # No cause is given: a step of a rollout follows from the step before, as the log has it.
+        with acting(actor=f"loop:{spec.name}"):
+            moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
+        return [] if moved is None else [moved]
+
+    def _open_rollout(self, name: str) -> Rollout | None:
+        if self._deployed_name(name) is None:
+            return None
+        return next(iter(self._ws.deployment.rollouts(name, open_only=True)), None)
+
+    def _observe(self, rollout: Rollout) -> RolloutObservation:
+        """What the log says of the candidate since its step began."""
+        now = self._ws.clock.now()
+        seen = self._ws.predictions.read(
+            rollout.deployment,
+            since=from_micros(round(rollout.state.since_s * 1e6)),
+            until=now + timedelta(microseconds=1),
+            columns=["version", "error", "latency_us"],
+        )
+        own = seen.filter(pc.equal(seen.column("version"), rollout.candidate))
+        latency = own.column("latency_us").cast(pa.float64()).to_numpy()
+        errors = pc.sum(pc.not_equal(pc.fill_null(own.column("error"), ""), "")).as_py()
+        return RolloutObservation(
+            now_s=to_micros(now) / 1e6,
+            requests=own.num_rows,
+            errors=int(errors or 0),
+            p99_ms=float(np.percentile(latency, 99)) / 1000 if len(latency) else 0.0,
+        )
+
+    # --- training --------------------------------------------------------------------------------
+
+    def _train(self, spec: LoopSpec, firing: Firing) -> tuple[ModelVersion, str]:
+        """Run the pipeline on what is earlier than the hold-out; the version and the run's id.
+
+        The first model is judged against nobody, so it may learn from everything.
+        """
+        until = firing.scheduled_for
+        if self._deployed(spec) is not None:
+            # What the gate judges on must be later than all that the candidate saw.
+            until -= timedelta(days=max((gate.days for gate in spec.gates), default=0))
+        with using(self._ws), collecting():
+            self._files.drop_edited()
+            pipeline = load_pipeline(str(self._root / spec.pipeline))
+            self._files.note()
+            if firing.run_id:
+                result: object = pipeline.run(resume=firing.run_id)
+            else:
+                result = pipeline.run(until=until, trigger=firing.id)
+        if not isinstance(result, ModelVersion) or result.name != spec.name:
+            got = result.ref if isinstance(result, ModelVersion) else type(result).__name__
+            raise InvalidInput(
+                f"pipeline {spec.pipeline} must return a version of {spec.name!r}, got {got}",
+                hint=f'end it with: return ev.register("{spec.name}", model)',
+            )
+        return result, pipeline.run_id
+
+    # --- judging ---------------------------------------------------------------------------------
+
+    def _judge(self, spec: LoopSpec, version: ModelVersion, run_id: str) -> str:
+        """Judge the candidate and act on the verdict; returns the sentence that says what came."""
+        deployed = self._deployed(spec)
+        champion = deployed.arm("champion") if deployed is not None else None
+        if deployed is None or champion is None:
+            return self._first(spec, version, run_id)
+        if version.version == champion.version:
+            return f"{version.ref} is champion already: the pipeline made nothing new"
+        if version.state == "archived":
+            return f"{version.ref} was refused before: the pipeline made nothing new"
+        verdict, reference = self._verdict(spec, version, champion.version, run_id)
+        self._ws.evaluation.record(verdict)
+        told = "; ".join(result.reason for result in verdict.results if not result.passed)
+        with acting(cause=self._event_id(f"verdict:{verdict.id}")):
+            if verdict.passed:
+                if not version.reference:
+                    self._ws.registry.set_reference(spec.name, version.version, reference())
+                rollout = self._ws.deployment.start_rollout(
+                    spec.name, version.version, spec.rollout, verdict=verdict.id
+                )
+                return f"{version.ref} passed the gate; rollout {rollout.id} began"
+            self._ws.registry.set_state(
+                spec.name, version.version, "archived", reason=told, evidence=verdict.id
+            )
+        return f"{version.ref} was refused: {told}"
+
+    def _first(self, spec: LoopSpec, version: ModelVersion, run_id: str) -> str:
+        verdict = Verdict(
+            id=new_id(),
+            model=spec.name,
+            candidate=version.version,
+            champion=0,
+            passed=True,
+            results=(),
+            holdout={"reason": "no champion yet"},
+            run_id=run_id,
+            at=self._ws.clock.now(),
+        )
+        self._ws.evaluation.record(verdict)
+        with acting(cause=self._event_id(f"verdict:{verdict.id}")):
+            self._ws.deployment.create(
+                spec.name, model=spec.name, version=version.version, owner=spec.owner
+            )
+        return f"{version.ref} went live: there was no champion yet"
+
+    def _verdict(
+        self, spec: LoopSpec, version: ModelVersion, champion: int, run_id: str
+    ) -> tuple[Verdict, Callable[[], bytes]]:
+        """The verdict, and a way to make the reference of the candidate from the same rows."""
+        now = self._ws.clock.now()
+        days = max(gate.days for gate in spec.gates)
+        log = self._ws.predictions.read(
+            spec.name, since=now - timedelta(days=days), until=now, labelled=True, as_of=now
+        )
+        holder = self._ws.registry.version(spec.name, champion)
+        wanted = set(version.signature.inputs.names) | set(holder.signature.inputs.names)
+        served = {int(number) for number in pc.unique(log.column("version")).to_pylist()}
+        same = {
+            number
+            for number in served
+            if wanted <= set(self._ws.registry.version(spec.name, number).signature.inputs.names)
+        }
+        rows, facts = build_holdout(
+            log,
+            champion=(holder, self._load(holder)),
+            candidate=(version, self._load(version)),
+            groups=[gate.group for gate in spec.gates if gate.group],
+            same_features=frozenset(same | {champion}),
+        )
+        verdict = judge(
+            spec.gates,
+            model=spec.name,
+            candidate=version.version,
+            champion=champion,
+            rows=rows,
+            now=now,
+            run_id=run_id,
+        )
+        verdict = msgspec.structs.replace(verdict, holdout=verdict.holdout | facts)
+        return verdict, lambda: reference_of(log, version, rows, frozenset(same | {champion}))
+
+    def _load(self, version: ModelVersion) -> Any:
+        return load_predictor(version, self._ws.registry.files(version.name, version.version))
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _file_of(self, spec: LoopSpec) -> Path:
+        return (self._root / spec.pipeline.rpartition(":")[0]).resolve()
+
+    def _deployed(self, spec: LoopSpec) -> Deployment | None:
+        return self._deployed_name(spec.name)
+
+    def _deployed_name(self, name: str) -> Deployment | None:
+        try:
+            return self._ws.deployment.deployment(name)
+        except NotFound:
+            return None
+
+    def _guarded(self, spec: LoopSpec, act: Any, otherwise: list[Any]) -> list[Any]:
+        try:
+            found: list[Any] = act(spec)
+            return found
+        except EverloopError:
+            _log.exception("loop %s: %s failed; it is tried again", spec.name, act.__name__)
+            return otherwise
+
+    def _event_of(self, firing: Firing) -> str:
+        return self._event_id(f"firing:{firing.id}", "trigger.Fired") or firing.cause
+
+    def _event_id(self, subject: str, kind: str = "") -> str:
+        catalog = self._ws.catalog
+        if catalog is None:
+            return ""
+        found = catalog.events(subject=subject, kind=kind, limit=1)
+        return found[0].id if found else ""
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Keep the lead while a tick lasts, however long a training takes."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(_LEASE_S / 3):
+                try:
+                    self._ws.automation.lead(self.holder, _LEASE_S)
+                except EverloopError:
+                    _log.exception("the lead could not be renewed; it is tried again")
+
+        thread = threading.Thread(target=renew, name="everloop-lead", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _told(error: EverloopError) -> str:
+    """The last line says what happened; a traceback stays with the run."""
+    lines = error.message.strip().splitlines()
+    return lines[-1] if isinstance(error, UserCodeError) else error.message

@@ -1,0 +1,140 @@
+"""Statements of datasets, their versions and the row ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.engine import Row
+
+from everloop.catalog.engine import Transaction
+from everloop.catalog.tables import dataset_versions, datasets, objects, row_changes
+from everloop.core.dataset import Dataset, DatasetVersion, RowChangeSummary
+
+__all__ = [
+    "add_change",
+    "add_objects",
+    "add_version",
+    "all_datasets",
+    "changes",
+    "find_version",
+    "has_change",
+    "names",
+    "numbers",
+    "versions",
+]
+
+
+def names(tx: Transaction) -> list[str]:
+    """The names of all datasets."""
+    return [row.name for row in tx.all(select(datasets.c.name).order_by(datasets.c.name))]
+
+
+def all_datasets(tx: Transaction) -> list[Dataset]:
+    """All datasets by name."""
+    return [Dataset(**row._asdict()) for row in tx.all(select(datasets).order_by(datasets.c.name))]
+
+
+def numbers(tx: Transaction, name: str) -> list[int]:
+    """The numbers of all versions, ascending."""
+    table = dataset_versions
+    query = select(table.c.number).where(table.c.dataset == name).order_by(table.c.number)
+    return [row.number for row in tx.all(query)]
+
+
+def find_version(tx: Transaction, name: str, number: int | None = None) -> DatasetVersion | None:
+    """One version, the latest if `number` is None; None if there is no such version."""
+    table = dataset_versions
+    query = select(table).where(table.c.dataset == name)
+    if number is None:
+        query = query.order_by(table.c.number.desc()).limit(1)
+    else:
+        query = query.where(table.c.number == number)
+    row = tx.first(query)
+    return None if row is None else _version(row)
+
+
+def versions(tx: Transaction, name: str) -> list[DatasetVersion]:
+    """All versions, oldest first."""
+    table = dataset_versions
+    query = select(table).where(table.c.dataset == name).order_by(table.c.number)
+    return [_version(row) for row in tx.all(query)]
+
+
+def add_version(tx: Transaction, version: DatasetVersion, owner: str) -> None:
+    """Insert a version; makes the dataset if it is new, and takes a stated `owner`."""
+    first = {
+        "name": version.dataset,
+        "owner": owner,
+        "description": "",
+        "created_at": version.created_at,
+        "latest": 0,
+    }
+    tx.insert_new(datasets, first)
+    latest: dict[str, Any] = {"latest": version.number}
+    if owner:
+        latest["owner"] = owner
+    tx.execute(datasets.update().where(datasets.c.name == version.dataset).values(latest))
+    values = {name: getattr(version, name) for name in version.__struct_fields__}
+    tx.execute(dataset_versions.insert().values(values))
+
+
+def add_objects(tx: Transaction, sizes: Iterable[tuple[str, int]]) -> None:
+    """Record objects (digest, bytes) that the store holds; known ones stay as they are."""
+    for digest, size in sizes:
+        tx.insert_new(objects, {"digest": digest, "size": size, "created_at": tx.now})
+
+
+def add_change(tx: Transaction, change: RowChangeSummary) -> None:
+    """Append to the row ledger."""
+    values = {name: getattr(change, name) for name in change.__struct_fields__}
+    tx.execute(row_changes.insert().values(values))
+
+
+def has_change(tx: Transaction, change: RowChangeSummary, *, scope: str = "") -> bool:
+    """Whether the same rows stand in the ledger under the same rule, in `scope` if given."""
+    table = row_changes
+    query = select(table.c.pk).where(
+        table.c.dataset == change.dataset,
+        table.c.rule == change.rule,
+        table.c.action == change.action,
+        table.c.detail == change.detail,
+    )
+    if scope:
+        query = query.where(table.c.scope == scope)
+    return tx.first(query.limit(1)) is not None
+
+
+def changes(tx: Transaction, *, scope: str, dataset: str, rule: str) -> list[RowChangeSummary]:
+    """The ledger, newest first; a `scope` includes what lies below it (``run:id/step``)."""
+    table = row_changes
+    wanted: list[ColumnElement[bool]] = []
+    if scope:
+        below = table.c.scope.startswith(scope + "/", autoescape=True)
+        wanted.append(or_(table.c.scope == scope, below))
+    if dataset:
+        wanted.append(table.c.dataset == dataset)
+    if rule:
+        wanted.append(table.c.rule == rule)
+    query = select(table).where(*wanted).order_by(table.c.pk.desc())
+    return [_change(row) for row in tx.all(query)]
+
+
+def _version(row: Row[Any]) -> DatasetVersion:
+    # Names come as a subclass of str, which msgspec does not take for a key.
+    return msgspec.convert({str(k): v for k, v in row._asdict().items()}, DatasetVersion)
+
+
+def _change(row: Row[Any]) -> RowChangeSummary:
+    values: dict[str, Any] = row._asdict()
+    del values["pk"]
+    return RowChangeSummary(**values)
+
+
+def rules_of(tx: Transaction, dataset: str) -> Sequence[str]:
+    """The rules that the ledger knows for a dataset, sorted."""
+    table = row_changes
+    query = select(table.c.rule).where(table.c.dataset == dataset).distinct()
+    return sorted(row.rule for row in tx.all(query))

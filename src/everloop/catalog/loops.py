@@ -1,0 +1,213 @@
+"""Statements over loops and their firings, for automation and for governance."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import func, select
+
+from everloop.catalog import tables
+from everloop.catalog.engine import Transaction
+from everloop.core.events import Event
+from everloop.core.policy import Firing, FiringOutcome, LoopSpec
+from everloop.core.time import parse_instant
+from everloop.errors import NotFound
+
+__all__ = [
+    "WORKED",
+    "chain",
+    "event",
+    "event_of",
+    "firing",
+    "firings",
+    "learned",
+    "loop",
+    "loops",
+    "put_firing",
+    "put_loop",
+    "run_of",
+    "set_firing",
+    "setbacks",
+    "worked",
+]
+
+# Outcomes of firings that took or will take a retraining, and so count for cooldown and budget.
+WORKED: tuple[FiringOutcome, ...] = ("queued", "running", "done", "failed")
+# A chain of causes that is longer than this is cut: no loop of ours has so many links.
+_LONGEST_CHAIN = 1000
+
+
+def loops(tx: Transaction) -> list[LoopSpec]:
+    """All loops, by name."""
+    rows = tx.all(select(tables.loops.c.spec).order_by(tables.loops.c.name))
+    return [msgspec.convert(row.spec, LoopSpec) for row in rows]
+
+
+def loop(tx: Transaction, name: str) -> LoopSpec:
+    """One loop.
+
+    Raises:
+        NotFound: If there is none of that name; with the nearest ones.
+    """
+    spec = tx.scalar(select(tables.loops.c.spec).where(tables.loops.c.name == name))
+    if spec is None:
+        known = [row.name for row in tx.all(select(tables.loops.c.name))]
+        raise NotFound.named("loop", name, known)
+    return msgspec.convert(spec, LoopSpec)
+
+
+def put_loop(tx: Transaction, spec: LoopSpec) -> None:
+    """Store a loop, in place of the one of that name."""
+    row = {
+        "name": spec.name,
+        "spec": spec,
+        "created_at": spec.created_at,
+        "updated_at": spec.updated_at,
+    }
+    tx.upsert(tables.loops, row, ["name"])
+
+
+def firing(tx: Transaction, identifier: str) -> Firing:
+    """One firing.
+
+    Raises:
+        NotFound: If there is none with that id.
+    """
+    row = tx.first(select(tables.firings).where(tables.firings.c.id == identifier))
+    if row is None:
+        raise NotFound.named("firing", identifier)
+    return Firing(**row._asdict())
+
+
+def firings(
+    tx: Transaction,
+    name: str = "",
+    *,
+    outcomes: tuple[FiringOutcome, ...] = (),
+    key_prefix: str = "",
+    limit: int = 1000,
+) -> list[Firing]:
+    """Firings, newest first."""
+    table = tables.firings
+    query = select(table).order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+    if name:
+        query = query.where(table.c.loop == name)
+    if outcomes:
+        query = query.where(table.c.outcome.in_(outcomes))
+    if key_prefix:
+        query = query.where(table.c.key.startswith(key_prefix, autoescape=True))
+    return [Firing(**row._asdict()) for row in tx.all(query)]
+
+
+def put_firing(tx: Transaction, made: Firing) -> bool:
+    """Store a firing; False where its loop has fired by that key already."""
+    return tx.insert_new(tables.firings, msgspec.structs.asdict(made))
+
+
+def set_firing(
+    tx: Transaction, identifier: str, outcome: FiringOutcome, *, run_id: str = "", reason: str = ""
+) -> Firing:
+    """Move a firing on; an empty `run_id` or `reason` keeps what is there."""
+    values: dict[str, object] = {"outcome": outcome, "updated_at": tx.now}
+    values |= {"run_id": run_id} if run_id else {}
+    values |= {"reason": reason} if reason else {}
+    table = tables.firings
+    tx.execute(table.update().where(table.c.id == identifier).values(values))
+    return firing(tx, identifier)
+
+
+def worked(tx: Transaction, name: str, since: datetime) -> int:
+    """How many firings after `since` took a retraining."""
+    table = tables.firings
+    query = select(func.count()).where(
+        table.c.loop == name, table.c.outcome.in_(WORKED), table.c.created_at > since
+    )
+    return int(tx.scalar(query) or 0)
+
+
+def setbacks(tx: Transaction, name: str) -> int:
+    """Refused candidates, failed pipelines and aborted rollouts since the last promotion."""
+    rollouts, verdicts, table = tables.rollouts, tables.verdicts, tables.firings
+    closed = tx.all(
+        select(rollouts.c.state, rollouts.c.updated_at)
+        .where(rollouts.c.deployment == name, rollouts.c.open.is_(False))
+        .order_by(rollouts.c.updated_at.desc())
+    )
+    aborted, promoted_at = 0, None
+    for row in closed:
+        if row.state["stage"] == "promoted":
+            promoted_at = row.updated_at
+            break
+        aborted += 1
+    refused = select(func.count()).where(verdicts.c.model == name, verdicts.c.passed.is_(False))
+    failed = select(func.count()).where(
+        table.c.loop == name, table.c.outcome == "failed", table.c.key.not_like("first%")
+    )
+    if promoted_at is not None:
+        refused = refused.where(verdicts.c.at > promoted_at)
+        failed = failed.where(table.c.updated_at > promoted_at)
+    return aborted + int(tx.scalar(refused) or 0) + int(tx.scalar(failed) or 0)
+
+
+def run_of(tx: Transaction, identifier: str) -> tuple[str, str]:
+    """Id and state of the newest run that a firing started, or two empty texts."""
+    table = tables.runs
+    query = select(table.c.id, table.c.state).where(table.c.trigger == identifier)
+    row = tx.first(query.order_by(table.c.pk.desc()).limit(1))
+    return ("", "") if row is None else (row.id, row.state)
+
+
+def event(tx: Transaction, identifier: str) -> Event | None:
+    """The event with that id, or None."""
+    row = tx.first(select(tables.events).where(tables.events.c.id == identifier))
+    return None if row is None else Event(**row._asdict())
+
+
+def event_of(tx: Transaction, subject: str, kind: str) -> Event | None:
+    """The first event of `kind` about `subject`, or None."""
+    table = tables.events
+    query = select(table).where(table.c.subject == subject, table.c.kind == kind)
+    row = tx.first(query.order_by(table.c.seq).limit(1))
+    return None if row is None else Event(**row._asdict())
+
+
+def chain(tx: Transaction, identifier: str) -> list[Event]:
+    """The event and what led to it, root first."""
+    found: list[Event] = []
+    while identifier and len(found) < _LONGEST_CHAIN:
+        link = event(tx, identifier)
+        if link is None:
+            break
+        found.append(link)
+        identifier = link.cause
+    return found[::-1]
+
+
+def learned(tx: Transaction, spec: LoopSpec) -> tuple[int, int]:
+    """Rows the champion was trained on, and labels since then that are older than any hold-out.
+
+    Labels count by batch: one that reaches into the hold-out does not count yet.
+    """
+    arms = tx.scalar(select(tables.deployments.c.arms).where(tables.deployments.c.name == spec.name))
+    champion = next((arm["version"] for arm in arms or () if arm["name"] == "champion"), None)
+    if champion is None:
+        return 0, 0
+    versions, batches = tables.model_versions, tables.label_batches
+    manifest = tx.scalar(
+        select(versions.c.manifest).where(
+            versions.c.name == spec.name, versions.c.version == champion
+        )
+    )
+    until = manifest.get("trained_until")
+    if not until:
+        return 0, 0
+    days = max((gate.days for gate in spec.gates), default=0)
+    count = tx.scalar(
+        select(func.coalesce(func.sum(batches.c.rows), 0)).where(
+            batches.c.deployment == spec.name,
+            batches.c.from_at >= parse_instant(until),
+            batches.c.to_at <= tx.now - timedelta(days=days),
+        )
+    )
+    return int(manifest.get("rows", 0)), int(count)

@@ -1,0 +1,158 @@
+"""``everloop server`` and ``everloop up``, and the commands that their processes are."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from everloop import settings
+from everloop.cli import processes
+from everloop.cli.main import common, open_workspace
+from everloop.cli.output import say
+from everloop.errors import InvalidInput
+
+__all__ = ["scheduler_process", "serve_worker_process", "server", "server_process", "up"]
+
+_HOST = click.option("--host", default=None, help="Address to listen on (default: 127.0.0.1).")
+_PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help="0: any free one.")
+
+
+@click.command()
+@_HOST
+@_PORT
+@common
+def server(host: str | None, port: int | None, location: str | None, as_json: bool) -> None:
+    """Run the API and the pages alone."""
+    from everloop.serving.supervisor import bind
+
+    address, number = _address(host, port)
+    listening = bind(address, number)
+    say("http://{}:{}".format(*listening.getsockname()[:2]))
+    _serve(location or settings.load().location, listening)
+
+
+@click.command()
+@click.argument("loops", nargs=-1, metavar="[LOOP_FILE]...")
+@_HOST
+@_PORT
+@click.option(
+    "--serving-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Where models answer (default: the port after --port).",
+)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@common
+def up(
+    loops: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    serving_port: int | None,
+    workers: int,
+    location: str | None,
+    as_json: bool,
+) -> None:
+    """Run everything: server, pages, scheduler, serving.
+
+    The loops declared in each LOOP_FILE are taken over (./loop.py if none is given and it exists).
+    """
+    address, number = _address(host, port)
+    where = processes.absolute(location or settings.load().location)
+    files = loops or (("loop.py",) if Path("loop.py").exists() else ())
+    with open_workspace(where, must_exist=False):
+        pass  # say here, in a sentence, if it cannot be opened
+    if serving_port is None:
+        serving_port = number + 1 if number else 0
+    sys.exit(
+        processes.run_tree(
+            where, files, host=address, port=number, serving_port=serving_port, workers=workers
+        )
+    )
+
+
+@click.command(hidden=True)
+@click.option("--fd", type=int, required=True)
+@common
+def server_process(fd: int, location: str | None, as_json: bool) -> None:
+    """The server, on a socket of its parent."""
+    from everloop.core.process import watch_lifeline
+
+    watch_lifeline()
+    _serve(location or "", socket.socket(fileno=fd))
+
+
+@click.command(hidden=True)
+@click.argument("loops", nargs=-1)
+@common
+def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: bool) -> None:
+    """Triggers, retraining, gates, rollouts."""
+    from everloop.automation.declare import declared
+    from everloop.core.context import using
+    from everloop.core.process import watch_lifeline
+    from everloop.pipelines.load import load_module
+
+    watch_lifeline()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with open_workspace(location) as workspace, using(workspace):
+        for file in loops:
+            load_module(file)
+        for spec in declared():
+            say(f"loop {spec.name}: {spec.pipeline}")
+        workspace.loop_runner().run_forever(stop, interval_s=2.0)
+
+
+@click.command(hidden=True)
+@click.option("--fd", type=int, required=True)
+@click.option("--worker", required=True)
+@common
+def serve_worker_process(fd: int, worker: str, location: str | None, as_json: bool) -> None:
+    """One serving worker, on a socket of its parent."""
+    from everloop.api.serving import make_inference_app
+    from everloop.serving.worker import run_worker
+
+    workspace = open_workspace(location)
+    sys.exit(run_worker(fd, workspace.serving_services(), make_inference_app, worker=worker))
+
+
+def _serve(location: str, listening: socket.socket) -> None:
+    import uvicorn
+
+    from everloop.server import make_app
+
+    workspace = open_workspace(location, must_exist=False)
+    host = str(listening.getsockname()[0])
+    config = uvicorn.Config(
+        make_app(workspace, host=host),
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _address(host: str | None, port: int | None) -> tuple[str, int]:
+    found = settings.load()
+    address = host or found.host
+    try:
+        loopback = address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise InvalidInput(f"{address!r} is no address", hint="use 127.0.0.1") from None
+    if not loopback:
+        raise InvalidInput(
+            f"{address} can be reached from other machines, and nobody needs to log in yet",
+            hint="listen on 127.0.0.1, and put a proxy with a login before it",
+        )
+    return ("127.0.0.1" if address == "localhost" else address), (
+        found.port if port is None else port
+    )

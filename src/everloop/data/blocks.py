@@ -1,0 +1,73 @@
+"""Blocks: a table as ordinary zstd Parquet files under the digest of their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from everloop.core.dataset import Block
+from everloop.core.schema import Schema
+from everloop.data.arrow import arrow_type
+from everloop.ports.blobs import BlobStore, HasPaths
+
+__all__ = [
+    "BLOCK_ROWS",
+    "open_block",
+    "read_blocks",
+    "version_digest",
+    "write_block",
+    "write_blocks",
+]
+
+#: Most rows of a block: small enough that erasing a row rewrites little, large enough to scan fast.
+BLOCK_ROWS = 131_072
+
+
+def write_block(blobs: BlobStore, rows: pa.Table) -> Block:
+    """Store `rows` as one Parquet file; equal rows give an equal digest (same Arrow release)."""
+    sink = pa.BufferOutputStream()
+    bare = rows.replace_schema_metadata(None)
+    pq.write_table(bare, sink, compression="zstd", row_group_size=max(rows.num_rows, 1))
+    digest, size = blobs.put(sink.getvalue().to_pybytes())
+    return Block(digest, rows.num_rows, size)
+
+
+def write_blocks(blobs: BlobStore, table: pa.Table) -> Iterator[tuple[Block, pa.Table]]:
+    """Store `table` in blocks of at most ``BLOCK_ROWS`` rows; each with its rows."""
+    for start in range(0, table.num_rows, BLOCK_ROWS):
+        rows = table.slice(start, BLOCK_ROWS)
+        yield write_block(blobs, rows), rows
+
+
+def version_digest(schema: Schema, blocks: Iterable[Block]) -> str:
+    """blake3 over the schema digest and the block digests in order, 64 hex digits."""
+    parts = [schema.digest, *(block.digest for block in blocks)]
+    return blake3("\n".join(parts).encode()).hexdigest()
+
+
+def open_block(blobs: BlobStore, digest: str) -> pq.ParquetFile:
+    """The Parquet file of a block: mapped where the store has files, else in memory."""
+    if isinstance(blobs, HasPaths):
+        return pq.ParquetFile(str(blobs.path(digest)), memory_map=True)
+    return pq.ParquetFile(pa.BufferReader(blobs.get(digest)))
+
+
+def read_blocks(
+    blobs: BlobStore, blocks: Sequence[Block], schema: Schema, columns: Sequence[str]
+) -> pa.Table:
+    """`columns` of `blocks`, in this order; a column that a block is older than reads as nulls."""
+    wanted = pa.schema([pa.field(name, arrow_type(schema.field(name).type)) for name in columns])
+    tables = []
+    for block in blocks:
+        with open_block(blobs, block.digest) as file:
+            have = [name for name in columns if name in file.schema_arrow.names]
+            rows = file.read(columns=have)
+        missing = [name for name in columns if name not in have]
+        for name in missing:
+            rows = rows.append_column(name, pa.nulls(block.rows, wanted.field(name).type))
+        if have or missing:
+            tables.append(rows.select(list(columns)))
+    return pa.concat_tables(tables).cast(wanted) if tables else wanted.empty_table()

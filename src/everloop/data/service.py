@@ -1,0 +1,284 @@
+"""DataService: named tables, their immutable versions, and the ledger of rows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from everloop.access.policy import Authorizer
+from everloop.access.service import Service, action
+from everloop.catalog import datasets as statements
+from everloop.catalog.engine import Catalog
+from everloop.core.dataset import Dataset, DatasetVersion, RowChange, RowChangeSummary
+from everloop.core.schema import Schema
+from everloop.data.blocks import read_blocks, write_block
+from everloop.data.commit import Draft, publish
+from everloop.data.ledger import rows_of
+from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.ports.blobs import BlobStore
+
+__all__ = ["DataService"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+# Each lost race means that another commit succeeded, so this is never reached in earnest.
+_RACES = 1000
+
+
+class DataService(Service):
+    """Datasets: commit, read, compare, and ask why a row is not there."""
+
+    area = "data"
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore, authorizer: Authorizer) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._authorizer = authorizer
+
+    @action("dataset:write", on="name")
+    def commit(
+        self,
+        name: str,
+        rows: pa.Table,
+        *,
+        schema: Schema | None = None,
+        mode: Literal["append", "replace"] = "append",
+        owner: str = "",
+        note: str = "",
+        run_id: str = "",
+        expect: int | None = None,
+    ) -> DatasetVersion:
+        """Make a version of the dataset `name`; the dataset is made on its first commit.
+
+        Rows are held against the schema first. A broken rule with ``on_fail="fail"`` refuses the
+        frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them.
+        Content equal to the latest version's makes no version, and neither do rows that a keyed
+        dataset was given before in an equal commit: a commit may be repeated after a failure.
+        Several processes may append at once: every one's rows are kept, none twice.
+
+        Args:
+            name: Letters, digits, ``_ . -``; at most 200 characters.
+            rows: In any order of columns.
+            schema: None takes the latest version's, and for the first version the frame's own.
+            mode: ``append`` adds to the rows of the latest version, ``replace`` starts anew.
+            owner: Who answers for the dataset; empty leaves it as it is.
+            note: For people.
+            run_id: The run that made the rows.
+            expect: Number that the latest version must have (0: no version yet), or None.
+
+        Returns:
+            The new version, or the one that holds this content already.
+
+        Raises:
+            InvalidInput: With every fault of the frame, or of the schema against earlier rows.
+            Conflict: If `expect` is not met; ``details["winner"]`` is the latest number.
+            BackendError: If bytes or rows could not be stored; then no version was made.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(
+                f"{name!r} is no name of a dataset",
+                hint="letters, digits, _ . and - only, at most 200, not beginning with . or -",
+            )
+        if not isinstance(rows, pa.Table):
+            raise InvalidInput(
+                f"rows must be an Arrow table, not {type(rows).__name__}",
+                hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
+            )
+        draft = Draft(self._blobs, name, rows, schema, append=mode == "append", expect=expect)
+        for _ in range(_RACES):
+            with self._catalog.read() as tx:
+                base = statements.find_version(tx, name)
+            draft.prepare(base, owner)
+            with self._catalog.write() as tx:
+                version = publish(tx, draft, base, owner=owner, note=note, run_id=run_id)
+            if version is not None:
+                return version
+        raise Conflict(f"others commit to {name} all the time", hint="commit again")
+
+    @action("dataset:read", on="name")
+    def version(self, name: str, number: int | None = None) -> DatasetVersion:
+        """A version; the latest if `number` is None.
+
+        Raises:
+            NotFound: If there is no such dataset (with the nearest names) or version.
+        """
+        with self._catalog.read() as tx:
+            found = statements.find_version(tx, name, number)
+            if found is not None:
+                return found
+            numbers = statements.numbers(tx, name)
+            if not numbers:
+                raise NotFound.named("dataset", name, statements.names(tx))
+        raise NotFound(
+            f"no version {number} of {name}", hint=f"there are {numbers[0]} to {numbers[-1]}"
+        )
+
+    @action("dataset:read")
+    def datasets(self) -> list[Dataset]:
+        """All datasets, by name."""
+        with self._catalog.read() as tx:
+            return statements.all_datasets(tx)
+
+    @action("dataset:read", on="name")
+    def versions(self, name: str) -> list[DatasetVersion]:
+        """All versions of a dataset, oldest first.
+
+        Raises:
+            NotFound: If there is no such dataset.
+        """
+        with self._catalog.read() as tx:
+            found = statements.versions(tx, name)
+            if not found:
+                raise NotFound.named("dataset", name, statements.names(tx))
+        return found
+
+    @action("dataset:read", on="name")
+    def read(
+        self, name: str, number: int | None = None, *, columns: list[str] | None = None
+    ) -> pa.Table:
+        """The rows of a version, in the order they were committed.
+
+        Args:
+            name: The dataset.
+            number: The version; None is the latest.
+            columns: Only these are read, in this order; None is all.
+
+        Raises:
+            NotFound: If there is no such dataset, version or column.
+            BackendError: If a stored block is damaged.
+        """
+        version = self.version(name, number)
+        names = list(version.schema.names) if columns is None else columns
+        for column in names:
+            version.schema.field(column)
+        return read_blocks(self._blobs, version.blocks, version.schema, names)
+
+    @action("dataset:write", on="dataset")
+    def record_changes(
+        self,
+        scope: str,
+        dataset: str,
+        rule: str,
+        act: Literal["dropped", "changed", "warned"],
+        reason: str,
+        owner: str,
+        rows: pa.Table,
+    ) -> RowChangeSummary:
+        """Record in the ledger what a step did to rows; the same again is recorded once.
+
+        Args:
+            scope: ``run:<id>/<step>``.
+            dataset: Where the rows come from; may be empty.
+            rule: Name of the rule.
+            act: What happened to the rows.
+            reason: Why.
+            owner: Who answers for the rule.
+            rows: Key columns and the values that the rows had.
+        """
+        faults = [(n, "is empty") for n, v in (("scope", scope), ("rule", rule)) if not v]
+        if faults:
+            raise InvalidInput("the change cannot be recorded", faults)
+        block = write_block(self._blobs, rows)
+        with self._catalog.write() as tx:
+            change = RowChangeSummary(
+                scope=scope,
+                dataset=dataset,
+                rule=rule,
+                action=act,
+                reason=reason,
+                owner=owner,
+                rows=block.rows,
+                detail=block.digest,
+                at=tx.now,
+            )
+            if not statements.has_change(tx, change, scope=scope):
+                statements.add_objects(tx, [(block.digest, block.size)])
+                statements.add_change(tx, change)
+                tx.append("dataset.RowsChanged", scope, {"rule": rule, "rows": block.rows})
+        return change
+
+    @action("dataset:read", on="dataset")
+    def changes(
+        self, *, scope: str = "", dataset: str = "", rule: str = ""
+    ) -> list[RowChangeSummary]:
+        """The ledger by commit or step and rule, newest first.
+
+        Args:
+            scope: ``dataset:name@number``, ``run:<id>/<step>``, or ``run:<id>`` for all its steps.
+            dataset: Where the rows come from.
+            rule: Name of the rule.
+        """
+        with self._catalog.read() as tx:
+            return statements.changes(tx, scope=scope, dataset=dataset, rule=rule)
+
+    @action("dataset:read", on="dataset")
+    def changed_rows(
+        self,
+        *,
+        dataset: str,
+        where: dict[str, Any] | None = None,
+        rule: str = "",
+        limit: int = 100,
+    ) -> list[RowChange]:
+        """The rows that rules dropped, changed or warned of: why is this row not there?
+
+        Args:
+            dataset: Where the rows come from.
+            where: Values that columns of the row must equal; times may be ISO 8601 text.
+            rule: Only what this rule did.
+            limit: Most rows, those of the newest commit or step first.
+
+        Raises:
+            NotFound: If no entry has a column of `where`.
+            InvalidInput: If a value of `where` does not fit its column.
+        """
+        with self._catalog.read() as tx:
+            changes = statements.changes(tx, scope="", dataset=dataset, rule=rule)
+        found: list[RowChange] = []
+        columns: set[str] = set()
+        for change in changes:
+            if len(found) >= limit:
+                break
+            part = rows_of(self._blobs, change, where or {}, limit - len(found))
+            columns.update(part.columns)
+            found += part.rows
+        for name in where or {}:
+            if changes and name not in columns:
+                raise NotFound.named("column", name, columns)
+        return found
+
+    @action("dataset:read", on="name")
+    def diff_summary(self, name: str, old: int, new: int) -> dict[str, Any]:
+        """How two versions differ, from their manifests alone: no row is read.
+
+        Returns:
+            ``columns``: names ``added``, ``removed`` and ``changed`` (rules included); ``rows``:
+            the numbers ``old``, ``new``, and in whole blocks ``added`` and ``removed``;
+            ``blocks``: ``kept``, ``added``, ``removed``; ``equal``: same content.
+        """
+        before, after = self.version(name, old), self.version(name, new)
+        had = {field.name: field for field in before.schema.fields}
+        has = {field.name: field for field in after.schema.fields}
+        gone = Counter(before.blocks) - Counter(after.blocks)
+        come = Counter(after.blocks) - Counter(before.blocks)
+        return {
+            "columns": {
+                "added": [n for n in has if n not in had],
+                "removed": [n for n in had if n not in has],
+                "changed": [n for n in has if n in had and has[n] != had[n]],
+            },
+            "rows": {
+                "old": before.rows,
+                "new": after.rows,
+                "added": sum(block.rows * n for block, n in come.items()),
+                "removed": sum(block.rows * n for block, n in gone.items()),
+            },
+            "blocks": {
+                "kept": len(after.blocks) - come.total(),
+                "added": come.total(),
+                "removed": gone.total(),
+            },
+            "equal": before.digest == after.digest,
+        }

@@ -1,0 +1,109 @@
+"""Service levels: what was promised beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import select
+
+from everloop.catalog import tables
+from everloop.catalog.engine import Transaction
+from everloop.core.policy import LoopSpec
+from everloop.governance.records import MeasuredLevel
+
+__all__ = ["LATENCY_DAYS", "measure_levels"]
+
+# The prediction latency is taken over the latest days, for it is a promise on the present.
+LATENCY_DAYS = 7
+_Measured = tuple[float | None, int]
+
+
+def measure_levels(
+    tx: Transaction, spec: LoopSpec, latencies: Callable[[datetime, datetime], pa.Table | None]
+) -> list[MeasuredLevel]:
+    """Measure the promises of a loop's charter.
+
+    Args:
+        tx: Where the runs and rollouts are.
+        spec: The loop.
+        latencies: Reads ``latency_us`` and ``arm`` of what was answered in a time; None if
+            nothing is deployed.
+    """
+    measures: dict[str, Callable[[], _Measured]] = {
+        "prediction": lambda: _prediction(tx, latencies),
+        "retraining": lambda: _retraining(tx, spec),
+        "deployment": lambda: _deployment(tx, spec),
+        "renewal": lambda: _renewal(tx, spec),
+    }
+    found = []
+    for level in spec.charter.service_levels:
+        measured, samples = measures[level.name]()
+        found.append(
+            MeasuredLevel(
+                name=level.name,
+                at_most_s=level.at_most_s,
+                measured_s=measured,
+                samples=samples,
+                kept=None if measured is None else measured <= level.at_most_s,
+                description=level.description,
+            )
+        )
+    return found
+
+
+def _prediction(
+    tx: Transaction, latencies: Callable[[datetime, datetime], pa.Table | None]
+) -> _Measured:
+    """99th percentile of the latency of answers that went to a client."""
+    until = tx.now + timedelta(microseconds=1)
+    log = latencies(until - timedelta(days=LATENCY_DAYS), until)
+    if log is None:
+        return None, 0
+    served = log.filter(pc.not_equal(log.column("arm"), "shadow"))
+    micros = served.column("latency_us").drop_null().to_numpy()
+    if not len(micros):
+        return None, 0
+    return float(np.percentile(micros, 99)) / 1e6, len(micros)
+
+
+def _retraining(tx: Transaction, spec: LoopSpec) -> _Measured:
+    """The longest run that a firing of the loop started and that finished."""
+    runs, firings = tables.runs, tables.firings
+    mine = select(firings.c.id).where(firings.c.loop == spec.name)
+    query = select(runs.c.started_at, runs.c.ended_at).where(
+        runs.c.trigger.in_(mine), runs.c.state == "finished", runs.c.ended_at.is_not(None)
+    )
+    return _longest([(row.ended_at - row.started_at) for row in tx.all(query)])
+
+
+def _deployment(tx: Transaction, spec: LoopSpec) -> _Measured:
+    """The longest rollout from its start to the promotion."""
+    table = tables.rollouts
+    query = select(table.c.state, table.c.started_at, table.c.updated_at).where(
+        table.c.deployment == spec.name, table.c.open.is_(False)
+    )
+    promoted = [row for row in tx.all(query) if row.state["stage"] == "promoted"]
+    return _longest([row.updated_at - row.started_at for row in promoted])
+
+
+def _renewal(tx: Transaction, spec: LoopSpec) -> _Measured:
+    """How long ago the live model was registered."""
+    table, versions = tables.deployments, tables.model_versions
+    row = tx.first(select(table).where(table.c.name == spec.name))
+    champion = next((a for a in (row.arms if row else ()) if a["name"] == "champion"), None)
+    if row is None or champion is None:
+        return None, 0
+    made = tx.scalar(
+        select(versions.c.created_at).where(
+            versions.c.name == row.model, versions.c.version == champion["version"]
+        )
+    )
+    return (None, 0) if made is None else ((tx.now - made).total_seconds(), 1)
+
+
+def _longest(spans: list[timedelta]) -> _Measured:
+    return (max(span.total_seconds() for span in spans), len(spans)) if spans else (None, 0)

@@ -1,0 +1,105 @@
+"""Text for a terminal of what governance tells. No rule and no look-up here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from everloop.core.gate import Verdict
+from everloop.governance.records import StoryLine, Why
+
+__all__ = ["story_text", "why_text"]
+
+_INDENT = "  "
+
+
+def story_text(lines: Iterable[StoryLine]) -> str:
+    """The story, a line each, indented below its cause."""
+    told = [f"{x.at:%Y-%m-%d %H:%M}  {_INDENT * x.depth}{_verb(x.kind)}{x.sentence}" for x in lines]
+    return "\n".join(told) or "nothing has happened yet"
+
+
+def why_text(why: Why) -> str:
+    """Everything behind one prediction, from the answer back to the rows and the owners."""
+    return "\n".join(_why_lines(why))
+
+
+def _why_lines(why: Why) -> Iterator[str]:
+    p, version = why.prediction, why.version
+    yield f"prediction {p.id}"
+    asked = f" for request {p.request_id}" if p.request_id else ""
+    yield f"  {p.value:.6g}{asked}, as of {p.at:%Y-%m-%d %H:%M:%S} UTC"
+    if p.label is not None:
+        known = f", known {p.label_at:%Y-%m-%d %H:%M} UTC" if p.label_at is not None else ""
+        yield f"  the truth was {p.label:g}{known}"
+    yield f"deployment {why.deployment}, revision {p.revision}, arm {p.arm}"
+    until = f", trained until {version.trained_until:%Y-%m-%d}" if version.trained_until else ""
+    yield f"model {version.ref} ({version.flavor}, {version.tier}){until}"
+    yield from _verdict(why.verdict)
+    yield from _run(why)
+    yield "data it was trained on"
+    for use in why.datasets:
+        yield f"  {use.name}@{use.version} {use.digest[:16]}, {use.rows} rows" + _by(use.owner)
+    yield "features"
+    width = max((len(feature.name) for feature in why.features), default=0)
+    for feature in why.features:
+        yield f"  {feature.name:<{width}}  {_value(feature.value)}" + _known(feature)
+    yield "rows behind them"
+    for row in why.rows:
+        key = ", ".join(f"{name}={value}" for name, value in row.key.items()) or "all"
+        yield f"  {row.view}: {row.dataset}@{row.version}, {key}"
+        if row.row is not None:
+            yield "    " + ", ".join(f"{k}={_value(v)}" for k, v in row.row.items())
+    yield "rows that rules dropped or changed"
+    for change in why.changes:
+        yield f"  {change.scope}: {change.rule} {change.action} {change.rows}: {change.reason}" + (
+            _by(change.owner)
+        )
+    yield "owners"
+    for what, who in why.owners.items():
+        yield f"  {what}: {who}"
+    if why.not_stated:
+        yield "not stated: " + ", ".join(why.not_stated)
+
+
+def _verdict(verdict: Verdict | None) -> Iterator[str]:
+    if verdict is None:
+        yield "no verdict let it live: a person promoted it"
+        return
+    against = f"version {verdict.champion}" if verdict.champion else "nobody, as the first"
+    yield f"verdict {verdict.id} of {verdict.at:%Y-%m-%d}: passed against {against}"
+    for result in verdict.results:
+        yield f"  {result.reason}"
+
+
+def _run(why: Why) -> Iterator[str]:
+    if why.run is None:
+        yield "run: not known here"
+        return
+    yield f"run {why.run.id} of {why.run.pipeline or why.run.name} by {why.run.actor or 'unknown'}"
+    if why.run.code:
+        yield f"  code {why.run.code[:16]}"
+    if why.run.git.get("commit"):
+        dirty = ", with changes" if why.run.git.get("dirty") in ("true", "1", "True") else ""
+        yield f"  commit {why.run.git['commit'][:12]}{dirty}"
+    for name, value in sorted(why.run.params.items()):
+        yield f"  {name} = {value}"
+
+
+def _known(feature: Any) -> str:
+    if not feature.view:
+        return ""
+    when = f"known {feature.known_at:%Y-%m-%d %H:%M} UTC" if feature.known_at else "no row"
+    return f"  ({feature.view}, {when})"
+
+
+def _by(owner: str) -> str:
+    return f", owner {owner}" if owner else ""
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _verb(kind: str) -> str:
+    return f"{kind.partition('.')[0]}: "

@@ -1,0 +1,231 @@
+"""GovernanceService: charters, model cards, the story of a loop, and why a prediction was made."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+
+from everloop.access.policy import Authorizer
+from everloop.access.service import Service, action
+from everloop.catalog import loops
+from everloop.catalog.engine import Catalog
+from everloop.core.dataset import RowChangeSummary
+from everloop.core.gate import Verdict
+from everloop.core.model import ModelVersion
+from everloop.core.policy import Charter, LoopSpec
+from everloop.core.run import Run, RunInput
+from everloop.errors import Fault, InvalidInput, NotFound
+from everloop.governance.card import make_card
+from everloop.governance.levels import measure_levels
+from everloop.governance.records import DatasetUse, MeasuredLevel, StoryLine, Why
+from everloop.governance.rows import feature_set_body, feature_values, source_rows
+from everloop.governance.story import tell
+from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from everloop.data.service import DataService
+    from everloop.deployment.predictions import PredictionService
+    from everloop.deployment.service import DeploymentService
+    from everloop.evaluation.service import EvaluationService
+    from everloop.registry.service import RegistryService
+    from everloop.tracking.service import TrackingService
+
+__all__ = ["GovernanceService"]
+
+
+class GovernanceService(Service):
+    """Tells what is, why, and who answers for it. It changes nothing but charters."""
+
+    area = "governance"
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        authorizer: Authorizer,
+        data: DataService,
+        tracking: TrackingService,
+        registry: RegistryService,
+        evaluation: EvaluationService,
+        deployment: DeploymentService,
+        predictions: PredictionService,
+    ) -> None:
+        self._catalog = catalog
+        self._authorizer = authorizer
+        self._data = data
+        self._tracking = tracking
+        self._registry = registry
+        self._evaluation = evaluation
+        self._deployment = deployment
+        self._predictions = predictions
+
+    @action("charter:write", on="project")
+    def set_charter(self, project: str, charter: Charter) -> Charter:
+        """State why a project (its loop) exists; a declaration without a charter keeps it.
+
+        Raises:
+            NotFound: If there is no such loop.
+            InvalidInput: If it says no problem, value or owner.
+        """
+        wanted = ("problem", "value", "owner")
+        faults = [Fault(n, "must say something") for n in wanted if not getattr(charter, n).strip()]
+        if faults:
+            raise InvalidInput("the charter is wrong", faults)
+        with self._catalog.write() as tx:
+            spec = loops.loop(tx, project)
+            if spec.charter != charter:
+                loops.put_loop(
+                    tx, msgspec.structs.replace(spec, charter=charter, updated_at=tx.now)
+                )
+                tx.append("charter.Set", f"loop:{project}", {"owner": charter.owner})
+        return charter
+
+    @action("charter:read", on="project")
+    def charter(self, project: str) -> Charter:
+        """The charter of a project (its loop); NotFound with near names."""
+        with self._catalog.read() as tx:
+            return loops.loop(tx, project).charter
+
+    @action("model:read", on="model")
+    def card(self, model: str, version: int) -> str:
+        """The card of a version, Markdown; what nobody stated is listed as not stated.
+
+        Raises:
+            NotFound: If there is no such version.
+        """
+        found = self._registry.version(model, version)
+        loop = self._loop(model)
+        run = self._run(found)
+        return make_card(
+            self._registry.model(model),
+            found,
+            loop=loop,
+            run=run,
+            verdicts=sorted(self._evaluation.verdicts(model, version), key=lambda v: v.id),
+            datasets=self._datasets(found, run),
+            levels=self.service_levels(model) if loop is not None else (),
+        )
+
+    @action("prediction:read", on="prediction_id")
+    def why(self, prediction_id: str) -> Why:
+        """Walk from a prediction to everything that led to it.
+
+        Raises:
+            NotFound: If there is no such prediction.
+        """
+        prediction = self._predictions.get(prediction_id)
+        deployment = self._deployment.deployment(prediction.deployment)
+        version = self._registry.version(deployment.model, prediction.version)
+        run, loop = self._run(version), self._loop(deployment.name)
+        with self._catalog.read() as tx:
+            features = feature_set_body(tx, version.feature_set)
+        datasets = self._datasets(version, run)
+        owners = {
+            "loop": loop.owner if loop is not None else "",
+            "deployment": deployment.owner,
+            "model": self._registry.model(version.name).owner,
+            "features": str(features.get("owner", "")),
+        } | {f"dataset {use.name}": use.owner for use in datasets}
+        stated = {f"owner of {what}": who for what, who in owners.items()} | {
+            "run": version.run_id,
+            "code snapshot": version.code or (run.code if run is not None else ""),
+            "training period": "given" if version.trained_until is not None else "",
+            "feature set": version.feature_set,
+            "training data": "given" if datasets else "",
+        }
+        return Why(
+            prediction=prediction,
+            deployment=deployment.name,
+            loop=loop.name if loop is not None else "",
+            version=version,
+            verdict=self._verdict(version),
+            run=run,
+            features=feature_values(prediction, features),
+            rows=source_rows(prediction, features, self._data),
+            datasets=tuple(datasets),
+            changes=tuple(self._changes(version, datasets)),
+            owners={what: who for what, who in owners.items() if who},
+            not_stated=tuple(what for what, said in stated.items() if not said),
+        )
+
+    @action("loop:read", on="loop")
+    def story(self, loop: str) -> list[StoryLine]:
+        """What happened in a loop, and because of what; NotFound with near names."""
+        with self._catalog.read() as tx:
+            loops.loop(tx, loop)
+            return tell(tx, loop)
+
+    @action("loop:read", on="loop")
+    def service_levels(self, loop: str) -> list[MeasuredLevel]:
+        """The promises of a loop's charter beside what was measured; NotFound with near names."""
+        with self._catalog.read() as tx:
+            spec = loops.loop(tx, loop)
+            return measure_levels(tx, spec, lambda *span: self._latencies(loop, *span))
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _latencies(self, name: str, since: datetime, until: datetime) -> pa.Table | None:
+        try:
+            return self._predictions.read(
+                name, since=since, until=until, columns=["latency_us", "arm"]
+            )
+        except NotFound:
+            return None
+
+    def _loop(self, name: str) -> LoopSpec | None:
+        with self._catalog.read() as tx:
+            try:
+                return loops.loop(tx, name)
+            except NotFound:
+                return None
+
+    def _run(self, version: ModelVersion) -> Run | None:
+        try:
+            return self._tracking.run(version.run_id) if version.run_id else None
+        except NotFound:
+            return None
+
+    def _verdict(self, version: ModelVersion) -> Verdict | None:
+        given = self._evaluation.verdicts(version.name, version.version)
+        return max((v for v in given if v.passed), key=lambda v: v.id, default=None)
+
+    def _datasets(self, version: ModelVersion, run: Run | None) -> list[DatasetUse]:
+        """What the version says it was trained on, and what its run read besides."""
+        wanted = [RunInput(dataset=n, version=v, digest="") for n, v in version.data.items()]
+        if run is not None:
+            wanted += [i for i in run.inputs if version.data.get(i.dataset) != i.version]
+        owners = {dataset.name: dataset.owner for dataset in self._data.datasets()}
+        found = []
+        for item in wanted:
+            try:
+                stored = self._data.version(item.dataset, item.version)
+                rows, digest = stored.rows, stored.digest
+            except NotFound:  # data of another tracking system is known by name alone
+                rows, digest = 0, item.digest
+            found.append(
+                DatasetUse(
+                    name=item.dataset,
+                    version=item.version,
+                    digest=digest,
+                    rows=rows,
+                    owner=owners.get(item.dataset, ""),
+                    role=item.role,
+                )
+            )
+        return found
+
+    def _changes(self, version: ModelVersion, datasets: list[DatasetUse]) -> list[RowChangeSummary]:
+        """What rules did on the way: at the commits up to the version used, and in the run."""
+        found = []
+        for use in datasets:
+            for change in self._data.changes(dataset=use.name):
+                number = change.scope.rpartition("@")[2]
+                is_commit = change.scope.startswith("dataset:") and number.isdigit()
+                if is_commit and int(number) <= use.version:
+                    found.append(change)
+        if version.run_id:
+            found += self._data.changes(scope=f"run:{version.run_id}")
+        return found

@@ -1,0 +1,304 @@
+"""``ev.step``, ``ev.pipeline`` and ``ev.log``: plain functions with a memory.
+
+Outside a run a step is the bare function. Inside ``pipeline.run()`` each call of a step is looked
+up by its key, and executed and stored only if nothing is found.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from everloop.core.context import current_workspace
+from everloop.core.pipeline import StoredValue
+from everloop.core.run import Run
+from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
+from everloop.pipelines.code import fingerprint
+from everloop.pipelines.definition import Step as StepDefinition
+from everloop.pipelines.definition import full_name
+from everloop.pipelines.engine import (
+    LEASE_S,
+    Execution,
+    executing,
+    logging_to,
+    shown_arguments,
+    stored_arguments,
+)
+from everloop.pipelines.owner import this_process
+from everloop.pipelines.signature import Signature
+from everloop.pipelines.surroundings import environment_of, git_of, snapshot_code
+from everloop.pipelines.values import Unreadable, load
+
+__all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_RUN_OPTIONS = frozenset({"resume", "force", "trigger"})
+
+
+def _is_plain_function(function: object) -> bool:
+    return callable(function) and not inspect.iscoroutinefunction(function)
+
+
+class Step(StepDefinition, Generic[P, R]):
+    """A step. Call it as the function it is."""
+
+    def __init__(self, function: Callable[P, R], **options: Any) -> None:
+        if not _is_plain_function(function):
+            raise InvalidInput("a step is a plain function", [("", repr(function))])
+        super().__init__(function, **options)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        execution = executing.get()
+        if execution is None:
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        return execution.call(self, args, kwargs)  # type: ignore[no-any-return]
+
+    def map(self, items: Iterable[Any], **fixed: Any) -> list[R]:
+        """Call the step for each item, with the `fixed` arguments; results in the same order."""
+        call: Callable[..., R] = self
+        return [call(item, **fixed) for item in items]
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        raise InvalidInput(
+            f"step {self.name} stands in a class",
+            hint="make it a function of the module; a method has a self that no key can hold",
+        )
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+@overload
+def step(function: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *, cache: bool = ..., version: str = ..., environment: Iterable[str] = ..., retries: int = ...
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    cache: bool = True,
+    version: str = "",
+    environment: Iterable[str] = (),
+    retries: int = 0,
+) -> Any:
+    """Make a function a step of pipelines.
+
+    Args:
+        function: The function.
+        cache: Whether a stored result of another run may be used. A step that is not cached runs
+            once in each run, also over a resume.
+        version: A text that is part of the key: change it to have the step run again.
+        environment: Names of environment variables that the step depends on.
+        retries: How often to try again when it raises, at once.
+
+    Raises:
+        InvalidInput: If an option is wrong, or `function` is no plain function.
+    """
+    names = tuple(environment)
+    if isinstance(environment, str):
+        raise InvalidInput("environment is a list of names", [("environment", repr(environment))])
+    if type(retries) is not int or retries < 0:
+        raise InvalidInput("retries is a number from 0", [("retries", repr(retries))])
+    options = {"cache": cache, "version": str(version), "environment": names, "retries": retries}
+    if function is not None:
+        return Step(function, **options)
+    return lambda decorated: Step(decorated, **options)
+
+
+class Pipeline(Generic[P, R]):
+    """A function that calls steps.
+
+    Attributes:
+        name: ``module.qualname``; its runs are in the experiment of this name.
+        run_id: Id of the last run started from this object, or empty.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        if not _is_plain_function(function):
+            raise InvalidInput("a pipeline is a plain function", [("", repr(function))])
+        self.name = full_name(function)
+        self.function = function
+        self.signature = Signature(function, "pipeline", self.name)
+        self.run_id = ""
+        functools.update_wrapper(self, function)
+        taken = _RUN_OPTIONS & set(self.signature.names)
+        if taken:
+            raise InvalidInput(
+                f"pipeline {self.name} cannot take these arguments",
+                [(name, "is an option of run(); choose another name") for name in sorted(taken)],
+            )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function as it is; within a run its steps belong to that run."""
+        return self.function(*args, **kwargs)
+
+    def run(
+        self, *, resume: str = "", force: bool = False, trigger: str = "", **arguments: Any
+    ) -> R:
+        """Run the pipeline in the current workspace.
+
+        Args:
+            resume: Id of a run that died, failed or was stopped; it goes on under its id, with
+                the arguments that it was started with.
+            force: Run every step, whatever is stored.
+            trigger: Id of the firing that started it.
+            **arguments: The pipeline's own.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            InvalidInput: If an argument is missing, unknown or of the wrong type; nothing ran.
+            UserCodeError: If the user's code raised; the run failed and can be resumed.
+            Conflict: If the run to resume is alive.
+            StateError: If the run to resume finished, or another process took this one over.
+        """
+        if executing.get() is not None or logging_to.get() is not None:
+            raise StateError(
+                f"pipeline {self.name} was started inside a run",
+                hint=f"call {self.function.__name__}(...) itself: its steps join the run",
+            )
+        workspace = current_workspace()
+        if resume:
+            if arguments:
+                faults = [(name, "a resumed run keeps its arguments") for name in arguments]
+                raise InvalidInput(f"run {resume} cannot take arguments", faults)
+            arguments = self._stored_arguments(workspace, resume)
+        bound = self.signature.bind((), arguments)
+        run = self._start(workspace, bound, resume, trigger)
+        self.run_id = run.id
+        execution = Execution(workspace, run, force=force)
+        execution.open()
+        describing = threading.Thread(
+            target=self._describe, args=(workspace, run), name="everloop-describe", daemon=True
+        )
+        describing.start()
+        try:
+            return self._execute(execution, bound)
+        finally:
+            execution.close()
+            describing.join(timeout=10)
+
+    def _start(self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str) -> Run:
+        stored: dict[str, Any] = {}
+        if not resume:
+            stored = stored_arguments(bound, workspace.blobs, f"pipeline {self.name}")
+        return workspace.pipelines.start(  # type: ignore[no-any-return]
+            self.name,
+            arguments=stored,
+            params=shown_arguments(stored),
+            run_id=resume,
+            trigger=trigger,
+            owner=this_process(),
+            lease_s=LEASE_S,
+        )
+
+    def _stored_arguments(self, workspace: Any, run_id: str) -> dict[str, Any]:
+        found = workspace.pipelines.arguments(run_id)
+        try:
+            return {
+                name: load(msgspec.convert(value, StoredValue), workspace.blobs)
+                for name, value in found.items()
+                if name in self.signature.parameters
+            }
+        except Unreadable as error:
+            raise StateError(
+                f"the arguments of run {run_id} cannot be read: {error}", hint="start a new run"
+            ) from error
+
+    def _execute(self, execution: Execution, bound: dict[str, Any]) -> R:
+        args, kwargs = self.signature.unbind(bound)
+        token, log_token = executing.set(execution), logging_to.set(execution)
+        try:
+            result = self.function(*args, **kwargs)
+        except Exception as error:
+            told = _told(self, execution, error)
+            execution.finish("failed", error=str(told))
+            if told is error:
+                raise
+            raise told from error
+        except (
+            BaseException
+        ) as error:  # Ctrl-C, SystemExit: stopped, and said so, before it goes on
+            execution.finish("killed", error=f"{type(error).__name__}: {error}".rstrip(": "))
+            raise
+        finally:
+            executing.reset(token)
+            logging_to.reset(log_token)
+        execution.finish("finished", result=result)
+        return result
+
+    def _describe(self, workspace: Any, run: Run) -> None:
+        """Record repository, environment and code; beside the run, as it may take a while."""
+        code = fingerprint(self.function)
+        module = inspect.getsourcefile(inspect.unwrap(self.function))
+        try:
+            workspace.pipelines.annotate(
+                run.id,
+                run.fence,
+                code=snapshot_code(code, workspace.blobs),
+                git=git_of(Path(module).parent if module else Path.cwd()),
+                environment=environment_of(code),
+            )
+        except EverloopError:
+            # The run's own commits meet the same trouble and report it; this is only its record.
+            return
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name}>"
+
+
+def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception) -> EverloopError:
+    if isinstance(error, EverloopError):
+        return error
+    of_step = error is execution.failure
+    where = f"step {execution.failed_step}" if of_step else f"pipeline {pipeline_.name}"
+    hint = f"the run is kept; after the correction go on with run(resume={execution.run.id!r})"
+    return UserCodeError.caught(where, error, hint=hint)
+
+
+def pipeline(function: Callable[P, R]) -> Pipeline[P, R]:
+    """Make a function a pipeline: ``.run(**arguments)`` executes it as a recorded run.
+
+    Raises:
+        InvalidInput: If it is no plain function, or has a parameter that ``run`` needs itself.
+    """
+    return Pipeline(function)
+
+
+def current_run() -> Run | None:
+    """The run that this code belongs to, or None outside a run."""
+    execution = logging_to.get() or executing.get()
+    return execution.run if execution is not None else None
+
+
+def log(step: int = 0, **metrics: float) -> None:
+    """Log metrics to the current run; outside a run nothing happens.
+
+    Args:
+        step: Position on the x axis of charts.
+        **metrics: Name and value; NaN and infinities are kept.
+
+    Raises:
+        InvalidInput: If a value is no number.
+    """
+    faults = []
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            faults.append((name, f"wanted a number, got {type(value).__name__}"))
+    if faults:
+        raise InvalidInput("metrics are numbers", faults)
+    execution = logging_to.get()
+    if execution is not None:
+        execution.log({name: float(value) for name, value in metrics.items()}, step)

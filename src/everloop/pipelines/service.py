@@ -1,0 +1,470 @@
+"""PipelineService: the run store of the engine. Runs with leases and fences, steps, stored results.
+
+A run has one owner at a time. The owner renews a lease; whoever takes over raises the fence, and a
+write with an older fence is refused. A step's end is one transaction: its row and its result.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Row, select, update
+
+from everloop.access.policy import Authorizer
+from everloop.access.service import Service, action
+from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.tables import memos, runs, step_runs
+from everloop.core.ids import new_id
+from everloop.core.machines import next_run_state
+from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
+from everloop.core.run import Run, RunInput, StepRun
+from everloop.core.time import to_micros
+from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.pipelines.explain import explain
+from everloop.pipelines.owner import is_dead
+from everloop.ports.blobs import BlobStore
+from everloop.tracking.store import (
+    add_inputs,
+    insert_run,
+    open_experiment,
+    put_params,
+    read_run,
+    run_row,
+)
+
+__all__ = ["PipelineService"]
+
+_EVENTS = {
+    "finished": "run.Finished",
+    "failed": "run.Failed",
+    "killed": "run.Failed",
+    "lost": "run.Lost",
+}
+_MOVES = {"finished": "finish", "failed": "fail", "killed": "kill"}
+
+# The statements of a step's end, written out: they decide what a step costs.
+_INSERT_STEP = (
+    "INSERT INTO step_runs (run_id, seq, step, key, outcome, output, error, started_at, ended_at) "
+    "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
+    "WHERE EXISTS (SELECT 1 FROM runs WHERE id = ? AND fence = ? AND state = 'running')"
+)
+_INSERT_MEMO = (
+    "INSERT INTO memos (key, step, parts, notes, value, run_id, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_READ_MEMO = "SELECT step, parts, notes, value, run_id, created_at FROM memos WHERE key = ?"
+_encode = msgspec.json.Encoder().encode
+
+
+class PipelineService(Service):
+    """Runs of pipelines, their steps and stored results."""
+
+    area = "pipelines"
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore, authorizer: Authorizer) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._authorizer = authorizer
+        self._sql = _for_dialect(catalog)
+
+    # The life of a run
+
+    @action("run:start", on="pipeline")
+    def start(
+        self,
+        pipeline: str,
+        *,
+        arguments: dict[str, Any] | None = None,
+        params: dict[str, str] | None = None,
+        run_id: str = "",
+        code: str = "",
+        git: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+        trigger: str = "",
+        owner: str = "",
+        lease_s: float = 60,
+    ) -> Run:
+        """Start a run, or take over the run `run_id`.
+
+        Args:
+            pipeline: Name of the pipeline; also the experiment that its runs are in.
+            arguments: Stored arguments, for a resume; ignored when one is resumed.
+            params: The same as text, for people.
+            run_id: A run to resume: lost, failed or killed, or running with a dead owner.
+            code: Digest of the code snapshot.
+            git: Commit, branch and whether there are changes.
+            environment: Python, platform, distributions.
+            trigger: Id of the firing that started it.
+            owner: Who runs it, as :func:`everloop.pipelines.owner.this_process` says.
+            lease_s: Seconds until it counts as lost without a renewal.
+
+        Raises:
+            NotFound: If there is no run `run_id`.
+            Conflict: If its owner is alive.
+            StateError: If it finished.
+        """
+        with self._catalog.write() as tx:
+            until = tx.now + timedelta(seconds=lease_s)
+            if run_id:
+                self._take_over(tx, run_id, pipeline, owner, until)
+                return read_run(tx, run_id)
+            id_ = new_id()
+            pk = insert_run(
+                tx,
+                id_,
+                open_experiment(tx, pipeline),
+                pipeline=pipeline,
+                code=code,
+                git=git or {},
+                environment=environment or {},
+                arguments=arguments or {},
+                trigger=trigger,
+                owner=owner,
+                fence=1,
+                lease_until=until,
+            )
+            put_params(tx, pk, id_, params or {})
+            tx.append("run.Started", f"run:{id_}", {"pipeline": pipeline, "trigger": trigger})
+            return read_run(tx, id_)
+
+    def _take_over(
+        self, tx: Transaction, run_id: str, pipeline: str, owner: str, until: Any
+    ) -> None:
+        row = run_row(tx, run_id)
+        if row.pipeline != pipeline:
+            raise InvalidInput(
+                f"run {run_id} is of pipeline {row.pipeline or 'none'}, not of {pipeline}",
+                [("run_id", run_id)],
+            )
+        leased = row.lease_until is not None and row.lease_until > tx.now
+        if row.state == "running" and leased and not is_dead(row.owner):
+            raise Conflict(
+                f"run {run_id} is alive: {row.owner or 'its owner'} holds it until "
+                f"{row.lease_until:%H:%M:%S} UTC",
+                hint="wait for it, or stop that process and resume then",
+                details={"winner": row.owner},
+            )
+        state = next_run_state(row.state, "resume", f"run {run_id} is {_told(row)}")
+        change = update(runs).where(runs.c.id == run_id)
+        tx.execute(
+            change.values(
+                state=state,
+                owner=owner,
+                fence=row.fence + 1,
+                lease_until=until,
+                ended_at=None,
+                error="",
+            )
+        )
+        body = {"pipeline": pipeline, "was": row.state, "fence": row.fence + 1}
+        tx.append("run.Resumed", f"run:{run_id}", body)
+
+    @action("run:write", on="run_id")
+    def renew(self, run_id: str, fence: int, *, lease_s: float = 60) -> None:
+        """Say that the owner lives.
+
+        Raises:
+            StateError: If somebody else took the run over, or it ended.
+        """
+        with self._catalog.write(ordered=False) as tx:
+            held = (runs.c.id == run_id, runs.c.fence == fence, runs.c.state == "running")
+            until = tx.now + timedelta(seconds=lease_s)
+            if tx.execute(update(runs).where(*held).values(lease_until=until)).rowcount == 0:
+                raise _refused(run_row(tx, run_id), fence)
+
+    @action("run:write", on="run_id")
+    def annotate(
+        self,
+        run_id: str,
+        fence: int,
+        *,
+        code: str = "",
+        git: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Add what became known while it ran: code snapshot, repository, environment.
+
+        Raises:
+            StateError: If somebody else took the run over.
+        """
+        given = {"code": code, "git": git, "environment": environment}
+        values = {name: value for name, value in given.items() if value}
+        if not values:
+            return
+        with self._catalog.write() as tx:
+            held = (runs.c.id == run_id, runs.c.fence == fence)
+            if tx.execute(update(runs).where(*held).values(**values)).rowcount == 0:
+                raise _refused(run_row(tx, run_id), fence)
+
+    @action("run:write", on="run_id")
+    def finish(
+        self,
+        run_id: str,
+        fence: int,
+        state: Literal["finished", "failed", "killed"],
+        *,
+        error: str = "",
+        result: str = "",
+        steps: list[StepRun] | None = None,
+        inputs: list[RunInput] | None = None,
+    ) -> Run:
+        """End a run; `steps` are rows of cached steps not yet written.
+
+        Raises:
+            StateError: If somebody else took the run over, or it ended already.
+        """
+        with self._catalog.write() as tx:
+            row = run_row(tx, run_id)
+            if row.fence != fence:
+                raise _refused(row, fence)
+            after = next_run_state(row.state, _MOVES[state], f"run {run_id} is {_told(row)}")
+            self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
+            add_inputs(tx, row.pk, inputs or [])
+            ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
+            tx.execute(update(runs).where(runs.c.id == run_id).values(**ended))
+            body: dict[str, Any] = {"pipeline": row.pipeline, "state": after}
+            if result:
+                body["result"] = result
+            if error:
+                body["error"] = error.strip().splitlines()[-1]
+            tx.append(_EVENTS[after], f"run:{run_id}", body)
+            return read_run(tx, run_id)
+
+    @action("run:reap")
+    def reap(self) -> list[str]:
+        """Mark running runs of pipelines as lost whose lease ran out or whose owner is dead."""
+        columns = (runs.c.id, runs.c.pipeline, runs.c.owner, runs.c.lease_until)
+        leased = (runs.c.state == "running", runs.c.lease_until.is_not(None))
+        with self._catalog.write() as tx:
+            found = [
+                row
+                for row in tx.all(select(*columns).where(*leased).order_by(runs.c.pk))
+                if row.lease_until <= tx.now or is_dead(row.owner)
+            ]
+            for row in found:
+                tx.execute(update(runs).where(runs.c.id == row.id).values(state="lost"))
+                body = {"pipeline": row.pipeline, "owner": row.owner}
+                tx.append("run.Lost", f"run:{row.id}", body)
+        return [row.id for row in found]
+
+    # Steps and stored results
+
+    @action("run:read")
+    def memo(self, key: str) -> Memo | None:
+        """The stored result under a key."""
+        with self._catalog.driver(write=False) as (cursor, _):
+            cursor.execute(self._sql.read_memo, (key,))
+            row = cursor.fetchone()
+        return None if row is None else _memo(key, row)
+
+    @action("run:read", on="run_id")
+    def recent(self, run_id: str) -> dict[str, StoredValue]:
+        """Stored results that the pipeline's two newest runs used, by key.
+
+        The next run most likely asks for these, so the engine fetches them together.
+        """
+        with self._catalog.read() as tx:
+            newest = (
+                select(runs.c.id)
+                .where(runs.c.pipeline == run_row(tx, run_id).pipeline, runs.c.id != run_id)
+                .order_by(runs.c.pk.desc())
+                .limit(2)
+            )
+            ids = [run_id, *(row.id for row in tx.all(newest))]
+            query = (
+                select(memos.c.key, memos.c.value)
+                .join(step_runs, step_runs.c.key == memos.c.key)
+                .where(step_runs.c.run_id.in_(ids))
+                .limit(5000)
+            )
+            found = {row.key: row.value for row in tx.all(query)}
+        return {key: msgspec.convert(value, StoredValue) for key, value in found.items()}
+
+    @action("run:write", on="run_id")
+    def commit_step(
+        self,
+        run_id: str,
+        fence: int,
+        step: StepRun,
+        memo: Memo | None,
+        *,
+        cached: list[StepRun] | None = None,
+    ) -> None:
+        """Write a step's end and its result in one transaction; the first result of a key stays.
+
+        Args:
+            run_id: The run.
+            fence: As given by ``start``.
+            step: The step that ended.
+            memo: Its result; None if it failed or is not to be kept.
+            cached: Rows of cached steps before it, not yet written.
+
+        Raises:
+            StateError: If somebody else took the run over.
+        """
+        with self._catalog.driver(write=True) as (cursor, _):
+            refused = not self._insert_steps(cursor, run_id, fence, [*(cached or ()), step])
+            if refused:
+                cursor.connection.rollback()
+            elif memo is not None:
+                key = memo.key
+                row = (
+                    key.digest,
+                    key.step,
+                    _encode(key.parts).decode(),
+                    _encode(key.notes).decode(),
+                    _encode(memo.value).decode(),
+                    memo.run_id,
+                    to_micros(memo.created_at),
+                )
+                cursor.execute(self._sql.insert_memo, row)
+        if refused:
+            with self._catalog.read() as tx:
+                raise _refused(run_row(tx, run_id), fence)
+
+    def _insert_steps(self, cursor: Any, run_id: str, fence: int, steps: list[StepRun]) -> bool:
+        """Insert rows of steps; False if the fence does not hold."""
+        for step in steps:
+            row = (
+                run_id,
+                step.seq,
+                step.step,
+                step.key,
+                step.outcome,
+                step.output,
+                step.error,
+                to_micros(step.started_at),
+                to_micros(step.ended_at),
+                run_id,
+                fence,
+            )
+            cursor.execute(self._sql.insert_step, row)
+            if cursor.rowcount != 1:
+                return False
+        return True
+
+    @action("run:write")
+    def forget(self, key: str, reason: str) -> None:
+        """Drop a stored result that cannot be used any more, and note why."""
+        with self._catalog.write() as tx:
+            if tx.execute(memos.delete().where(memos.c.key == key)).rowcount:
+                tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
+
+    # Looking back
+
+    @action("run:read", on="run_id")
+    def arguments(self, run_id: str) -> dict[str, Any]:
+        """The stored arguments of a run, as given to ``start``."""
+        with self._catalog.read() as tx:
+            return dict(run_row(tx, run_id).arguments)
+
+    @action("run:read", on="run_id")
+    def steps(self, run_id: str) -> list[StepRun]:
+        """The steps of a run in the order of their ends.
+
+        Raises:
+            NotFound: If there is no such run.
+        """
+        with self._catalog.read() as tx:
+            run_row(tx, run_id)
+            rows = tx.all(
+                select(step_runs).where(step_runs.c.run_id == run_id).order_by(step_runs.c.seq)
+            )
+        return [StepRun(**row._asdict()) for row in rows]
+
+    @action("run:read")
+    def nearest(
+        self, step: str, *, before: str = "", parts: dict[str, str] | None = None
+    ) -> Memo | None:
+        """The stored result of `step` that differs least from `parts`.
+
+        Args:
+            step: Name of the step.
+            before: Key of a result; only those stored before it count.
+            parts: What to compare with; without it the newest is taken.
+        """
+        with self._catalog.read() as tx:
+            query = select(memos).where(memos.c.step == step, memos.c.key != before)
+            if before:
+                made = tx.scalar(select(memos.c.created_at).where(memos.c.key == before))
+                if made is not None:
+                    query = query.where(memos.c.created_at <= made)
+            rows = tx.all(query.order_by(memos.c.created_at.desc()).limit(50))
+        wanted = (parts or {}).items()
+        found = [_memo_of(row) for row in rows]
+        # The newest comes first, so that it wins among equals.
+        return max(found, key=lambda m: len(wanted & m.key.parts.items()), default=None)
+
+    @action("run:read", on="run_id")
+    def explain(self, run_id: str, step: str) -> list[Explanation]:
+        """Why each call of `step` in a run was executed or taken from the store.
+
+        Args:
+            run_id: The run.
+            step: Full or last part of the step's name.
+
+        Raises:
+            NotFound: If the run has no such step.
+        """
+        rows = self.steps(run_id)
+        mine = [r for r in rows if r.step == step or r.step.rpartition(".")[2] == step]
+        if not mine:
+            raise NotFound.named(f"step of run {run_id}", step, {row.step for row in rows})
+        return [explain(row, self.memo(row.key) if row.key else None, self.nearest) for row in mine]
+
+
+class _Statements(msgspec.Struct, frozen=True):
+    insert_step: str
+    insert_memo: str
+    read_memo: str
+
+
+def _for_dialect(catalog: Catalog) -> _Statements:
+    with catalog.read() as tx:
+        mark = "?" if tx.dialect == "sqlite" else "%s"
+    texts = (text.replace("?", mark) for text in (_INSERT_STEP, _INSERT_MEMO, _READ_MEMO))
+    return _Statements(*texts)
+
+
+def _memo(key: str, row: Any) -> Memo:
+    step, parts, notes, value, run_id, created = row
+    from everloop.core.time import from_micros
+
+    decode = msgspec.json.decode
+    return Memo(
+        key=StepKey(
+            step=step,
+            digest=key,
+            parts=decode(parts, type=dict[str, str]),
+            notes=decode(notes, type=tuple[str, ...]),
+        ),
+        value=decode(value, type=StoredValue),
+        run_id=run_id,
+        created_at=from_micros(created),
+    )
+
+
+def _memo_of(row: Row[Any]) -> Memo:
+    key = StepKey(step=row.step, digest=row.key, parts=row.parts, notes=tuple(row.notes))
+    value = msgspec.convert(row.value, StoredValue)
+    return Memo(key=key, value=value, run_id=row.run_id, created_at=row.created_at)
+
+
+def _told(row: Row[Any]) -> str:
+    when = f" since {row.ended_at:%Y-%m-%d %H:%M:%S} UTC" if row.ended_at else ""
+    return f"{row.state}{when}; its owner is {row.owner or 'unknown'}, fence {row.fence}"
+
+
+def _refused(row: Row[Any], fence: int) -> StateError:
+    if row.fence != fence:
+        return StateError(
+            f"run {row.id} was taken over by {row.owner or 'another process'} "
+            f"(fence {row.fence}, this process has {fence}); nothing of this write was kept",
+            hint="stop this process; the other one carries on",
+        )
+    return StateError(
+        f"run {row.id} is {_told(row)}; it takes no more steps",
+        hint="resume it, or start a new run",
+    )

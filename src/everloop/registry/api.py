@@ -1,0 +1,50 @@
+"""``ev.register``: register a model in the current workspace, from a pipeline or by hand."""
+
+from __future__ import annotations
+
+from everloop.core.artifact import ModelArtifact
+from everloop.core.context import current_workspace
+from everloop.core.model import ModelVersion
+from everloop.errors import NotFound
+from everloop.pipelines.api import current_run
+
+__all__ = ["champion", "register"]
+
+
+def register(
+    name: str, artifact: ModelArtifact, *, alias: str = "", description: str = ""
+) -> ModelVersion:
+    """Register a model as a new version of `name`.
+
+    Within a pipeline the version carries the run; the same model registered again in the same run
+    (a resumed one) is the same version.
+
+    Args:
+        name: Of the model; it is made on first use.
+        artifact: What ``ev.model(...)`` gave.
+        alias: Also move this alias to the new version.
+        description: For people.
+
+    Raises:
+        InvalidInput: If the name or the alias has a wrong form.
+    """
+    run = current_run()
+    made: ModelVersion = current_workspace().registry.register(
+        name,
+        artifact,
+        run_id=run.id if run else "",
+        code=run.code if run else "",
+        alias=alias,
+        description=description,
+    )
+    return made
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The version of `name` that serves as champion, or None while there is none."""
+    registry = current_workspace().registry
+    try:
+        found: ModelVersion = registry.by_alias(name, "champion")
+    except NotFound:
+        return None
+    return found

@@ -1,0 +1,572 @@
+"""RegistryService: models, their versions, aliases and states.
+
+A version is an immutable manifest over content-addressed files: once registered only its state,
+description, tags and card change. Numbers are dense and never used again, not even after the
+model itself was deleted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import select
+
+from everloop.access.policy import Authorizer
+from everloop.access.service import Service, action
+from everloop.catalog import tables
+from everloop.catalog.engine import Catalog, Transaction
+from everloop.core.artifact import ModelArtifact
+from everloop.core.context import current_actor
+from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
+from everloop.core.run import Artifact
+from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.ports.blobs import BlobStore
+from everloop.registry import search, write
+from everloop.registry.flavors import true_tier
+from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
+
+__all__ = ["RegistryService"]
+
+
+class RegistryService(Service):
+    """Keeps models: who is what, made from what, and which one is meant by an alias."""
+
+    area = "registry"
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore, authorizer: Authorizer) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._authorizer = authorizer
+
+    # --- models -------------------------------------------------------------------------------
+
+    @action("model:write", on="name")
+    def create_model(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        owner: str = "",
+        tags: dict[str, str] | None = None,
+    ) -> Model:
+        """Make a model without versions.
+
+        Raises:
+            Conflict: If the name is taken.
+            InvalidInput: If it cannot be a name.
+        """
+        write.check_name(name)
+        with self._catalog.write() as tx:
+            if not self._create(tx, name, description, owner, tags or {}):
+                raise Conflict(
+                    f"there is a model {name!r} already",
+                    hint="choose another name, or register a version of it",
+                    details={"winner": name},
+                )
+            return write.load_model(tx, name)
+
+    @action("model:read", on="name")
+    def model(self, name: str) -> Model:
+        """The model called `name`; raises NotFound with near names."""
+        with self._catalog.read() as tx:
+            return write.load_model(tx, name)
+
+    @action("model:read")
+    def models(self) -> list[Model]:
+        """All models, by name."""
+        with self._catalog.read() as tx:
+            aliases = defaultdict(list)
+            for row in tx.all(select(tables.aliases)):
+                aliases[row.name].append(row)
+            rows = tx.all(select(tables.models).order_by(tables.models.c.name))
+            return [write.to_model(row, aliases[row.name]) for row in rows]
+
+    @action("model:read")
+    def search_models(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 100,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> ModelPage:
+        """Search models by ``name`` and tags; by name without `order_by`.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: ``name``, ``creation_timestamp`` or ``last_updated_timestamp``.
+            limit: Most to return, 1 to 1,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_models(
+            self.models(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
+
+    @action("model:read")
+    def search_versions(
+        self,
+        filter: str = "",
+        *,
+        order_by: list[str] | None = None,
+        limit: int = 10_000,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> VersionPage:
+        """Search versions by ``name``, ``run_id``, ``source_path``, ``version_number`` and tags.
+
+        Args:
+            filter: See ``everloop.tracking.search``.
+            order_by: By name, newest version first, without it.
+            limit: Most to return, 1 to 200,000.
+            page_token: Of the page before.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
+        return search.page_of_versions(
+            self.versions(), filter, order_by or [], limit, page_token, and_only=and_only
+        )
+
+    @action("model:write", on="name")
+    def update_model(
+        self, name: str, *, description: str | None = None, owner: str | None = None
+    ) -> Model:
+        """Change what is said of a model; None leaves it."""
+        changes = {"description": description, "owner": owner}
+        return self._change_model(name, {k: v for k, v in changes.items() if v is not None})
+
+    @action("model:write", on="name")
+    def tag_model(self, name: str, tags: dict[str, str | None]) -> Model:
+        """Set tags of a model; a tag of None is removed."""
+        with self._catalog.write() as tx:
+            merged = _merged(write.load_model(tx, name).tags, tags)
+            return self._write_model(tx, name, {"tags": merged})
+
+    @action("model:delete", on="name")
+    def rename_model(self, name: str, new_name: str) -> Model:
+        """Give a model another name; versions, aliases and verdicts follow.
+
+        Raises:
+            Conflict: If the new name is taken.
+            StateError: If a version is live or a candidate: a deployment knows it by its name.
+        """
+        write.check_name(new_name)
+        with self._catalog.write() as tx:
+            model = write.load_model(tx, name)
+            if new_name == name:
+                return model
+            self._refuse_used(tx, name, "renamed")
+            row = {
+                "name": new_name,
+                "description": model.description,
+                "owner": model.owner,
+                "tags": model.tags,
+                "latest": max(model.latest, self._used(tx, new_name)),
+                "created_at": model.created_at,
+                "updated_at": tx.now,
+            }
+            if not tx.insert_new(tables.models, row):
+                raise Conflict(
+                    f"there is a model {new_name!r} already", details={"winner": new_name}
+                )
+            for table in (tables.model_versions, tables.aliases):
+                tx.execute(table.update().where(table.c.name == name).values(name=new_name))
+            verdicts = tables.verdicts
+            tx.execute(verdicts.update().where(verdicts.c.model == name).values(model=new_name))
+            tx.execute(tables.models.delete().where(tables.models.c.name == name))
+            body = {"from": name, "to": new_name, "latest": model.latest}
+            tx.append("model.Renamed", f"model:{name}", body)
+            return write.load_model(tx, new_name)
+
+    @action("model:delete", on="name")
+    def delete_model(self, name: str) -> None:
+        """Delete a model with its versions and aliases; its numbers are not used again.
+
+        Raises:
+            StateError: If a version is live or a candidate.
+        """
+        with self._catalog.write() as tx:
+            model = write.load_model(tx, name)
+            self._refuse_used(tx, name, "deleted")
+            for table in (tables.aliases, tables.model_versions, tables.models):
+                tx.execute(table.delete().where(table.c.name == name))
+            tx.append("model.Deleted", f"model:{name}", {"latest": model.latest})
+
+    # --- versions -----------------------------------------------------------------------------
+
+    @action("model:register", on="name")
+    def register(
+        self,
+        name: str,
+        artifact: ModelArtifact,
+        *,
+        run_id: str = "",
+        code: str = "",
+        environment: dict[str, str] | None = None,
+        alias: str = "",
+        tags: dict[str, str] | None = None,
+        description: str = "",
+    ) -> ModelVersion:
+        """Register a version; the model is made on first use.
+
+        The same artifact registered again by the same run (or again without a run) is the same
+        version. The files are durable before the version can be seen.
+
+        Args:
+            run_id: The run that trained it.
+            code: Digest of the code snapshot.
+            environment: Distributions with their versions.
+            alias: Point this alias at it, in the same transaction.
+
+        Raises:
+            InvalidInput: If the name, the alias or a file's path is malformed, or it has no files.
+        """
+        write.check_name(name)
+        if alias:
+            write.check_alias(alias)
+        files = self._store(artifact.files)
+        reference = self._store({"reference": artifact.reference}) if artifact.reference else ()
+        manifest = make_manifest(
+            content=artifact.digest,
+            files=files,
+            flavor=artifact.flavor,
+            tier=true_tier(artifact),
+            signature=artifact.signature or NO_SIGNATURE,
+            code=code,
+            feature_set=artifact.feature_set,
+            data=artifact.data,
+            rows=artifact.rows,
+            trained_until=artifact.trained_until,
+            params=artifact.params,
+            metrics={key: repr(float(value)) for key, value in artifact.metrics.items()},
+            environment=environment or {},
+            reference=reference[0].digest if reference else "",
+        )
+        with self._catalog.write() as tx:
+            self._create(tx, name, "", "", {})
+            for file in (*files, *reference):
+                row = {"digest": file.digest, "size": file.size, "created_at": tx.now}
+                tx.insert_new(tables.objects, row)
+            found = self._same(tx, name, run_id, manifest["content"])
+            if found is None:
+                found = self._append(tx, name, manifest, run_id, tags or {}, description)
+            if alias:
+                write.move_alias(tx, name, alias, found, reason="registered")
+            return write.load_version(tx, name, found)
+
+    @action("model:register", on="name")
+    def register_source(
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str = "",
+        tags: dict[str, str] | None = None,
+        description: str = "",
+    ) -> ModelVersion:
+        """Register a version that only says where its files are, as MLflow's clients do.
+
+        Each call makes a version. It has no files of ours, so nothing here can load or gate it.
+
+        Raises:
+            NotFound: If there is no such model.
+            InvalidInput: If `source` is blank.
+        """
+        if not source.strip():
+            raise InvalidInput("the version is wrong", [("source", "must not be blank")])
+        manifest = make_manifest(content="", source=source)
+        with self._catalog.write() as tx:
+            write.load_model(tx, name)
+            number = self._append(tx, name, manifest, run_id, tags or {}, description)
+            return write.load_version(tx, name, number)
+
+    @action("model:read", on="name")
+    def version(self, name: str, version: int) -> ModelVersion:
+        """A version of a model; raises NotFound that says what there is."""
+        with self._catalog.read() as tx:
+            return write.load_version(tx, name, version)
+
+    @action("model:read", on="name")
+    def versions(self, name: str = "", *, run_id: str = "") -> list[ModelVersion]:
+        """The versions of a model (of all models if no name is given), oldest first.
+
+        Args:
+            name: The model; NotFound if there is none of that name.
+            run_id: Only those that this run registered.
+        """
+        table = tables.model_versions
+        query = select(table).order_by(table.c.name, table.c.version)
+        if name:
+            query = query.where(table.c.name == name)
+        if run_id:
+            query = query.where(table.c.run_id == run_id)
+        with self._catalog.read() as tx:
+            rows = tx.all(query)
+            if name and not rows:
+                write.load_model(tx, name)
+            return [write.to_version(row) for row in rows]
+
+    @action("model:read", on="name")
+    def latest(self, name: str) -> ModelVersion | None:
+        """The newest version that was not deleted; None if there is none."""
+        table = tables.model_versions
+        query = select(table).where(table.c.name == name).order_by(table.c.version.desc())
+        with self._catalog.read() as tx:
+            row = tx.first(query.limit(1))
+            if row is None:
+                write.load_model(tx, name)
+                return None
+            return write.to_version(row)
+
+    @action("model:read", on="name")
+    def files(self, name: str, version: int) -> dict[str, bytes]:
+        """The files of a version by path, checked against its manifest."""
+        found = self.version(name, version)
+        return {file.path: self._blobs.get(file.digest) for file in found.files}
+
+    @action("model:write", on="name")
+    def update_version(self, name: str, version: int, *, description: str) -> ModelVersion:
+        """Describe a version."""
+        with self._catalog.write() as tx:
+            write.load_version(tx, name, version)
+            return self._write_version(tx, name, version, {"description": description})
+
+    @action("model:write", on="name")
+    def tag_version(self, name: str, version: int, tags: dict[str, str | None]) -> ModelVersion:
+        """Set tags of a version; a tag of None is removed."""
+        with self._catalog.write() as tx:
+            merged = _merged(write.load_version(tx, name, version).tags, tags)
+            return self._write_version(tx, name, version, {"tags": merged})
+
+    @action("model:write", on="name")
+    def set_card(self, name: str, version: int, card: bytes) -> ModelVersion:
+        """Keep the model card (Markdown) of a version; an earlier one is replaced."""
+        digest, size = self._blobs.put(card)
+        with self._catalog.write() as tx:
+            found = write.load_version(tx, name, version)
+            if found.card == digest:
+                return found
+            row = {"digest": digest, "size": size, "created_at": tx.now}
+            tx.insert_new(tables.objects, row)
+            tx.append("model.CardWritten", f"model:{found.ref}", {"card": digest})
+            return self._write_version(tx, name, version, {"card": digest})
+
+    @action("model:write", on="name")
+    def set_reference(self, name: str, version: int, reference: bytes) -> ModelVersion:
+        """Keep what monitors compare the version with, where its training gave none.
+
+        Raises:
+            StateError: If it has one: what a model is measured against does not change.
+        """
+        digest, size = self._blobs.put(reference)
+        with self._catalog.write() as tx:
+            found = write.load_version(tx, name, version)
+            if found.reference == digest:
+                return found
+            if found.reference:
+                raise StateError(f"{found.ref} has a reference already")
+            row = {"digest": digest, "size": size, "created_at": tx.now}
+            tx.insert_new(tables.objects, row)
+            tx.append("model.ReferenceSet", f"model:{found.ref}", {"reference": digest})
+            versions = tables.model_versions
+            its = (versions.c.name == name) & (versions.c.version == version)
+            manifest = tx.scalar(select(versions.c.manifest).where(its)) | {"reference": digest}
+            return self._write_version(tx, name, version, {"manifest": manifest})
+
+    @action("model:delete", on="name")
+    def delete_version(self, name: str, version: int) -> None:
+        """Delete a version and the aliases that point at it; its number is not used again.
+
+        Raises:
+            StateError: If it is live, or a candidate that a rollout may hold.
+        """
+        with self._catalog.write() as tx:
+            found = write.load_version(tx, name, version)
+            if found.state in ("live", "candidate"):
+                raise StateError(
+                    f"{found.ref} is {found.state} and cannot be deleted", hint="archive it first"
+                )
+            for table in (tables.aliases, tables.model_versions):
+                where = (table.c.name == name, table.c.version == version)
+                tx.execute(table.delete().where(*where))
+            tx.append("model.VersionDeleted", f"model:{found.ref}", {"digest": found.digest})
+
+    # --- aliases and states -------------------------------------------------------------------
+
+    @action("model:read", on="name")
+    def by_alias(self, name: str, alias: str) -> ModelVersion:
+        """The version that `alias` points at; raises NotFound with the near aliases."""
+        with self._catalog.read() as tx:
+            aliases = write.load_model(tx, name).aliases
+            if alias not in aliases:
+                raise NotFound.named(f"alias of model {name!r} called", alias, aliases)
+            return write.load_version(tx, name, aliases[alias])
+
+    @action("model:promote", on="name")
+    def set_alias(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        *,
+        expect: int | None = None,
+        reason: str = "",
+        evidence: str = "",
+    ) -> Model:
+        """Point `alias` at `version`.
+
+        Args:
+            expect: The version it must point at now, 0 for none; None moves it from wherever.
+            evidence: Id of the verdict that allows it.
+
+        Raises:
+            Conflict: If it does not point at `expect`; ``details["winner"]`` says where.
+            NotFound: If there is no such version.
+            InvalidInput: If the alias is malformed, ``latest`` or like ``v3``.
+        """
+        with self._catalog.write() as tx:
+            write.move_alias(
+                tx, name, alias, version, expect=expect, reason=reason, evidence=evidence
+            )
+            return write.load_model(tx, name)
+
+    @action("model:promote", on="name")
+    def delete_alias(self, name: str, alias: str, *, reason: str = "") -> Model:
+        """Remove an alias; removing what is not there does nothing."""
+        with self._catalog.write() as tx:
+            model = write.load_model(tx, name)
+            if alias in model.aliases:
+                table = tables.aliases
+                tx.execute(table.delete().where(table.c.name == name, table.c.alias == alias))
+                body = {"alias": alias, "from": model.aliases[alias], "to": 0, "reason": reason}
+                tx.append("model.AliasMoved", f"model:{name}/{model.aliases[alias]}", body)
+            return write.load_model(tx, name)
+
+    @action("model:promote", on="name")
+    def set_state(
+        self,
+        name: str,
+        version: int,
+        state: VersionState,
+        *,
+        reason: str = "",
+        evidence: str = "",
+    ) -> ModelVersion:
+        """Put a version into `state`; raises StateError if it cannot follow the present one."""
+        with self._catalog.write() as tx:
+            write.change_state(tx, name, version, state, reason=reason, evidence=evidence)
+            return write.load_version(tx, name, version)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _create(
+        self, tx: Transaction, name: str, description: str, owner: str, tags: dict[str, str]
+    ) -> bool:
+        row = {
+            "name": name,
+            "description": description,
+            "owner": owner,
+            "tags": tags,
+            "latest": self._used(tx, name),
+            "created_at": tx.now,
+            "updated_at": tx.now,
+        }
+        made = tx.insert_new(tables.models, row)
+        if made:
+            tx.append("model.Created", f"model:{name}", {"owner": owner})
+        return made
+
+    def _used(self, tx: Transaction, name: str) -> int:
+        """The highest number that a deleted or renamed model of this name had given out."""
+        events = tables.events
+        query = select(events.c.body).where(
+            events.c.subject == f"model:{name}",
+            events.c.kind.in_(("model.Deleted", "model.Renamed")),
+        )
+        return max((row.body.get("latest", 0) for row in tx.all(query)), default=0)
+
+    def _change_model(self, name: str, values: dict[str, Any]) -> Model:
+        with self._catalog.write() as tx:
+            write.load_model(tx, name)
+            return self._write_model(tx, name, values)
+
+    def _write_model(self, tx: Transaction, name: str, values: dict[str, Any]) -> Model:
+        statement = tables.models.update().where(tables.models.c.name == name)
+        tx.execute(statement.values(**values, updated_at=tx.now))
+        return write.load_model(tx, name)
+
+    def _write_version(
+        self, tx: Transaction, name: str, version: int, values: dict[str, Any]
+    ) -> ModelVersion:
+        table = tables.model_versions
+        where = (table.c.name == name, table.c.version == version)
+        tx.execute(table.update().where(*where).values(**values, updated_at=tx.now))
+        return write.load_version(tx, name, version)
+
+    def _refuse_used(self, tx: Transaction, name: str, what: str) -> None:
+        table = tables.model_versions
+        query = select(table.c.version, table.c.state).where(
+            table.c.name == name, table.c.state.in_(("live", "candidate"))
+        )
+        used = tx.first(query)
+        if used is not None:
+            raise StateError(
+                f"{name}/{used.version} is {used.state}, so the model cannot be {what}",
+                hint="archive it first",
+            )
+
+    def _store(self, files: dict[str, bytes]) -> tuple[Artifact, ...]:
+        check_paths(files)
+        stored = []
+        for path in sorted(files):
+            digest, size = self._blobs.put(files[path])
+            stored.append(Artifact(path=path, digest=digest, size=size))
+        return tuple(stored)
+
+    def _same(self, tx: Transaction, name: str, run_id: str, content: str) -> int | None:
+        table = tables.model_versions
+        query = select(table.c.version, table.c.manifest).where(
+            table.c.name == name, table.c.run_id == run_id
+        )
+        for row in tx.all(query.order_by(table.c.version.desc())):
+            if row.manifest["content"] == content:
+                return int(row.version)
+        return None
+
+    def _append(
+        self,
+        tx: Transaction,
+        name: str,
+        manifest: dict[str, Any],
+        run_id: str,
+        tags: dict[str, str],
+        description: str,
+    ) -> int:
+        models = tables.models
+        # Counted up in the row itself, so two who register at once get two numbers.
+        step = models.update().where(models.c.name == name)
+        step = step.values(latest=models.c.latest + 1, updated_at=tx.now)
+        number = int(tx.scalar(step.returning(models.c.latest)))
+        manifest = {**manifest, "actor": current_actor() or self._catalog.actor}
+        row = {
+            "name": name,
+            "version": number,
+            "manifest": manifest,
+            "run_id": run_id,
+            "state": "draft",
+            "description": description,
+            "tags": tags,
+            "card": "",
+            "created_at": tx.now,
+            "updated_at": tx.now,
+        }
+        tx.execute(tables.model_versions.insert().values(row))
+        told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
+        body = {"run": run_id, **{key: manifest[key] for key in told}}
+        tx.append("model.Registered", f"model:{name}/{number}", body)
+        return number
+
+
+def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in {**old, **new}.items() if value is not None}

@@ -1,0 +1,289 @@
+"""Statements on experiments, runs and metrics. Functions here act within a given transaction.
+
+``pipelines`` uses them too, so that a run of a pipeline and a run of a client are one thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, bindparam, select
+
+from everloop.catalog.engine import Transaction
+from everloop.catalog.tables import (
+    experiments,
+    metric_keys,
+    metric_latest,
+    run_inputs,
+    run_outputs,
+    run_params,
+    run_tags,
+    runs,
+)
+from everloop.core.context import current_actor
+from everloop.core.run import Experiment, Run, RunInput, RunOutput
+from everloop.errors import InvalidInput, NotFound, StateError
+from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, text_faults
+
+__all__ = [
+    "active_run",
+    "add_inputs",
+    "chunks",
+    "experiment_of",
+    "insert_run",
+    "open_experiment",
+    "put_params",
+    "put_tags",
+    "read_run",
+    "read_runs",
+    "run_row",
+]
+
+_T = TypeVar("_T")
+#: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
+_CHUNK = 2000
+
+_BY_ID = select(runs).where(runs.c.id == bindparam("id"))
+
+
+def chunks(items: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
+    """`items` in pieces of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def experiment_of(row: Row[Any]) -> Experiment:
+    """An experiment from its row."""
+    values = row._asdict()
+    return Experiment(id=str(values.pop("pk")), **values)
+
+
+def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = None) -> int:
+    """The key of the active experiment called `name`, made if there is none.
+
+    Raises:
+        StateError: If it is deleted.
+    """
+    faults = list(text_faults("name", name, longest=MAX_NAME, empty=False))
+    if faults:
+        raise InvalidInput("Invalid value for parameter 'name' supplied", faults)
+    wanted = select(experiments.c.pk, experiments.c.lifecycle).where(experiments.c.name == name)
+    row = tx.first(wanted)
+    if row is None:
+        fresh = {
+            "name": name,
+            "lifecycle": "active",
+            "tags": tags or {},
+            "created_at": tx.now,
+            "updated_at": tx.now,
+        }
+        tx.insert_new(experiments, fresh)
+        row = tx.first(wanted)
+    if row is None or row.lifecycle != "active":
+        raise StateError(
+            f"The experiment {name!r} must be in the 'active' state",
+            hint="restore it, or choose another name",
+        )
+    return int(row.pk)
+
+
+def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> int:
+    """Insert a run and return its key.
+
+    Raises:
+        InvalidInput: If the id is taken.
+    """
+    row: dict[str, Any] = {
+        "id": id_,
+        "experiment_pk": experiment_pk,
+        "name": "",
+        "pipeline": "",
+        "state": "running",
+        "code": "",
+        "git": {},
+        "environment": {},
+        "arguments": {},
+        "actor": current_actor(),
+        "trigger": "",
+        "error": "",
+        "owner": "",
+        "fence": 0,
+        "lease_until": None,
+        "lifecycle": "active",
+        "started_at": tx.now,
+        "ended_at": None,
+    }
+    if not tx.insert_new(runs, row | values):
+        raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
+    return int(tx.scalar(select(runs.c.pk).where(runs.c.id == id_)))
+
+
+def run_row(tx: Transaction, id_: str) -> Row[Any]:
+    """The row of a run.
+
+    Raises:
+        NotFound: If there is none.
+    """
+    row = tx.first(_BY_ID.params(id=id_))
+    if row is None:
+        raise NotFound(
+            f"Run with id={id_} not found",
+            hint="everloop run list shows the runs",
+            details={"kind": "run", "name": id_},
+        )
+    return row
+
+
+def active_run(tx: Transaction, id_: str) -> Row[Any]:
+    """The row of a run that is not deleted.
+
+    Raises:
+        NotFound: If there is none.
+        StateError: If it is deleted.
+    """
+    row = run_row(tx, id_)
+    if row.lifecycle != "active":
+        raise StateError(f"The run {id_} must be in the 'active' state", hint="restore it first")
+    return row
+
+
+def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]) -> None:
+    """Write parameters, which never change once written.
+
+    Raises:
+        InvalidInput: Naming every parameter that has another value already.
+    """
+    if not params:
+        return
+    values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
+    rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
+    _insert_ignoring(tx, run_params, rows)
+    stored: dict[str, str] = {}
+    for keys in chunks(sorted(values)):
+        query = select(run_params.c.key, run_params.c.value).where(
+            run_params.c.run_pk == run_pk, run_params.c.key.in_(keys)
+        )
+        stored.update((row.key, row.value) for row in tx.all(query))
+    faults = [
+        (f"params.{key}", f"was {stored[key]!r}, new value {value!r}")
+        for key, value in values.items()
+        if stored[key] != value
+    ]
+    if faults:
+        raise InvalidInput(
+            f"Changing param values is not allowed. Run {run_id} has logged them already",
+            faults,
+            hint="log it under another key, or in another run",
+        )
+
+
+def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
+    """Write tags over what they were."""
+    rows = [
+        {"run_pk": run_pk, "key": key, "value": cut(value, MAX_TAG)}
+        for key, value in sorted(tags.items())
+    ]
+    tx.upsert(run_tags, rows, ["run_pk", "key"])
+
+
+def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None:
+    """Note what a run read; saying it twice changes nothing."""
+    rows = [
+        {
+            "run_pk": run_pk,
+            "dataset": item.dataset,
+            "version": item.version,
+            "role": item.role,
+            "digest": item.digest,
+            "source": item.source,
+        }
+        for item in inputs
+    ]
+    if rows:
+        _insert_ignoring(tx, run_inputs, rows)
+
+
+def _insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
+    if tx.dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+    tx.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def read_run(tx: Transaction, id_: str) -> Run:
+    """One run with its parameters, tags, latest metrics, inputs and outputs.
+
+    Raises:
+        NotFound: If there is none.
+    """
+    return read_runs(tx, [run_row(tx, id_)])[0]
+
+
+def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
+    """Runs from their rows, in the same order; one statement for each kind of detail."""
+    params: dict[int, dict[str, str]] = defaultdict(dict)
+    tags: dict[int, dict[str, str]] = defaultdict(dict)
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    inputs: dict[int, list[RunInput]] = defaultdict(list)
+    outputs: dict[int, list[RunOutput]] = defaultdict(list)
+    for keys in chunks([int(row.pk) for row in rows]):
+        for target, table in ((params, run_params), (tags, run_tags)):
+            query = select(table.c.run_pk, table.c.key, table.c.value)
+            for row in tx.all(query.where(table.c.run_pk.in_(keys))):
+                target[row.run_pk][row.key] = row.value
+        latest = (
+            select(
+                metric_latest.c.run_pk,
+                metric_keys.c.name,
+                metric_latest.c.value,
+                metric_latest.c.is_nan,
+            )
+            .join(metric_keys, metric_keys.c.pk == metric_latest.c.key_pk)
+            .where(metric_latest.c.run_pk.in_(keys))
+        )
+        for row in tx.all(latest):
+            metrics[row.run_pk][row.name] = math.nan if row.is_nan else row.value
+        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(keys))):
+            values = row._asdict()
+            pk = values.pop("run_pk")
+            inputs[pk].append(RunInput(**values | {"source": values["source"] or {}}))
+        for row in tx.all(select(run_outputs).where(run_outputs.c.run_pk.in_(keys))):
+            outputs[row.run_pk].append(RunOutput(model_id=row.model_id, step=row.step))
+    return [
+        _run(
+            row,
+            params=params[row.pk],
+            tags=tags[row.pk],
+            metrics=metrics[row.pk],
+            inputs=tuple(inputs[row.pk]),
+            outputs=tuple(outputs[row.pk]),
+        )
+        for row in rows
+    ]
+
+
+def _run(row: Row[Any], **details: Any) -> Run:
+    return Run(
+        id=row.id,
+        experiment=str(row.experiment_pk),
+        name=row.name,
+        pipeline=row.pipeline,
+        state=row.state,
+        code=row.code,
+        git=row.git,
+        environment=row.environment,
+        actor=row.actor,
+        trigger=row.trigger,
+        error=row.error,
+        owner=row.owner,
+        fence=row.fence,
+        lease_until=row.lease_until,
+        lifecycle=row.lifecycle,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        **details,
+    )

@@ -1,0 +1,79 @@
+"""Facts that other rooms would write, written straight into the catalog."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from everloop.automation import declare as ev
+from everloop.catalog import tables
+from everloop.catalog.engine import Catalog
+from everloop.core.ids import new_id
+from everloop.core.machines import RolloutPlan, RolloutState
+from everloop.core.monitor import Alert
+from everloop.core.policy import Charter, LoopSpec, Trigger
+from everloop.monitoring import ledger
+
+NAME = "delay"
+
+
+def spec(**changes: Any) -> LoopSpec:
+    triggers: list[Trigger] = changes.pop("triggers", [ev.alert("performance")])
+    made = ev.loop(
+        NAME,
+        owner="ops@example.org",
+        pipeline="loop.py:retrain",
+        charter=Charter(problem="p", value="v", owner="o"),
+        watch=[ev.performance("auc")],
+        retrain_on=triggers,
+        cooldown=changes.pop("cooldown", "7d"),
+        budget=changes.pop("budget", "4 per month"),
+    )
+    assert not changes
+    return made
+
+
+def open_alert(catalog: Catalog, monitor: str = "performance") -> Alert:
+    with catalog.write() as tx:
+        made = Alert(
+            id=new_id(), deployment=NAME, monitor=monitor, state="firing", opened_at=tx.now
+        )
+        ledger.fire_alert(tx, made)
+    return made
+
+
+def close_alert(catalog: Catalog, alert: Alert) -> None:
+    with catalog.write() as tx:
+        ledger.clear_alert(tx, alert, "it is better")
+
+
+def refuse(catalog: Catalog, candidate: int = 2) -> None:
+    with catalog.write() as tx:
+        row = {"id": new_id(), "model": NAME, "candidate": candidate, "champion": 1}
+        row |= {"passed": False, "results": [], "holdout": {}, "run_id": "", "at": tx.now}
+        tx.execute(tables.verdicts.insert().values(row))
+
+
+def rollout(catalog: Catalog, stage: Any, *, at: datetime | None = None) -> str:
+    with catalog.write() as tx:
+        when = at or tx.now
+        row = {"id": new_id(), "deployment": NAME, "champion": 1, "candidate": 2}
+        row |= {"plan": RolloutPlan(), "state": RolloutState(stage, 0, 0.0)}
+        row |= {"open": stage in ("shadow", "canary"), "verdict": "", "reason": ""}
+        row |= {"started_at": when, "updated_at": when}
+        tx.execute(tables.rollouts.insert().values(row))
+    return str(row["id"])
+
+
+def commit(catalog: Catalog, dataset: str = "flights", number: int = 1) -> str:
+    with catalog.write() as tx:
+        return tx.append("dataset.VersionCommitted", f"dataset:{dataset}@{number}").id
+
+
+def deploy(catalog: Catalog) -> None:
+    """The loop serves something, so that it does not ask for its first model."""
+    with catalog.write() as tx:
+        row = {"name": NAME, "model": NAME, "revision": 1, "route_by": "", "salt": "", "owner": ""}
+        row |= {"arms": [{"name": "champion", "version": 1, "weight": 100.0}], "state": "serving"}
+        row |= {"created_at": tx.now, "updated_at": tx.now}
+        tx.execute(tables.deployments.insert().values(row))

@@ -1,0 +1,390 @@
+"""Which edits change a step's key, and which do not: a wrong hit is a bug of the worst kind."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from everloop.pipelines.code import CodePrint, fingerprint
+
+FLOW = """
+    import functools
+    import math
+    from dataclasses import dataclass
+
+    import everloop.pipelines.api as ev
+    import lib
+    from lib import LIMIT, scale
+    from lib import scale as other
+
+    RATE = 3
+    TABLE = {"a": 1, "b": [1, 2]}
+
+    def helper(x):
+        '''Help.'''
+        # a comment
+        return x + RATE
+
+    def adder(n):
+        def add(x):
+            return x + n
+        return add
+
+    plus, plus_too = adder(1), adder(2)
+    first, second = lambda x: x + 1, lambda x: x * 2
+    part = functools.partial(helper, 5)
+
+    @dataclass
+    class Config:
+        depth: int = 2
+
+        def leaves(self):
+            return 2 ** self.depth
+
+    class Base:
+        def area(self):
+            return 1
+
+    class Shape(Base):
+        pass
+
+    CONFIG = Config(3)
+
+    def unrelated(x):
+        return x
+
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return function(*args) + 0
+        return wrapper
+
+    @decorate
+    def decorated(x):
+        return x
+
+    @ev.step
+    def step(x, rows=10):
+        total = helper(x) + scale(x) + other(x) + lib.deep(x) + TABLE["a"] + LIMIT
+        total += plus(x) - plus_too(x) + first(x) - second(x) + part()
+        total += Config().leaves() + CONFIG.leaves() + Shape().area() + decorated(x)
+        from late import late
+        import late as late_module
+        return total + math.sqrt(late(x)) + late_module.TWICE
+"""
+LIB = """
+    LIMIT = 10
+    FACTOR = 2
+
+    def scale(x):
+        return x * FACTOR
+
+    def deep(x):
+        return deeper(x)
+
+    def deeper(x):
+        return x
+
+    def swapped(x):
+        return -x
+"""
+LATE = """
+    TWICE = 2
+    def late(x):
+        return x
+"""
+MODULES = {"flow": FLOW, "lib": LIB, "late": LATE}
+
+
+class Project:
+    """Modules in a folder that can be edited and imported again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, text in MODULES.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        file = self.folder / f"{name}.py"
+        file.write_text(textwrap.dedent(text))
+        os.utime(file, (1_000_000_000, 1_000_000_000))  # older than this process, as most are
+
+    def edit(self, module: str, old: str, new: str) -> None:
+        text = textwrap.dedent(MODULES[module])
+        assert old in text
+        self.write(module, text.replace(old, new))
+
+    def key(self, name: str = "step") -> CodePrint:
+        for module in MODULES:
+            sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+        return fingerprint(getattr(importlib.import_module("flow"), name).function)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield Project(tmp_path)
+    for module in MODULES:
+        sys.modules.pop(module, None)
+
+
+CHANGES = [
+    ("step body", "flow", "total = helper(x)", "total = 1 + helper(x)"),
+    ("default of the step", "flow", "rows=10", "rows=11"),
+    ("helper in the module", "flow", "return x + RATE", "return x - RATE"),
+    ("imported helper", "lib", "return x * FACTOR", "return x / FACTOR"),
+    ("helper's helper", "lib", "def deeper(x):\n    return x", "def deeper(x):\n    return x + 1"),
+    ("module constant", "flow", "RATE = 3", "RATE = 4"),
+    ("module constant of another type", "flow", "RATE = 3", "RATE = 3.0"),
+    ("imported constant", "lib", "LIMIT = 10", "LIMIT = 11"),
+    ("constant of an imported helper", "lib", "FACTOR = 2", "FACTOR = 3"),
+    ("dict constant", "flow", '"b": [1, 2]', '"b": [1, 3]'),
+    ("closure value", "flow", "adder(1), adder(2)", "adder(1), adder(3)"),
+    ("closures swapped", "flow", "adder(1), adder(2)", "adder(2), adder(1)"),
+    ("one of two lambdas on a line", "flow", "x + 1, lambda x: x * 2", "x + 1, lambda x: x * 3"),
+    ("lambdas swapped", "flow", "first, second =", "second, first ="),
+    ("partial argument", "flow", "partial(helper, 5)", "partial(helper, 6)"),
+    ("method of a class used", "flow", "2 ** self.depth", "3 ** self.depth"),
+    ("default of a dataclass", "flow", "depth: int = 2", "depth: int = 4"),
+    ("instance held by the module", "flow", "CONFIG = Config(3)", "CONFIG = Config(4)"),
+    ("method of a base class", "flow", "return 1", "return 2"),
+    ("base class", "flow", "class Shape(Base)", "class Shape(Config)"),
+    ("decorator", "flow", "function(*args) + 0", "function(*args) + 1"),
+    ("what is decorated", "flow", "decorated(x):\n    return", "decorated(x):\n    return -"),
+    ("alias to another function", "flow", "scale as other", "swapped as other"),
+    ("alias swapped", "flow", "LIMIT, scale\n", "LIMIT, swapped as scale\n"),
+    ("import within the step", "late", "return x", "return x + 1"),
+    ("attribute of a module imported within", "late", "TWICE = 2", "TWICE = 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES]
+)
+def test_edit_changes_the_key(project: Project, module: str, old: str, new: str) -> None:
+    before = project.key()
+    assert before.cacheable
+    project.edit(module, old, new)
+    assert project.key().digest != before.digest
+
+
+SAME = [
+    ("nothing", "flow", "RATE = 3", "RATE = 3"),
+    ("comment", "flow", "# a comment", "# another\n    # and more"),
+    ("docstring", "flow", "Help.", "Help well."),
+    (
+        "unrelated function",
+        "flow",
+        "def unrelated(x):\n    return x",
+        "def unrelated(x):\n    return 0",
+    ),
+    ("unrelated constant", "lib", "LIMIT = 10", "LIMIT = 10\nUNUSED = 1"),
+    ("position", "flow", "RATE = 3", "\n\n\nRATE = 3"),
+    ("blank space", "flow", "return x + RATE", "return (x   +   RATE)"),
+    ("our own decorator", "flow", "@ev.step", "@ev.step(retries=2)"),
+]
+
+
+@pytest.mark.parametrize(("module", "old", "new"), [c[1:] for c in SAME], ids=[c[0] for c in SAME])
+def test_edit_keeps_the_key(project: Project, module: str, old: str, new: str) -> None:
+    before = project.key()
+    project.edit(module, old, new)
+    assert project.key().parts == before.parts
+
+
+def test_parts_name_what_was_reached(project: Project) -> None:
+    parts = project.key().parts
+    assert {"code:flow.step", "code:flow.helper", "code:lib.deeper", "code:late.late"} <= set(parts)
+    assert parts["const:flow.LIMIT"] == "int:10"
+    assert "code:flow.unrelated" not in parts
+    assert "dist:everloop" not in parts
+
+
+def variant(project: Project, body: str, head: str = "") -> CodePrint:
+    """The key of a step with this body."""
+    indented = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+    head = textwrap.dedent(head)
+    text = f"import everloop.pipelines.api as ev\n{head}\n@ev.step\ndef step(x=0):\n{indented}\n"
+    project.write("flow", text)
+    return project.key()
+
+
+def test_eval_takes_the_whole_module(project: Project) -> None:
+    before = variant(project, "return eval('f')(x)", "def f(x):\n    return x")
+    assert before.cacheable
+    assert any("eval" in note for note in before.notes)
+    assert (
+        variant(project, "return eval('f')(x)", "def f(x):\n    return -x").digest != before.digest
+    )
+
+
+def test_getattr_by_text_on_a_module_takes_the_whole_of_it(project: Project) -> None:
+    body = "return getattr(lib, 'dee' + 'p')(x)"
+    before = variant(project, body, "import lib")
+    assert before.cacheable
+    project.edit("lib", "def deeper(x):\n    return x", "def deeper(x):\n    return 2 * x")
+    assert project.key().digest != before.digest
+
+
+def test_import_by_a_name_made_at_run_time_is_not_cached(project: Project) -> None:
+    for head, call in [
+        ("import importlib", "importlib.import_module('li' + 'b')"),
+        ("from importlib import import_module", "import_module('li' + 'b')"),
+        ("", "__import__('li' + 'b')"),
+        ("import sys", "sys.modules['li' + 'b']"),
+    ]:
+        made = variant(project, f"return {call}.deep(x)", head)
+        assert not made.cacheable
+        assert any("not cached" in note for note in made.notes)
+
+
+def test_star_import_is_followed(project: Project) -> None:
+    before = variant(project, "return deep(x)", "from lib import *")
+    project.edit("lib", "def deeper(x):\n    return x", "def deeper(x):\n    return 2 * x")
+    assert project.key().digest != before.digest
+
+
+def test_conditional_import_counts_by_what_it_gave(project: Project) -> None:
+    head = "try:\n    from lib import {} as f\nexcept ImportError:\n    from late import late as f"
+    before = variant(project, "return f(x)", head.format("deep"))
+    assert variant(project, "return f(x)", head.format("missing")).digest != before.digest
+
+
+def test_functions_in_a_registry_are_followed(project: Project) -> None:
+    head = "def f(x):\n    return x{}\nREGISTRY = {{'f': f}}"
+    before = variant(project, "return REGISTRY['f'](x)", head.format(""))
+    assert variant(project, "return REGISTRY['f'](x)", head.format(" + 1")).digest != before.digest
+
+
+def test_property_static_and_class_methods_are_followed(project: Project) -> None:
+    head = """
+    class C:
+        @property
+        def a(self): return {}
+        @staticmethod
+        def b(): return {}
+        @classmethod
+        def c(cls): return {}
+    """
+    base = variant(project, "return C().a + C.b() + C.c()", head.format(1, 2, 3)).digest
+    for change in [(0, 2, 3), (1, 0, 3), (1, 2, 0)]:
+        assert variant(project, "return C().a + C.b() + C.c()", head.format(*change)).digest != base
+
+
+def test_cached_function_is_followed(project: Project) -> None:
+    head = "import functools\n@functools.lru_cache\ndef f(x):\n    return x{}"
+    before = variant(project, "return f(x)", head.format(""))
+    assert before.cacheable
+    assert variant(project, "return f(x)", head.format(" + 1")).digest != before.digest
+
+
+def test_recursion_and_circles_end(project: Project) -> None:
+    head = "def f(x):\n    return g(x)\ndef g(x):\n    return f(x) if x else step.function(x)"
+    assert "code:flow.g" in variant(project, "return f(x)", head).parts
+
+
+def test_unknown_object_takes_the_module_and_says_so(project: Project) -> None:
+    head = "import threading\nLOCK = threading.Lock()\ndef f(x):\n    return x{}"
+    before = variant(project, "with LOCK:\n    return x", head.format(""))
+    assert before.cacheable
+    assert any("no canonical form" in note for note in before.notes)
+    assert variant(project, "with LOCK:\n    return x", head.format(" + 1")).digest != before.digest
+
+
+def test_module_that_was_written_after_the_start_is_not_guessed(project: Project) -> None:
+    made = variant(project, "return eval('x')")
+    assert made.cacheable
+    os.utime(project.folder / "flow.py")
+    made = project.key()
+    assert not made.cacheable
+
+
+def test_file_edited_after_import_does_not_count_before_it_is_imported_again(
+    project: Project,
+) -> None:
+    before = project.key()
+    function = sys.modules["flow"].step.function
+    project.edit("flow", "total = helper(x)", "total = 7 + helper(x)")
+    changed = project.key()
+    again = fingerprint(function)  # the old code, whose source is gone
+    assert again.digest != changed.digest
+    assert before.digest != changed.digest
+
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        lambda m: m.setattr("lib.deeper", lambda x: 0),
+        lambda m: m.setattr("lib.FACTOR", 5),
+        lambda m: m.setattr("flow.Config.leaves", lambda self: 0),
+        lambda m: m.setitem(sys.modules["flow"].TABLE, "a", 9),
+        lambda m: sys.modules["flow"].TABLE["b"].append(4),
+        lambda m: m.setattr(sys.modules["flow"].CONFIG, "depth", 9),
+        lambda m: m.setattr(sys.modules["flow"].step.function, "__defaults__", (11,)),
+    ],
+    ids=["function", "constant", "method", "dict", "list inside", "instance", "default"],
+)
+def test_patch_while_the_process_runs_is_seen(
+    project: Project, monkeypatch: pytest.MonkeyPatch, patch: Patch
+) -> None:
+    before = project.key()
+    function = sys.modules["flow"].step.function
+    assert fingerprint(function) is before  # remembered
+    patch(monkeypatch)
+    assert fingerprint(function).digest != before.digest
+
+
+def test_version_of_an_imported_package_changes_the_key(tmp_path: Path) -> None:
+    packages = tmp_path / "site-packages"
+    info = packages / "somelib-1.0.dist-info"
+    info.mkdir(parents=True)
+    (packages / "somelib.py").write_text("def f(x):\n    return x\n")
+    (tmp_path / "flow.py").write_text("import somelib\ndef step(x):\n    return somelib.f(x)\n")
+    code = (
+        "from everloop.pipelines.code import fingerprint; import flow;"
+        "print(fingerprint(flow.step).parts['dist:somelib'])"
+    )
+    path = os.pathsep.join([str(packages), str(tmp_path), *sys.path])
+    for version in ("1.0", "1.1"):
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: somelib\nVersion: {version}\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == version
+
+
+def test_key_is_the_same_in_another_process(project: Project) -> None:
+    code = (
+        "from everloop.pipelines.code import fingerprint; import flow;"
+        "print(fingerprint(flow.step.function).digest)"
+    )
+    path = os.pathsep.join([str(project.folder), *sys.path])
+    digests = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(done.stdout.strip())
+    assert digests == {project.key().digest}
