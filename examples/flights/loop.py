@@ -57,8 +57,8 @@ PLANES = ev.Schema(
 )
 
 # --- features: one definition for training and for serving; nothing counts before it was known ---
-landed = ev.source("flights", time="sched_dep", known="landed_at")
-departed = ev.source("flights", time="sched_dep", known="departed_at")
+landed = ev.source("flights", time="sched_dep", known="landed_at", id="flight_id")
+departed = ev.source("flights", time="sched_dep", known="departed_at", id="flight_id")
 observed = ev.source("weather", time="observed_at")
 
 delay_features = ev.feature_set(
@@ -87,7 +87,7 @@ delay_features = ev.feature_set(
 @ev.step
 def labelled(flights: ev.Table, until: datetime) -> ev.Table:
     """The flights whose outcome was known at `until`; every other one is recorded with its reason."""
-    rows = flights.drop_where("not_landed_yet", f"landed_at > TIMESTAMPTZ '{until.isoformat()}'",
+    rows = flights.drop_where("not_landed_yet", f"landed_at > TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'",
                               reason="its outcome was not known yet")
     rows = rows.drop_where("cancelled", "dep_delay IS NULL",
                            reason="cancelled: it never left, so it was neither late nor on time")
@@ -104,14 +104,17 @@ def features(rows: ev.Table, flights: ev.Table, weather: ev.Table, planes: ev.Ta
 
 
 @ev.step
-def train(rows: ev.Table, trees: int = 150, leaves: int = 31, seed: int = 7) -> ev.ModelArtifact:
+def train(
+    rows: ev.Table, until: datetime, trees: int = 150, leaves: int = 31, seed: int = 7
+) -> ev.ModelArtifact:
     """A LightGBM model, with what the monitors will compare its life with."""
     names = delay_features.names
     x, y = rows.to_numpy(names), rows.to_numpy(["late"])[:, 0]
     parameters = {"objective": "binary", "num_leaves": leaves, "learning_rate": 0.08,
                   "seed": seed, "num_threads": 2, "deterministic": True, "verbose": -1}
     booster = lightgbm.train(parameters, lightgbm.Dataset(x, y, feature_name=names), trees)
-    return ev.model(booster, features=delay_features, output="late", trained_on=rows)  # fmt: skip
+    return ev.model(booster, feature_set=delay_features, trained_until=until, params=parameters,
+                    data={name: version for name, version, _ in rows.sources})  # fmt: skip
 
 
 @ev.pipeline
@@ -119,7 +122,7 @@ def retrain(until: datetime) -> object:
     """From the newest data to a registered candidate."""
     flights, weather, planes = (ev.read(name) for name in ("flights", "weather", "planes"))
     rows = features(labelled(flights, until), flights, weather, planes)
-    return ev.register(NAME, train(rows))
+    return ev.register(NAME, train(rows, until))
 
 
 # --- the loop: what watches the model, what starts a retraining, what a candidate must show ------
@@ -142,6 +145,6 @@ ev.loop(
     rollout=ev.canary(25, 100, every="1d", shadow="1d",
                       abort_on=[ev.slo("p99_ms < 50"), ev.slo("error_rate < 0.1%")]),
     cooldown="14d",
-    budget="2 per 30 days",
+    budget="3 per month",
 )  # fmt: skip
 

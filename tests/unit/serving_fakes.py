@@ -49,6 +49,8 @@ class Broken(Linear):
 
 
 def load(version: ModelVersion, files: dict[str, bytes]) -> Linear:
+    if version.files[0].digest != blake3(files["model.txt"]).hexdigest():
+        raise BackendError("the bytes are not what the manifest says")
     if files["model.txt"].startswith(b"broken"):
         return Broken(0.0)
     return Linear(1000.0 * version.version)

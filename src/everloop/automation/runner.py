@@ -7,17 +7,14 @@ and carries the cause along, so that the log tells the story.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -25,18 +22,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from everloop.automation.declare import collecting
+from everloop.automation.declare import collecting, declared
 from everloop.automation.holdout import build_holdout
+from everloop.automation.project import ProjectFiles
 from everloop.core.context import acting, using
 from everloop.core.deploy import Deployment, Rollout
 from everloop.core.gate import Verdict
 from everloop.core.ids import new_id
 from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
-from everloop.core.policy import Firing, LoopSpec
+from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, to_micros
 from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
+from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
 if TYPE_CHECKING:
@@ -107,7 +106,27 @@ class LoopRunner:
     def __init__(self, workspace: Workplace, *, root: Path | None = None, holder: str = "") -> None:
         self._ws = workspace
         self._root = (root or Path.cwd()).resolve()
+        self._files = ProjectFiles(self._root)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
+
+    def load(self, path: str | Path) -> list[LoopSpec]:
+        """Import a file and declare the loops that it writes, in this runner's workspace.
+
+        Raises:
+            NotFound: If there is no such file.
+            UserCodeError: If it raises when it is imported.
+        """
+        file = Path(path).resolve()
+        before = {spec.name: spec for spec in declared()}
+        with using(self._ws), collecting():
+            load_module(file)
+        self._files.note()
+        found = [
+            spec
+            for spec in declared()
+            if before.get(spec.name) is not spec or self._file_of(spec) == file
+        ]
+        return [self._ws.automation.declare(spec) for spec in found]
 
     def tick(self) -> Tick:
         """Bring everything up to the clock's now once.
@@ -148,16 +167,13 @@ class LoopRunner:
         spec = self._ws.automation.loop(firing.loop)
         with acting(actor=f"loop:{spec.name}", cause=self._event_of(firing)):
             run_id = ""
+            outcome: FiringOutcome = "done"
             try:
                 version, run_id = self._train(spec, firing)
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
-            else:
-                outcome = "done"
-            return self._ws.automation.finish(
-                firing.id, "done" if outcome == "done" else "failed", reason, run_id
-            )
+            return self._ws.automation.finish(firing.id, outcome, reason, run_id)
 
     # --- watching and rolling out ----------------------------------------------------------------
 
@@ -170,15 +186,15 @@ class LoopRunner:
         rollout = self._open_rollout(spec.name)
         if rollout is None:
             return []
-        with acting(actor=f"loop:{spec.name}", cause=self._event_id(f"rollout:{rollout.id}")):
+        # No cause is given: a step of a rollout follows from the step before, as the log has it.
+        with acting(actor=f"loop:{spec.name}"):
             moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
         return [] if moved is None else [moved]
 
     def _open_rollout(self, name: str) -> Rollout | None:
         if self._deployed_name(name) is None:
             return None
-        rollouts = self._ws.deployment.rollouts(name)
-        return next((r for r in rollouts if r.state.stage in ("shadow", "canary")), None)
+        return next(iter(self._ws.deployment.rollouts(name, open_only=True)), None)
 
     def _observe(self, rollout: Rollout) -> RolloutObservation:
         """What the log says of the candidate since its step began."""
@@ -202,36 +218,29 @@ class LoopRunner:
     # --- training --------------------------------------------------------------------------------
 
     def _train(self, spec: LoopSpec, firing: Firing) -> tuple[ModelVersion, str]:
-        """Run the pipeline on what is earlier than the hold-out; the version and the run's id."""
-        days = max((gate.days for gate in spec.gates), default=0)
-        until = firing.scheduled_for - timedelta(days=days)
-        try:
-            with using(self._ws), collecting():
-                pipeline = self._pipeline(spec)
-                if firing.run_id:
-                    result = pipeline.run(resume=firing.run_id)
-                else:
-                    result = pipeline.run(until=until, trigger=firing.id)
-        except EverloopError:
-            raise
-        except Exception as error:
-            raise UserCodeError.caught(f"pipeline {spec.pipeline}", error) from error
+        """Run the pipeline on what is earlier than the hold-out; the version and the run's id.
+
+        The first model is judged against nobody, so it may learn from everything.
+        """
+        until = firing.scheduled_for
+        if self._deployed(spec) is not None:
+            # What the gate judges on must be later than all that the candidate saw.
+            until -= timedelta(days=max((gate.days for gate in spec.gates), default=0))
+        with using(self._ws), collecting():
+            self._files.drop_edited()
+            pipeline = load_pipeline(str(self._root / spec.pipeline))
+            self._files.note()
+            if firing.run_id:
+                result: object = pipeline.run(resume=firing.run_id)
+            else:
+                result = pipeline.run(until=until, trigger=firing.id)
         if not isinstance(result, ModelVersion) or result.name != spec.name:
             got = result.ref if isinstance(result, ModelVersion) else type(result).__name__
             raise InvalidInput(
                 f"pipeline {spec.pipeline} must return a version of {spec.name!r}, got {got}",
                 hint=f'end it with: return ev.register("{spec.name}", model)',
             )
-        return result, str(pipeline.run_id)
-
-    def _pipeline(self, spec: LoopSpec) -> Any:
-        path, _, name = spec.pipeline.rpartition(":")
-        module = _import_file(self._root / path)
-        pipeline = getattr(module, name, None)
-        if not hasattr(pipeline, "run"):
-            known = [key for key, value in vars(module).items() if hasattr(value, "run_id")]
-            raise NotFound.named("pipeline", spec.pipeline, known)
-        return pipeline
+        return result, pipeline.run_id
 
     # --- judging ---------------------------------------------------------------------------------
 
@@ -317,6 +326,9 @@ class LoopRunner:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _file_of(self, spec: LoopSpec) -> Path:
+        return (self._root / spec.pipeline.rpartition(":")[0]).resolve()
+
     def _deployed(self, spec: LoopSpec) -> Deployment | None:
         return self._deployed_name(spec.name)
 
@@ -363,23 +375,6 @@ class LoopRunner:
         finally:
             done.set()
             thread.join()
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import the file anew: an edit counts for the next run."""
-    if not path.is_file():
-        raise NotFound(f"the pipeline file {path} is not there", hint="declare the loop again")
-    name = path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InvalidInput(f"{path} cannot be imported: it must be a .py file")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _told(error: EverloopError) -> str:

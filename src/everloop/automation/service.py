@@ -18,10 +18,11 @@ from everloop.automation.policy import Obstacle, Past, latest_tick, obstacle, ow
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.core.context import current_actor
 from everloop.core.events import Event
 from everloop.core.ids import new_id
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec, Trigger
-from everloop.errors import Fault, InvalidInput, StateError
+from everloop.errors import Conflict, Fault, InvalidInput, StateError
 from everloop.monitoring import ledger
 from everloop.monitoring.service import monitor_faults
 
@@ -29,6 +30,8 @@ __all__ = ["AutomationService"]
 
 _CURSOR = "automation"
 _LEADER = "supervisor"
+_FIRST = "first"
+_FIRST_RETRY_S = 60.0
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -133,8 +136,29 @@ class AutomationService(Service):
                     if firing is not None:
                         made.append(firing)
             newest = select(tables.events.c.seq).order_by(tables.events.c.seq.desc()).limit(1)
-            ledger.put_cursor(tx, _CURSOR, int(tx.scalar(newest) or 0))
+            ledger.put_cursors(tx, {_CURSOR: int(tx.scalar(newest) or 0)})
         return made
+
+    @action("loop:run", on="name")
+    def fire(self, name: str, reason: str = "") -> Firing:
+        """Retrain now because a person says so: neither cooldown nor budget holds it back.
+
+        Raises:
+            NotFound: If there is no such loop.
+            Conflict: If a firing is queued or running, or a rollout is open.
+        """
+        with self._catalog.write() as tx:
+            spec = statements.loop(tx, name)
+            past = _past(tx, spec)
+            if past.working or past.rollout:
+                raise Conflict(
+                    f"the loop {name!r} is busy",
+                    hint="wait for it, or abort the rollout",
+                    details={"winner": past.working or past.rollout},
+                )
+            asked = tx.append("loop.Asked", f"loop:{name}", {"reason": reason})
+            trigger = Trigger(on="hand", value=reason or current_actor() or "a person")
+            return _insert(tx, spec, _Due(asked.id, trigger, asked.id, tx.now), None)[0]
 
     @action("loop:run")
     def claim(self) -> Firing | None:
@@ -239,7 +263,9 @@ def _put_monitors(tx: Transaction, spec: LoopSpec, before: LoopSpec | None) -> N
 
 
 def _due(tx: Transaction, spec: LoopSpec) -> list[_Due]:
-    found: list[_Due] = []
+    found = list(_due_first(tx, spec))
+    if found:
+        return found
     for trigger in spec.triggers:
         if trigger.on == "alert":
             found += _due_alerts(tx, spec, trigger)
@@ -250,6 +276,21 @@ def _due(tx: Transaction, spec: LoopSpec) -> list[_Due]:
     return found
 
 
+def _due_first(tx: Transaction, spec: LoopSpec) -> Iterator[_Due]:
+    """A loop that serves nothing yet trains its first model; where that fails, again and again."""
+    table = tables.deployments
+    if spec.paused or tx.first(select(table.c.name).where(table.c.name == spec.name)) is not None:
+        return
+    earlier = statements.firings(tx, spec.name, key_prefix=_FIRST)
+    if not earlier:
+        yield _Due(_FIRST, Trigger(on="first", value="model"), "", tx.now)
+    elif earlier[0].outcome in ("done", "failed"):
+        wait = min(_FIRST_RETRY_S * 2 ** len(earlier), spec.cooldown_s)
+        if tx.now >= earlier[0].updated_at + timedelta(seconds=wait):
+            key = f"{_FIRST}+{len(earlier)}"
+            yield _Due(key, Trigger(on="first", value="model"), "", tx.now)
+
+
 def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
     """New alerts; open ones too that no retraining has settled."""
     new = {
@@ -258,9 +299,7 @@ def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_
         if event.body.get("deployment") == spec.name and event.body.get("monitor") == trigger.value
     }
     still_open = {
-        alert.id
-        for alert in ledger.alerts(tx, spec.name, open_only=True)
-        if alert.monitor == trigger.value
+        alert.id for alert in ledger.open_alerts(tx, spec.name) if alert.monitor == trigger.value
     }
     for identifier in sorted(new.keys() | still_open):
         earlier = statements.firings(tx, spec.name, key_prefix=identifier)
@@ -292,17 +331,25 @@ def _due_schedule(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator
 
 def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:
     table = tables.events
-    query = select(table).where(table.c.seq > ledger.cursor(tx, _CURSOR), table.c.kind == kind)
+    query = select(table).where(table.c.seq > ledger.cursors(tx, _CURSOR)[0], table.c.kind == kind)
     for row in tx.all(query.order_by(table.c.seq)):
         yield Event(**row._asdict())
 
 
 def _fire(tx: Transaction, spec: LoopSpec, due: _Due) -> Firing | None:
-    held: Obstacle | None = obstacle(spec, _past(tx, spec), tx.now)
+    held = None if due.trigger.on == "first" else obstacle(spec, _past(tx, spec), tx.now)
     if own_depth(spec.name, statements.chain(tx, due.cause)):
         held = Obstacle("guarded", "the loop's own output led here")
     if held is not None and due.is_waiting:
         return None  # something else fired meanwhile; it goes on waiting
+    firing, is_new = _insert(tx, spec, due, held)
+    return firing if is_new else None
+
+
+def _insert(
+    tx: Transaction, spec: LoopSpec, due: _Due, held: Obstacle | None
+) -> tuple[Firing, bool]:
+    """Write a firing and its event; whether its key was free."""
     firing = Firing(
         id=new_id(),
         loop=spec.name,
@@ -315,14 +362,14 @@ def _fire(tx: Transaction, spec: LoopSpec, due: _Due) -> Firing | None:
         updated_at=tx.now,
     )
     if not statements.put_firing(tx, firing):
-        return None
+        return firing, False
     told = {"loop": spec.name, "trigger": f"{due.trigger.on} {due.trigger.value}", "key": due.key}
     if held is None:
         tx.append("trigger.Fired", f"firing:{firing.id}", told, cause=due.cause)
     else:
         told |= {"outcome": held.outcome, "reason": held.reason}
         tx.append("trigger.Skipped", f"firing:{firing.id}", told, cause=due.cause)
-    return firing
+    return firing, True
 
 
 def _past(tx: Transaction, spec: LoopSpec) -> Past:
@@ -332,10 +379,13 @@ def _past(tx: Transaction, spec: LoopSpec) -> Past:
     rollout = tx.scalar(
         select(rollouts.c.id).where(rollouts.c.deployment == spec.name, rollouts.c.open.is_(True))
     )
+    trained_rows, new_labels = statements.learned(tx, spec)
     return Past(
         working=busy[0].id if busy else "",
         rollout=rollout or "",
         last_at=worked[0].created_at if worked else None,
         spent=statements.worked(tx, spec.name, tx.now - timedelta(seconds=spec.budget_s)),
         setbacks=statements.setbacks(tx, spec.name),
+        new_labels=new_labels,
+        trained_rows=trained_rows,
     )

@@ -80,5 +80,5 @@ ev.loop(
     gate=[ev.beats_champion("brier", on="latest 14 days")],
     rollout=ev.canary(25, 100, every="1d", shadow="1d"),
     cooldown="7d",
-    budget="4 per 30 days",
+    budget="4 per month",
 )

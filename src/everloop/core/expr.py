@@ -144,7 +144,7 @@ class Expr:
         return _call("log", self)
 
     def exp(self) -> Call:
-        """e to the power of this; infinity where it is too large."""
+        """E to the power of this; infinity where it is too large."""
         return _call("exp", self)
 
     def sqrt(self) -> Call:
@@ -465,10 +465,10 @@ _NUMBERS: tuple[Kind, ...] = ("int", "float")
 _ANY: tuple[Kind, ...] = ("bool", "int", "float", "string", "timestamp")
 # operator: (number of arguments, kinds it takes, kind it gives)
 _RULES: dict[str, tuple[int, tuple[Kind, ...], Kind]] = {
-    **{name: (2, _NUMBERS, "float") for name in _ARITHMETIC},
-    **{name: (1, _NUMBERS, "float") for name in (*_ROUNDINGS, "clip")},
-    **{name: (2, _ANY, "bool") for name in _COMPARISONS},
-    **{name: (1, ("timestamp",), "int") for name in DATE_PARTS},
+    **dict.fromkeys(_ARITHMETIC, (2, _NUMBERS, "float")),
+    **dict.fromkeys((*_ROUNDINGS, "clip"), (1, _NUMBERS, "float")),
+    **dict.fromkeys(_COMPARISONS, (2, _ANY, "bool")),
+    **dict.fromkeys(DATE_PARTS, (1, ("timestamp",), "int")),
     "and": (2, ("bool",), "bool"),
     "or": (2, ("bool",), "bool"),
     "not": (1, ("bool",), "bool"),

@@ -88,6 +88,14 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     owner: str = ""
     description: str = ""
 
+    def __post_init__(self) -> None:
+        # 60 and 60.0, a list and a tuple: what is equal must have one digest, also after a journey.
+        for name in ("ge", "le"):
+            if isinstance(bound := getattr(self, name), int):
+                msgspec.structs.force_setattr(self, name, float(bound))
+        if not isinstance(given := getattr(self, "among"), tuple):  # noqa: B009 (it may be a list)
+            msgspec.structs.force_setattr(self, "among", tuple(given))
+
     @property
     def is_numeric(self) -> bool:
         return self.type in _NUMERIC
@@ -174,6 +182,9 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     extra: Literal["allow", "refuse"] = "refuse"
 
     def __post_init__(self) -> None:
+        for name in ("fields", "checks", "key"):
+            if not isinstance(given := getattr(self, name), tuple):
+                msgspec.structs.force_setattr(self, name, tuple(given))
         faults = [fault for field in self.fields for fault in field.faults()]
         names = [field.name for field in self.fields]
         faults += [

@@ -359,9 +359,9 @@ def _read(data: Any) -> pa.Table:
         return pa.table(data)
     if isinstance(data, Mapping):
         return pa.table(dict(data))
-    if isinstance(data, list):
+    if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
         return pa.Table.from_pylist(data)
-    raise TypeError("it has no Arrow stream and is no dict, list or pandas frame")
+    raise TypeError("it has no Arrow stream and is no dict, list of dicts or pandas frame")
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:

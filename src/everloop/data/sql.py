@@ -8,6 +8,7 @@ seen as null, as in the rules of fields: an engine's order of NaN decides nothin
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Mapping
@@ -34,8 +35,11 @@ _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    # The engine's threads do not live in a forked child; its memory is left alone, not freed.
+    # The engine's threads do not live in a forked child, and closing it would wait for them: it
+    # is kept alive for good there, and the child opens one of its own.
     global _engine, _lock
+    if _engine is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine))
     _engine, _lock = None, threading.Lock()
 
 
@@ -65,23 +69,29 @@ def broken_rows(table: pa.Table, conditions: Mapping[str, str]) -> dict[str, np.
     """
     if not conditions:
         return {}
-    return _rows(table, {name: f"({sql}\n) IS NOT TRUE" for name, sql in conditions.items()})
+    return _rows(table, {name: f"({_alone(sql)}) IS NOT TRUE" for name, sql in conditions.items()})
 
 
 def matching_rows(table: pa.Table, rule: str, condition: str) -> np.ndarray:
     """The rows, ascending, for which `condition` is true; null is not true. Raises as above."""
-    return _rows(table, {rule: f"({condition}\n) IS TRUE"})[rule]
+    return _rows(table, {rule: f"({_alone(condition)}) IS TRUE"})[rule]
 
 
 def evaluate(table: pa.Table, rule: str, expression: str) -> pa.ChunkedArray:
     """The value of `expression` for each row, in the order of the rows. Raises as above."""
     row = _row_name(table)
-    query = f'SELECT "{row}", ({expression}\n) AS value FROM rows'
+    query = f'SELECT "{row}", {_alone(expression)} AS value FROM rows'
     found = _query(table, row, {rule: query})
     value = found.sort_by(row).column("value")
     if pa.types.is_timestamp(value.type):
         return value.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
     return value
+
+
+def _alone(expression: str) -> str:
+    # Where one expression must stand: DuckDB reads "()" and "(x, y)" as values too. The line break
+    # ends a comment.
+    return f"CASE WHEN true THEN {expression}\nEND"
 
 
 def _rows(table: pa.Table, wanted: dict[str, str]) -> dict[str, np.ndarray]:

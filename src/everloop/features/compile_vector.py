@@ -110,7 +110,7 @@ def _branch(condition: Array, first: Vector, second: Vector) -> Vector:
     if first.valid is not None or second.valid is not None:
         valid = np.where(condition, first.mask(), second.mask())
     if kind == "string":
-        words = [*(first.words or ["" ]), *(second.words or [""])]
+        words = [*(first.words or [""]), *(second.words or [""])]
         shift = len(first.words or [""])
         left = first.data if first.words else np.zeros(first.data.shape, np.int32)
         right = (second.data if second.words else np.zeros(second.data.shape, np.int32)) + shift
@@ -158,7 +158,9 @@ def _cast(call: Call, args: list[Vector]) -> Vector:
     if arg.words is not None:
         return arg
     distinct, codes = np.unique(arg.data, return_inverse=True)
-    words = [str(value).lower() if arg.kind == "bool" else str(value) for value in distinct.tolist()]
+    words = [
+        str(value).lower() if arg.kind == "bool" else str(value) for value in distinct.tolist()
+    ]
     return Vector("string", codes.reshape(arg.data.shape).astype(np.int32), arg.valid, words)
 
 

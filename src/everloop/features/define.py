@@ -57,7 +57,9 @@ def source(dataset: str, *, time: str = "", known: str = "", id: Name = ()) -> S
     if not dataset:
         raise InvalidInput("a source needs the name of a dataset")
     if not time and (known or id):
-        raise InvalidInput(f"source {dataset!r} has no time, so neither known nor id means anything")
+        raise InvalidInput(
+            f"source {dataset!r} has no time, so neither known nor id means anything"
+        )
     return Source(dataset, time, known, _names(id))
 
 
@@ -221,7 +223,9 @@ def feature_set(
             faults.append(Fault(f"on_demand.{label}", "is also a request field; rename it"))
     names = [feature.name for feature in (*given, *asked)]
     faults += _repeated("features", names)
-    faults += [Fault(f"select.{label}", "no such feature") for label in select if label not in names]
+    faults += [
+        Fault(f"select.{label}", "no such feature") for label in select if label not in names
+    ]
     faults += _repeated("select", list(select))
     if not name or not names:
         faults.append(Fault("name", "a feature set needs a name and a feature"))
@@ -249,7 +253,9 @@ def _pairs(name: str, features: Any, faults: list[Fault]) -> list[tuple[str, Any
     else:
         found = [(item.name if isinstance(item, Column) else "", item) for item in features]
         if any(not label for label, _ in found):
-            faults.append(Fault(f"{name}.features", "a list holds columns; name the rest in a dict"))
+            faults.append(
+                Fault(f"{name}.features", "a list holds columns; name the rest in a dict")
+            )
     if not found:
         faults.append(Fault(f"{name}.features", "at least one is needed"))
     return found

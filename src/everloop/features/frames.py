@@ -30,5 +30,9 @@ def with_features(
     table = arrow_of(rows)
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
-        table = table.append_column(name, values) if place < 0 else table.set_column(place, name, values)
+        table = (
+            table.append_column(name, values)
+            if place < 0
+            else table.set_column(place, name, values)
+        )
     return table

@@ -140,7 +140,9 @@ def _check_names(feature_set: FeatureSet, frame: Frame) -> None:
     """Refuse features with the name of another column; one that repeats its column may stay."""
     there = set(frame.table.column_names)
     repeats = {
-        f.name for f in feature_set.on_demand if isinstance(f.value, Column) and f.value.name == f.name
+        f.name
+        for f in feature_set.on_demand
+        if isinstance(f.value, Column) and f.value.name == f.name
     }
     taken = [name for name in feature_set.names if name in there and name not in repeats]
     if taken:

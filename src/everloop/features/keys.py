@@ -39,11 +39,11 @@ class KeyCodes:
         if self.count > _DENSE_ENOUGH and len(columns) > 1:
             self._dense = np.unique(codes[codes >= 0])
             self.count = len(self._dense)
-            codes = _positions(self._dense, codes)
+            codes = np.where(codes < 0, codes, _positions(self._dense, codes))
         self.codes = codes
 
     def encode(self, columns: Sequence[Vector]) -> Array:
-        """The numbers of other rows; -1 where a key is null or no source row has it.
+        """The numbers of other rows; -1 where a key is null, -2 where no source row has it.
 
         Raises:
             InvalidInput: If a column has another type than in the source; nothing is coerced.
@@ -57,7 +57,9 @@ class KeyCodes:
             raise InvalidInput("the keys have another type than in the source", faults)
         parts = [_sought(w, column) for w, column in zip(self._parts, columns, strict=True)]
         codes, _ = _combined(parts, [len(words) for words in self._parts])
-        return codes if self._dense is None else _positions(self._dense, codes)
+        if self._dense is None:
+            return codes
+        return np.where(codes < 0, codes, _positions(self._dense, codes))
 
 
 def distinct(columns: Sequence[Vector]) -> tuple[Array, Array]:
@@ -85,24 +87,24 @@ def _distinct(column: Vector) -> tuple[list[str] | Array, Array]:
 
 
 def _sought(words: list[str] | Array, column: Vector) -> Array:
-    """The places of a column's values among `words`, -1 where null or not among them."""
+    """The places of a column's values among `words`; -1 where null, -2 where not among them."""
     if column.words is not None and isinstance(words, list):
         place = {word: index for index, word in enumerate(words)}
-        known = np.array([place.get(word, -1) for word in column.words] or [-1], np.int64)
+        known = np.array([place.get(word, -2) for word in column.words] or [-1], np.int64)
         codes = known[column.data]
     elif isinstance(words, list) or column.words is not None:
-        codes = np.full(len(column.data), -1, np.int64)  # one side is null throughout
+        codes = np.full(len(column.data), -2, np.int64)  # one side is null throughout
     else:
         codes = _positions(words, column.data)
     return codes if column.valid is None else np.where(column.valid, codes, -1)
 
 
 def _positions(ordered: Array, values: Array) -> Array:
-    """The places of `values` in the sorted distinct `ordered`, -1 where it does not hold them."""
+    """The places of `values` in the sorted distinct `ordered`, -2 where it does not hold them."""
     if not len(ordered):
-        return np.full(len(values), -1, np.int64)
+        return np.full(len(values), -2, np.int64)
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return np.where(ordered[places] == values, places, -1)
+    return np.where(ordered[places] == values, places, -2)
 
 
 def _combined(parts: Sequence[Array], sizes: Sequence[int]) -> tuple[Array, int]:
@@ -112,6 +114,7 @@ def _combined(parts: Sequence[Array], sizes: Sequence[int]) -> tuple[Array, int]
         if count * max(size, 1) >= 1 << 62:
             raise InvalidInput("the entity has more possible keys than 64 bits can number")
         joint = codes * max(size, 1) + part
-        codes = np.where((codes < 0) | (part < 0), -1, joint)
+        unknown = np.where((codes == -1) | (part == -1), -1, -2)
+        codes = np.where((codes < 0) | (part < 0), unknown, joint)
         count *= max(size, 1)
     return codes, count

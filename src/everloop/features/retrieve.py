@@ -130,10 +130,11 @@ def look_up(plan: Plan, rows: Rows, key: Array, at: Array) -> Found:
     Args:
         plan: The view.
         rows: Its rows.
-        key: Number of the key of each row asked for; -1 where there is none.
+        key: Number of the key of each row asked for; -1 where it is null, -2 where no row has it.
         at: The instant of each; microseconds, shape (n,).
     """
     view = plan.view
+    named = key != -1
     if not view.source.time:
         at = np.zeros(len(at), np.int64)
     has_rows = len(rows.visible) > 0
@@ -156,7 +157,11 @@ def look_up(plan: Plan, rows: Rows, key: Array, at: Array) -> Found:
     for feature, place in zip(view.features, plan.places, strict=True):
         if isinstance(feature.value, Aggregate):
             low, high = windows.of(feature.value)
-            values.append(_aggregated(feature.value, rows, place, low, high))
+            found = _aggregated(feature.value, rows, place, low, high)
+            # Of no entity nothing is known, not even that nothing happened.
+            if feature.value.function == "count" and not named.all():
+                found.valid = named
+            values.append(found)
             if has_rows:
                 newest = rows.visible[np.maximum(high - 1, 0)]
                 used = np.where(high > low, np.maximum(used, newest), used)
@@ -196,9 +201,7 @@ class _Windows:
         return self._places[back, inclusive]
 
 
-def _newest(
-    plan: Plan, rows: Rows, start: Array, upto: Array, at: Array
-) -> tuple[Array, Array]:
+def _newest(plan: Plan, rows: Rows, start: Array, upto: Array, at: Array) -> tuple[Array, Array]:
     """The best visible row of each key, and whether there is one that is young enough."""
     alive = upto > start
     if not len(rows.visible):

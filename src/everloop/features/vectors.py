@@ -133,7 +133,9 @@ def from_arrow(column: pa.Array | pa.ChunkedArray, name: str = "") -> Vector:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+            column = (
+                pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+            )
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kind == "null":
@@ -191,7 +193,9 @@ def from_values(kind: Kind, values: Iterable[Any]) -> Vector:
         codes = [0 if item is None else places.setdefault(item, len(places)) for item in items]
         return Vector("string", np.array(codes, np.int32), valid, list(places))
     if kind == "timestamp":
-        items = [item if item is None or isinstance(item, int) else to_micros(item) for item in items]
+        items = [
+            item if item is None or isinstance(item, int) else to_micros(item) for item in items
+        ]
     data = np.array([0 if item is None else item for item in items], _DTYPES[kind])
     return Vector(kind, data, valid)
 

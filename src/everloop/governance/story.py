@@ -164,6 +164,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "loop.Declared": _said("{owner} answers for the loop; it runs {pipeline}", "owner", "pipeline"),
     "loop.Paused": _first_line("reason", "paused"),
     "loop.Resumed": _first_line("reason", "goes on"),
+    "loop.Asked": _first_line("reason", "a person asks for a retraining"),
     "deployment.Created": _said("version {version} of {model} is served", "version", "model"),
     "alert.Fired": _fired,
     "alert.Cleared": _first_line("reason", "the alert clears"),

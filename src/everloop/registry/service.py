@@ -236,6 +236,7 @@ class RegistryService(Service):
             code=code,
             feature_set=artifact.feature_set,
             data=artifact.data,
+            rows=artifact.rows,
             trained_until=artifact.trained_until,
             params=artifact.params,
             metrics={key: repr(float(value)) for key, value in artifact.metrics.items()},

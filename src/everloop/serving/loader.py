@@ -1,8 +1,7 @@
 """Loads a route from the catalog, and swaps it when the deployment's revision moves.
 
-The bytes of a model are checked against the manifest in the process that loads them, from the very
-bytes it loads. A route is warmed up before it is published; one that cannot be loaded is not
-published, and the one before goes on serving.
+A model is loaded, and its bytes checked, in the process that serves it. A route is warmed up before
+it is published; one that cannot be loaded is not published, and the one before goes on serving.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from blake3 import blake3
 
 from everloop.core.deploy import Deployment
 from everloop.core.model import ModelVersion
 from everloop.core.schema import Schema
-from everloop.errors import BackendError, EverloopError, InvalidInput, NotFound, StateError
+from everloop.errors import EverloopError, InvalidInput, NotFound, StateError
 from everloop.serving.route import LoadedArm, Predictor, RouteSnapshot, ServedFeatures
 from everloop.serving.signature import RequestValidator
 
@@ -54,7 +52,8 @@ class RouteLoader:
 
     Args:
         models: Where versions and their bytes come from.
-        load: Makes a predictor of a version and its bytes (``registry.flavors.load_predictor``).
+        load: Makes a predictor of a version and its bytes, after checking them against the manifest
+            (``registry.flavors.load_predictor``).
         features: Gives feature sets; None where no model takes one.
     """
 
@@ -122,7 +121,6 @@ class RouteLoader:
         if kept is None:
             version = self._models.version(model, number)
             files = self._models.files(model, number)
-            _verify(version, files)
             predictor = self._load(version, files)
             kept = (version, predictor, _warm_up(version, predictor))
             self._kept[model, number] = kept
@@ -138,20 +136,9 @@ class RouteLoader:
         return self._features(version.feature_set)
 
 
-def _verify(version: ModelVersion, files: dict[str, bytes]) -> None:
-    listed = {artifact.path: artifact.digest for artifact in version.files}
-    faults = [path for path in listed if path not in files]
-    faults += [path for path, data in files.items() if listed.get(path) != blake3(data).hexdigest()]
-    if faults:
-        raise BackendError(
-            f"stored bytes of {version.ref} are not what its manifest says: {', '.join(faults)}",
-            hint="register the model again; the version itself is damaged",
-        )
-
-
 def _warm_up(version: ModelVersion, predictor: Predictor) -> float:
     """Microseconds for one row; checks that the model answers one value for each row."""
-    width = len(predictor.names)
+    width = len(predictor.names or version.signature.inputs.names)
     arm = LoadedArm("champion", version.version, predictor)
     for rows in (1, 3):
         _, error = arm.predict(np.zeros((rows, width)))
@@ -170,7 +157,7 @@ def _warm_up(version: ModelVersion, predictor: Predictor) -> float:
 
 
 def _picks(version: ModelVersion, predictor: Predictor, names: tuple[str, ...]) -> Any:
-    if predictor.names == names:
+    if not predictor.names or predictor.names == names:
         return None
     missing = [name for name in predictor.names if name not in names]
     if missing:

@@ -181,6 +181,9 @@ class PredictionLog:
         self._dropped = 0
         self._closing = False
         self._changed = threading.Condition()
+        # Arrow imports pandas with the first array it makes, where pandas is installed. That takes
+        # seconds, which must not fall among the first requests.
+        pa.array([""])
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 

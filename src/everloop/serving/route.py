@@ -18,7 +18,7 @@ import numpy.typing as npt
 from everloop.core.deploy import Arm
 from everloop.core.ids import new_ids
 from everloop.core.schema import Schema
-from everloop.deployment.assign import assign
+from everloop.deployment.assign import Splitter
 from everloop.errors import InvalidInput, NotFound
 from everloop.serving.fields import Column
 from everloop.serving.signature import Columns, RequestValidator
@@ -43,7 +43,7 @@ class Predictor(Protocol):
     """A loaded model.
 
     Attributes:
-        names: The columns of the matrix, in order.
+        names: The columns of the matrix, in order; empty if it takes whatever comes.
     """
 
     @property
@@ -181,8 +181,8 @@ class RouteSnapshot:
     Attributes:
         deployment: Its name.
         revision: The revision that these arms are.
-        arms: All arms, the shadow too.
-        loaded: Their models, in the order of `arms`.
+        weights: All arms as the deployment has them, the shadow too.
+        arms: The same with their models.
         validator: Checks requests.
         output: Name of the predicted field.
         features: Where feature values come from; None means that the request brings them.
@@ -204,15 +204,14 @@ class RouteSnapshot:
     platform: str = ""
     versions: npt.NDArray[np.int32] = field(init=False)
     shadow: int | None = field(init=False)
-    _single: int | None = field(init=False)
+    _split: Splitter = field(init=False)
 
     def __post_init__(self) -> None:
         versions = np.array([arm.version for arm in self.arms], dtype=np.int32)
         object.__setattr__(self, "versions", versions)
         named = [position for position, arm in enumerate(self.arms) if arm.name == "shadow"]
         object.__setattr__(self, "shadow", named[0] if named else None)
-        open_arms = [position for position, arm in enumerate(self.weights) if arm.weight > 0]
-        object.__setattr__(self, "_single", open_arms[0] if len(open_arms) == 1 else None)
+        object.__setattr__(self, "_split", Splitter(self.salt, self.weights))
 
     def answer(
         self,
@@ -278,13 +277,14 @@ class RouteSnapshot:
     def _route(
         self, columns: Columns, names: list[str], version: int | None
     ) -> npt.NDArray[np.intp]:
-        only = self._single if version is None else self.position(version)
-        if only is not None:
-            return np.full(len(names), only, dtype=np.intp)
+        if version is not None:
+            return np.full(len(names), self.position(version), dtype=np.intp)
         keys = names
         if self.route_by:
             keys = [str(value) for value in _plain(columns[self.route_by])]
-        return assign(self.salt, keys, self.weights)
+        if len(keys) == 1:
+            return np.array([self._split.one(keys[0])], dtype=np.intp)
+        return self._split.many(keys)
 
     def _times(self, columns: Columns, rows: int) -> Instants:
         name = self.features.time_field if self.features else ""

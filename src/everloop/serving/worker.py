@@ -29,7 +29,7 @@ from everloop.serving.log import PredictionLog, PredictionSink
 from everloop.serving.metrics import ServingMetrics
 from everloop.serving.route import Predictor
 
-__all__ = ["DrainableApp", "MakeApp", "ServingServices", "run_worker"]
+__all__ = ["DrainableApp", "MakeApp", "ServingServices", "run_worker", "uvicorn_config"]
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def run_worker(
     follower.update()
     follower.start()
     try:
-        server = _Server(_config(app), app)
+        server = _Server(uvicorn_config(app), app)
         server.run(sockets=[socket.socket(fileno=sock_fd)])
     finally:
         follower.stop()
@@ -119,7 +119,8 @@ def run_worker(
     return 0
 
 
-def _config(app: DrainableApp) -> uvicorn.Config:
+def uvicorn_config(app: Any) -> uvicorn.Config:
+    """How a worker runs its app; also what a benchmark must give to whatever it compares."""
     return uvicorn.Config(
         app,
         http="httptools",

@@ -13,6 +13,7 @@ from everloop.access.policy import EmbeddedAuthorizer
 from everloop.automation.service import AutomationService
 from everloop.catalog.engine import Catalog
 from everloop.core.time import ManualClock
+from tests.unit.automation.world import deploy
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -31,6 +32,7 @@ def catalog(
     if request.param == "postgres":
         url = str(request.getfixturevalue("postgres_database"))
     made = Catalog(url, clock=clock)
+    deploy(made)
     yield made
     made.close()
 

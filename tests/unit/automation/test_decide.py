@@ -14,14 +14,16 @@ from everloop.access.policy import EmbeddedAuthorizer
 from everloop.automation import declare as ev
 from everloop.automation.policy import latest_tick
 from everloop.automation.service import AutomationService
+from everloop.catalog import tables
 from everloop.catalog.engine import Catalog
 from everloop.core.context import acting
 from everloop.core.time import ManualClock, parse_instant
-from everloop.errors import InvalidInput, NotFound, StateError
+from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from tests.unit.automation.world import (
     NAME,
     close_alert,
     commit,
+    deploy,
     open_alert,
     refuse,
     rollout,
@@ -300,6 +302,37 @@ def test_a_loop_watches_only_its_own_deployment(automation: AutomationService) -
         automation.declare(msgspec.structs.replace(spec(), monitors=(wrong,)))
     with pytest.raises(NotFound, match="delay"):
         automation.loop(NAME)
+
+
+def test_a_loop_that_serves_nothing_trains_its_first_model(
+    automation: AutomationService, catalog: Catalog, clock: ManualClock
+) -> None:
+    with catalog.write() as tx:
+        tx.execute(tables.deployments.delete())
+    automation.declare(spec())
+    assert [f.key for f in automation.decide()] == ["first"]
+    assert automation.decide() == []
+    work(automation, "failed")
+    assert automation.decide() == []
+    clock.advance(minutes=2)  # a first failure is no reason to wait for a cooldown of days
+    assert [f.key for f in automation.decide()] == ["first+1"]
+    work(automation)
+    deploy(catalog)
+    clock.advance(days=30)
+    assert automation.decide() == []
+
+
+def test_a_person_may_ask_in_spite_of_the_cooldown(
+    automation: AutomationService, catalog: Catalog
+) -> None:
+    automation.declare(spec())
+    open_alert(catalog)
+    automation.decide()
+    work(automation)
+    fired = automation.fire(NAME, "the airport has moved")
+    assert fired.outcome == "queued"
+    with pytest.raises(Conflict, match="busy"):
+        automation.fire(NAME)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -22,6 +22,7 @@ from everloop.pipelines import api as ev
 from everloop.pipelines import engine
 from everloop.pipelines.owner import is_dead, this_process
 
+
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []

@@ -162,7 +162,9 @@ def test_long_values_are_cut(tracking: TrackingService) -> None:
         ([Metric(key="m", value=1), Metric(key="a\n", value=1)], {}, {}, "metrics[1].key"),
         ([Metric(key="m", value=1, at_ms=-1)], {}, {}, "metrics[0].timestamp"),
         ([Metric(key="m", value=1, at_ms=1 << 63)], {}, {}, "metrics[0].timestamp"),
-        ([Metric(key="m", value=1)] * 2 + [Metric(key="m", value=1, step=1 << 63)], {}, {}, "metrics[2].step"),
+        ([Metric(key="m", value=1, step=s) for s in (1, 1 << 63)], {}, {}, "metrics[1].step"),
+        ([Metric(key="m", value="x")], {}, {}, "metrics[0].value"),
+        ([Metric(key="m", value=10**400)], {}, {}, "metrics[0].value"),
         ([], {"../a": "1"}, {}, "params[0].key"),
         ([], {"a//b": "1"}, {}, "params[0].key"),
         ([], {"/a": "1"}, {}, "params[0].key"),
@@ -244,9 +246,7 @@ def test_writers_at_once_lose_nothing(tracking: TrackingService) -> None:
     def write(worker: int) -> None:
         for i in range(10):
             names = [f"k{(worker + i + j) % 5}" for j in range(5)]
-            tracking.log(
-                run.id, [Metric(key=n, value=worker, step=i, at_ms=worker) for n in names]
-            )
+            tracking.log(run.id, [Metric(key=n, value=worker, step=i, at_ms=worker) for n in names])
 
     threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
     for thread in threads:
@@ -290,7 +290,17 @@ def test_streamed_object_is_linked(tracking: TrackingService) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../a", "a/../../b", "/etc/passwd", "a//b", "%2e%2e/a", "%252e%252e/a", "a\\b", "C:/a", "a\x00"],
+    [
+        "../a",
+        "a/../../b",
+        "/etc/passwd",
+        "a//b",
+        "%2e%2e/a",
+        "%252e%252e/a",
+        "a\\b",
+        "C:/a",
+        "a\x00",
+    ],
 )
 def test_path_that_climbs_is_refused(tracking: TrackingService, path: str) -> None:
     with pytest.raises(InvalidInput, match="Invalid path"):

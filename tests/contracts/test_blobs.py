@@ -1,0 +1,107 @@
+"""LocalBlobs keeps the contract, and what only a store on files can be asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everloop.backends.blobs.local import LocalBlobs
+from everloop.errors import BackendError
+from everloop.ports.blobs import BlobStore
+from everloop.testing.blobs import BlobStoreContract
+
+
+class TestLocalBlobs(BlobStoreContract):
+    def make(self, folder: Path) -> BlobStore:
+        return LocalBlobs(folder / "objects")
+
+
+def _file(root: Path, digest: str) -> Path:
+    return root / digest[:2] / digest[2:]
+
+
+@pytest.mark.parametrize("damage", [b"", b"spoilt!", b"changed but longer"])
+def test_damaged_object_is_never_handed_out(tmp_path: Path, damage: bytes) -> None:
+    store = LocalBlobs(tmp_path)
+    digest, _ = store.put(b"correct")
+    _file(tmp_path, digest).write_bytes(damage)
+    for read in (store.get, store.path, lambda d: list(store.stream(d))):
+        with pytest.raises(BackendError, match="damaged"):
+            read(digest)
+
+
+def test_put_leaves_no_temporary_file(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    store.put(b"a")
+    store.put(iter([b"a"]))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_stray_files_are_not_listed(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    store.put(b"a")
+    (tmp_path / "tmp" / "half").write_bytes(b"half")
+    (tmp_path / "note").write_text("by hand")
+    assert len(list(store.digests())) == 1
+
+
+@pytest.mark.parametrize("data", [b"x" * 100_000, [b"x" * 1000] * 100])
+def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, data: object) -> None:
+    # A child, as the limit on the size of files holds for the whole process.
+    code = f"""
+import resource, signal, sys
+from everloop.backends.blobs.local import LocalBlobs
+from everloop.errors import BackendError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+store = LocalBlobs({str(tmp_path)!r})
+store.put(b"small")
+try:
+    store.put({data!r})
+except BackendError as error:
+    print(error)
+else:
+    sys.exit("no error")
+assert len(list(store.digests())) == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert os.strerror(errno.EFBIG) in done.stdout
+    assert "free space" in done.stdout
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_read_only_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests may run as root, for whom no folder is read-only: the system call is made to say it.
+    store = LocalBlobs(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(BackendError, match="Read-only file system"):
+        store.put(b"data")
+    assert list(store.digests()) == []
+
+
+def test_killed_while_putting_leaves_no_object(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from everloop.backends.blobs.local import LocalBlobs
+def pieces():
+    yield b"x" * 100_000
+    os.kill(os.getpid(), signal.SIGKILL)
+LocalBlobs({str(tmp_path)!r}).put(pieces())
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    store = LocalBlobs(tmp_path)
+    assert list(store.digests()) == []
+    digest, _ = store.put(b"x" * 100_000)
+    assert store.exists(digest)
