@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Row, Select, select
 
 from everloop.catalog import loops, tables
 from everloop.catalog.engine import Transaction
@@ -76,7 +76,12 @@ def _subjects(tx: Transaction, name: str, verdicts: dict[str, Verdict]) -> list[
 def _verdicts(tx: Transaction, name: str) -> dict[str, Verdict]:
     table = tables.verdicts
     rows = tx.all(select(table).where(table.c.model == name))
-    return {row.id: msgspec.convert(row._asdict(), Verdict) for row in rows}
+    return {row.id: _verdict(row) for row in rows}
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    # Keys as plain text: the driver's own kind of text is none to msgspec.
+    return msgspec.convert({str(k): v for k, v in row._mapping.items()}, Verdict)
 
 
 def _events(tx: Transaction, subjects: list[str]) -> Iterator[Event]:
