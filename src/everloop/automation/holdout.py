@@ -71,6 +71,8 @@ def build_holdout(
         champion_p=champion_p,
         at_us=rows.column("at").cast(pa.int64()).to_numpy(),
         groups={name: _group(rows, name) for name in sorted(set(groups))},
+        candidate_until=candidate[0].trained_until,
+        champion_until=champion[0].trained_until,
     )
     facts: dict[str, Any] = {
         "source": "prediction log",
