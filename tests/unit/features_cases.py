@@ -29,7 +29,9 @@ EVENTS = pa.schema(
     ]
 )
 FACTS = pa.schema([("k", pa.string()), ("size", pa.float64())])
-REQUESTS = pa.schema([("k", pa.string()), ("j", pa.int64()), ("t", INSTANT), ("asked", pa.float64())])
+REQUESTS = pa.schema(
+    [("k", pa.string()), ("j", pa.int64()), ("t", INSTANT), ("asked", pa.float64())]
+)
 KINDS: Any = {
     "k": "string", "j": "int", "time": "timestamp", "known": "timestamp", "x": "float", "n": "int",
     "s": "string", "b": "bool", "size": "float",
@@ -57,11 +59,13 @@ requests = st.tuples(keys, places, instants, st.one_of(st.none(), quarters))
 
 def table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+    )
 
 
 def definitions() -> FeatureSet:
-    """Views of every kind: the newest row and windows, known late or at once, with and without ttl."""
+    """Views of every kind: newest row and window, known late or at once, with a ttl or none."""
     late = source("events", time="time", known="known")
     prompt = source("events", time="time")
     newest = {
