@@ -172,9 +172,21 @@ class AutomationService(Service):
 
     @action("loop:run", on="firing")
     def finish(
-        self, firing: str, outcome: FiringOutcome, reason: str = "", run_id: str = ""
+        self,
+        firing: str,
+        outcome: FiringOutcome,
+        reason: str = "",
+        run_id: str = "",
+        seconds: float | None = None,
     ) -> Firing:
         """Close a running firing as ``done`` or ``failed``.
+
+        Args:
+            firing: Its id.
+            outcome: What it came to.
+            reason: The sentence that says it.
+            run_id: The run that trained.
+            seconds: How long the training took by a watch, for the service levels.
 
         Raises:
             StateError: If it is not running: another supervisor took it over and closed it.
@@ -185,6 +197,7 @@ class AutomationService(Service):
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
             now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
             body = {"loop": now.loop, "outcome": outcome, "reason": reason, "run": run_id}
+            body |= {} if seconds is None else {"seconds": seconds}
             tx.append("trigger.Finished", f"firing:{firing}", body)
         return now
 
