@@ -61,9 +61,7 @@ class Limit:
             found = row.fetchone()
             if found is None:
                 value = increase(value)
-                self._connection.execute(
-                    "INSERT INTO memo VALUES (?, ?)", (key, json.dumps(value))
-                )
+                self._connection.execute("INSERT INTO memo VALUES (?, ?)", (key, json.dumps(value)))
             else:
                 value = json.loads(found[0])
         return value

@@ -392,10 +392,13 @@ def _past(tx: Transaction, spec: LoopSpec) -> Past:
     rollout = tx.scalar(
         select(rollouts.c.id).where(rollouts.c.deployment == spec.name, rollouts.c.open.is_(True))
     )
+    trained_rows, new_labels = statements.learned(tx, spec)
     return Past(
         working=busy[0].id if busy else "",
         rollout=rollout or "",
         last_at=worked[0].created_at if worked else None,
         spent=statements.worked(tx, spec.name, tx.now - timedelta(seconds=spec.budget_s)),
         setbacks=statements.setbacks(tx, spec.name),
+        new_labels=new_labels,
+        trained_rows=trained_rows,
     )

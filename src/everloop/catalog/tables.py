@@ -239,6 +239,8 @@ step_runs = _table(
     Column("error", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant, nullable=False),
+    # Clustered by the key: a step's end then touches one page of each table and not two.
+    sqlite_with_rowid=False,
 )
 memos = _table(
     "memos",
@@ -250,6 +252,7 @@ memos = _table(
     Column("run_id", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Index("memos_step", "step", "created_at"),
+    sqlite_with_rowid=False,
 )
 
 # --- features -----------------------------------------------------------------------------------

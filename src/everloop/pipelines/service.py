@@ -220,7 +220,7 @@ class PipelineService(Service):
             if row.fence != fence:
                 raise _refused(row, fence)
             after = next_run_state(row.state, _MOVES[state], f"run {run_id} is {_told(row)}")
-            self._insert_steps(tx, run_id, fence, steps or [])
+            self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
             add_inputs(tx, row.pk, inputs or [])
             ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
             tx.execute(update(runs).where(runs.c.id == run_id).values(**ended))
@@ -254,8 +254,9 @@ class PipelineService(Service):
     @action("run:read")
     def memo(self, key: str) -> Memo | None:
         """The stored result under a key."""
-        with self._catalog.read() as tx:
-            row = tx.connection.exec_driver_sql(self._sql.read_memo, (key,)).first()
+        with self._catalog.driver(write=False) as (cursor, _):
+            cursor.execute(self._sql.read_memo, (key,))
+            row = cursor.fetchone()
         return None if row is None else _memo(key, row)
 
     @action("run:read", on="run_id")
@@ -303,9 +304,11 @@ class PipelineService(Service):
         Raises:
             StateError: If somebody else took the run over.
         """
-        with self._catalog.write() as tx:
-            self._insert_steps(tx, run_id, fence, [*(cached or ()), step])
-            if memo is not None:
+        with self._catalog.driver(write=True) as (cursor, _):
+            refused = not self._insert_steps(cursor, run_id, fence, [*(cached or ()), step])
+            if refused:
+                cursor.connection.rollback()
+            elif memo is not None:
                 key = memo.key
                 row = (
                     key.digest,
@@ -316,9 +319,13 @@ class PipelineService(Service):
                     memo.run_id,
                     to_micros(memo.created_at),
                 )
-                tx.connection.exec_driver_sql(self._sql.insert_memo, row)
+                cursor.execute(self._sql.insert_memo, row)
+        if refused:
+            with self._catalog.read() as tx:
+                raise _refused(run_row(tx, run_id), fence)
 
-    def _insert_steps(self, tx: Transaction, run_id: str, fence: int, steps: list[StepRun]) -> None:
+    def _insert_steps(self, cursor: Any, run_id: str, fence: int, steps: list[StepRun]) -> bool:
+        """Insert rows of steps; False if the fence does not hold."""
         for step in steps:
             row = (
                 run_id,
@@ -333,8 +340,10 @@ class PipelineService(Service):
                 run_id,
                 fence,
             )
-            if tx.connection.exec_driver_sql(self._sql.insert_step, row).rowcount != 1:
-                raise _refused(run_row(tx, run_id), fence)
+            cursor.execute(self._sql.insert_step, row)
+            if cursor.rowcount != 1:
+                return False
+        return True
 
     @action("run:write")
     def forget(self, key: str, reason: str) -> None:

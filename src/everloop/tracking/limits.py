@@ -48,10 +48,20 @@ def _key_faults(path: str, key: str) -> Iterable[Fault]:
 
 def _metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
     yield from _key_faults(f"{path}.key", metric.key)
+    if not _is_number(metric.value):
+        yield Fault(f"{path}.value", f"wanted a number, got {type(metric.value).__name__}")
     if not -_INT64 <= metric.step < _INT64:
         yield Fault(f"{path}.step", f"{metric.step} is no 64-bit integer")
     if not 0 <= metric.at_ms < _INT64:
         yield Fault(f"{path}.timestamp", f"{metric.at_ms} is no time in milliseconds since 1970")
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(value, str | bytes)
 
 
 def check_log(
@@ -80,13 +90,17 @@ def check_log(
     # Points of a batch mostly share few keys: each is checked once.
     sound: set[str] = set()
     for index, metric in enumerate(metrics):
-        if metric.key not in sound or metric.at_ms < 0 or not -_INT64 <= metric.step < _INT64:
+        is_sound = (
+            metric.key in sound
+            and type(metric.value) is float
+            and 0 <= metric.at_ms < _INT64
+            and -_INT64 <= metric.step < _INT64
+        )
+        if not is_sound:
             found = list(_metric_faults(f"metrics[{index}]", metric))
             faults += found
             if not found:
                 sound.add(metric.key)
-        elif metric.at_ms >= _INT64:
-            faults += _metric_faults(f"metrics[{index}]", metric)
     for name, values in (("params", params), ("tags", tags)):
         for index, (key, value) in enumerate(values.items()):
             faults += _key_faults(f"{name}[{index}].key", key)

@@ -21,11 +21,13 @@ def search_digest(*parts: Any) -> str:
 
 def encode_token(search: str, place: list[Any]) -> str:
     """A token for the page after `place`, the sort key of the last item."""
-    text = msgspec.json.encode([search, *place])
+    # As text, a float keeps infinities, which JSON has not.
+    shown = [repr(item) if isinstance(item, float) else item for item in place]
+    text = msgspec.json.encode([search, *shown])
     return base64.urlsafe_b64encode(text).decode()
 
 
-def decode_token(token: str, search: str, kinds: list[type | tuple[type, ...]]) -> list[Any]:
+def decode_token(token: str, search: str, kinds: list[type]) -> list[Any]:
     """The place that a token names.
 
     Raises:
@@ -35,13 +37,12 @@ def decode_token(token: str, search: str, kinds: list[type | tuple[type, ...]]) 
         found = msgspec.json.decode(base64.urlsafe_b64decode(token.encode()), type=list[Any])
     except (binascii.Error, msgspec.DecodeError, ValueError):
         found = []
-    place = found[1:]
-    fits = len(place) == len(kinds) and all(
-        isinstance(item, kind) and not (isinstance(item, bool))
-        for item, kind in zip(place, kinds, strict=True)
+    wanted = [str if kind is float else kind for kind in kinds]
+    if found[:1] == [search] and [type(item) for item in found[1:]] == wanted:
+        try:
+            return [kind(item) for item, kind in zip(found[1:], kinds, strict=True)]
+        except ValueError:  # a text that is no float
+            found = []
+    raise InvalidInput(
+        "Invalid page token", [("page_token", "is not of this search")], hint="begin again"
     )
-    if found[:1] != [search] or not fits:
-        raise InvalidInput(
-            "Invalid page token", [("page_token", "is not of this search")], hint="begin again"
-        )
-    return place

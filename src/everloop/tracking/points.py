@@ -49,26 +49,34 @@ class MetricWriter:
         self._keys: dict[str, int] = {}
 
     def remember(self, keys: dict[str, int]) -> None:
-        """Keep the keys that ``write`` returned, once its transaction has committed."""
+        """Keep the keys that ``make_keys`` gave, once its transaction has committed."""
         self._keys.update(keys)
 
-    def write(self, tx: Transaction, run_pk: int, points: Sequence[Metric]) -> dict[str, int]:
-        """Write points and the latest of each key; returns keys that were not known before.
+    def make_keys(self, tx: Transaction, points: Sequence[Metric]) -> dict[str, int]:
+        """The keys of the names in `points`; unknown names get one within this transaction."""
+        names = {point.key for point in points}
+        missing = sorted(name for name in names if name not in self._keys)
+        return {**self._keys, **_make_keys(tx, missing)} if missing else self._keys
+
+    def known(self, points: Sequence[Metric]) -> dict[str, int] | None:
+        """The keys of the names in `points`; None if one of them has none yet."""
+        keys = self._keys
+        return keys if all(point.key in keys for point in points) else None
+
+    @staticmethod
+    def write(
+        cursor: Any, dialect: str, run_pk: int, points: Sequence[Metric], keys: dict[str, int]
+    ) -> None:
+        """Write points and the latest of each key by a driver's cursor, within its transaction.
 
         The latest is the greatest by (step, time, value); NaN counts as 0 there.
         """
         if not points:
-            return {}
-        keys = self._keys
-        fresh: dict[str, int] = {}
-        missing = {point.key for point in points if point.key not in keys}
-        if missing:
-            fresh = _make_keys(tx, sorted(missing))
-            keys = {**keys, **fresh}
+            return
         rows: list[_Row] = []
         latest: dict[int, _Row] = {}
         for point in points:
-            value = point.value
+            value = float(point.value)  # whole numbers are welcome
             is_nan = value != value
             row = (
                 run_pk,
@@ -84,20 +92,12 @@ class MetricWriter:
                 latest[row[1]] = row
         # In the order of keys, so that two writers never wait for each other in a circle.
         newest = [latest[key] for key in sorted(latest)]
-        if tx.dialect == "sqlite":
-            _driver(tx, _POINTS_SQLITE, rows)
-            _driver(tx, _LATEST_SQLITE, newest)
+        if dialect == "sqlite":
+            cursor.executemany(_POINTS_SQLITE, rows)
+            cursor.executemany(_LATEST_SQLITE, newest)
         else:
-            tx.connection.exec_driver_sql(_POINTS_POSTGRES, _columns(rows))
-            tx.connection.exec_driver_sql(_LATEST_POSTGRES, _columns(newest))
-        return fresh
-
-
-def _driver(tx: Transaction, statement: str, rows: list[_Row]) -> None:
-    if len(rows) == 1:
-        tx.connection.exec_driver_sql(statement, rows[0])
-    else:
-        tx.connection.exec_driver_sql(statement, rows)
+            cursor.execute(_POINTS_POSTGRES, _columns(rows))
+            cursor.execute(_LATEST_POSTGRES, _columns(newest))
 
 
 def _columns(rows: list[_Row]) -> tuple[list[Any], ...]:

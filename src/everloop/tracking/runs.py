@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sqlalchemy import (
@@ -73,11 +74,29 @@ _DATASET = {
     "digest": run_inputs.c.digest,
     "context": run_inputs.c.role,
 }
+_TIMES = {"start_time": runs.c.started_at, "end_time": runs.c.ended_at}
 _Condition = ColumnElement[bool]
+_INT64 = 1 << 63
 
 
-def _millis(column: Any) -> Any:
-    return func.floor(cast(column, BigInteger) / 1000.0)
+def _compare_time(column: Any, op: str, millis: float) -> _Condition:
+    """Compare a column of microseconds, cut to milliseconds, without computing on the column."""
+    from_ = _micros(math.ceil(millis))  # the first instant that is >= millis
+    above = _micros(math.floor(millis) + 1)  # the first that is > millis
+    column = cast(column, BigInteger)
+    conditions: dict[str, _Condition] = {
+        ">": column >= above,
+        ">=": column >= from_,
+        "<": column < from_,
+        "<=": column < above,
+        "=": and_(column >= from_, column < above),
+        "!=": or_(column < from_, column >= above),
+    }
+    return conditions[op]
+
+
+def _micros(millis: int) -> int:
+    return max(-_INT64, min(millis * 1000, _INT64 - 1))
 
 
 def _attribute(key: str) -> Any:
@@ -91,8 +110,6 @@ def _attribute(key: str) -> Any:
         "run_id": runs.c.id,
         "run_name": runs.c.name,
         "user_id": runs.c.actor,
-        "start_time": _millis(runs.c.started_at),
-        "end_time": _millis(runs.c.ended_at),
     }
     return columns[key]
 
@@ -136,6 +153,8 @@ def _condition(tree: Any, dialect: str) -> _Condition:
 
 def _clause(clause: Clause, dialect: str) -> _Condition:
     entity, key, op, value = clause
+    if entity == "attribute" and key in _TIMES:
+        return _compare_time(_TIMES[key], op, value)
     if entity == "attribute":
         return _compare(_attribute(key), op, value, dialect)
     if entity == "metric":
@@ -166,7 +185,7 @@ class _Sort:
     """The columns of an order, none of them ever null, each with its direction."""
 
     def __init__(self, orders: list[Order]) -> None:
-        self.columns: list[tuple[Any, bool, type | tuple[type, ...]]] = []
+        self.columns: list[tuple[Any, bool, type]] = []
         self.joins: list[tuple[Any, Any]] = []
         for order in orders:
             self._add(order)
@@ -181,7 +200,7 @@ class _Sort:
             on = and_(table.c.run_pk == runs.c.pk, table.c.key_pk == _key_pk(order.key))
             self.joins.append((table, on))
             rank = case((table.c.run_pk.is_(None), 2), (table.c.is_nan, 1), else_=0)
-            column, empty, kind = table.c.value, cast(literal(0.0), Double), (float, int)
+            column, empty, kind = table.c.value, cast(literal(0.0), Double), float
         elif order.entity in ("param", "tag"):
             source = run_params if order.entity == "param" else run_tags
             table = source.alias(f"m{len(self.joins)}")
@@ -196,8 +215,8 @@ class _Sort:
         self.columns.append((func.coalesce(column, empty), order.descending, kind))
 
     def _add_attribute(self, order: Order) -> None:
-        if order.key in ("start_time", "end_time"):
-            raw = runs.c.started_at if order.key == "start_time" else runs.c.ended_at
+        if order.key in _TIMES:
+            raw = _TIMES[order.key]
             column = cast(raw, BigInteger)
             self.columns.append((case((raw.is_(None), 2), else_=0), False, int))
             self.columns.append((func.coalesce(column, 0), order.descending, int))

@@ -349,7 +349,7 @@ def compare(op: str, left: Any, right: Any) -> bool:
     if op in ("LIKE", "ILIKE"):
         return wildcard(right, ignore_case=op == "ILIKE").fullmatch(left) is not None
     if op in _SET_OPS:
-        return bool(left in right) == (op == "IN")
+        return (left in tuple(right)) == (op == "IN")
     operations: Mapping[str, Callable[[], bool]] = {
         "=": lambda: left == right,
         "!=": lambda: left != right,
@@ -378,5 +378,5 @@ def matches(tree: Any, values: Callable[[str, str], Sequence[Any]]) -> bool:
         return not matches(tree.part, values)
     found = values(tree.entity, tree.key)
     if tree.op in _NULL_OPS:
-        return bool(found) == (tree.op == "IS NOT NULL")
+        return (len(found) > 0) is (tree.op == "IS NOT NULL")
     return any(compare(tree.op, value, tree.value) for value in found)

@@ -7,43 +7,36 @@ import uuid
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, func, select, tuple_, update
+from sqlalchemy import bindparam, delete, select, tuple_, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
-    artifacts,
     experiments,
     metric_keys,
     metric_points,
-    objects,
     run_outputs,
     run_tags,
     runs,
 )
 from everloop.core.machines import RunState
 from everloop.core.run import (
-    Artifact,
-    Experiment,
-    ExperimentPage,
-    LoggedModel,
-    LoggedModelPage,
     Metric,
     Run,
     RunInput,
     RunOutput,
     RunPage,
 )
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
+from everloop.tracking.artifacts import ArtifactMethods
+from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row
 from everloop.tracking.limits import (
     MAX_NAME,
-    MAX_PAGE,
     check_log,
     check_page,
-    clean_path,
     text_faults,
 )
 from everloop.tracking.points import MetricWriter, latest_points, point_of, sample_points
@@ -51,7 +44,6 @@ from everloop.tracking.runs import page_of_runs
 from everloop.tracking.store import (
     active_run,
     add_inputs,
-    experiment_of,
     insert_run,
     open_experiment,
     put_params,
@@ -61,8 +53,6 @@ from everloop.tracking.store import (
 )
 
 __all__ = ["TrackingService"]
-
-Lifecycle = Literal["active", "deleted", "all"]
 
 _ENDED: dict[str, str] = {
     "finished": "run.Finished",
@@ -79,7 +69,7 @@ _HISTORY = select(
 )
 
 
-class TrackingService(Service):
+class TrackingService(ExperimentMethods, ArtifactMethods, Service):
     """Experiments and runs, as every tracking client knows them."""
 
     area = "tracking"
@@ -100,160 +90,6 @@ class TrackingService(Service):
         with self._catalog.write() as tx:
             fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
             tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
-
-    # Experiments
-
-    @action("experiment:create", on="name")
-    def create_experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
-        """Make an experiment.
-
-        Raises:
-            Conflict: If the name is taken, also by a deleted one.
-        """
-        faults = list(text_faults("name", name, longest=MAX_NAME, empty=False))
-        if faults:
-            raise InvalidInput("Invalid value for parameter 'name' supplied", faults)
-        check_log([], {}, tags or {}, of_client=True)
-        with self._catalog.write() as tx:
-            fresh = {"name": name, "lifecycle": "active", "tags": tags or {}}
-            times = {"created_at": tx.now, "updated_at": tx.now}
-            if not tx.insert_new(experiments, fresh | times):
-                raise Conflict(
-                    f"Experiment(name={name}) already exists",
-                    hint="use it, restore it if it is deleted, or choose another name",
-                    details={"winner": name},
-                )
-            found = tx.first(select(experiments).where(experiments.c.name == name))
-            assert found is not None
-            return experiment_of(found)
-
-    @action("experiment:read", on="id")
-    def experiment(self, id: str) -> Experiment:
-        """The experiment with this id, also a deleted one.
-
-        Raises:
-            NotFound: If there is none.
-        """
-        with self._catalog.read() as tx:
-            return self._experiment(tx, id)
-
-    @action("experiment:read", on="name")
-    def experiment_by_name(self, name: str) -> Experiment:
-        """The experiment called `name`, also a deleted one.
-
-        Raises:
-            NotFound: If there is none; with the nearest names.
-        """
-        with self._catalog.read() as tx:
-            row = tx.first(select(experiments).where(experiments.c.name == name))
-            if row is not None:
-                return experiment_of(row)
-            names = [row.name for row in tx.all(select(experiments.c.name).limit(5000))]
-        raise NotFound.named("experiment", name, names)
-
-    @action("experiment:read")
-    def experiments(self) -> list[Experiment]:
-        """All active experiments, newest first."""
-        query = select(experiments).where(experiments.c.lifecycle == "active")
-        with self._catalog.read() as tx:
-            rows = tx.all(query.order_by(experiments.c.created_at.desc(), experiments.c.pk))
-        return [experiment_of(row) for row in rows]
-
-    @action("experiment:read")
-    def search_experiments(
-        self,
-        filter: str = "",
-        *,
-        order_by: list[str] | None = None,
-        lifecycle: Lifecycle = "active",
-        limit: int = 1000,
-        page_token: str = "",
-        and_only: bool = False,
-    ) -> ExperimentPage:
-        """Search experiments by ``name``, ``creation_time``, ``last_update_time`` and tags.
-
-        Args:
-            filter: See ``everloop.tracking.search``.
-            order_by: ``"name ASC"`` and the like; newest first without it.
-            lifecycle: Which to look among.
-            limit: Most to return, 1 to 50,000.
-            page_token: Of the page before.
-            and_only: Refuse OR and parentheses, as MLflow does.
-        """
-        check_page(limit)
-        query = select(experiments)
-        if lifecycle != "all":
-            query = query.where(experiments.c.lifecycle == lifecycle)
-        with self._catalog.read() as tx:
-            found = [experiment_of(row) for row in tx.all(query)]
-        page, token = logged.page_of_experiments(
-            found, filter, order_by or [], limit, page_token, and_only=and_only, view=lifecycle
-        )
-        return ExperimentPage(experiments=tuple(page), next_page_token=token)
-
-    @action("experiment:write", on="id")
-    def update_experiment(
-        self,
-        id: str,
-        *,
-        name: str = "",
-        tags: dict[str, str] | None = None,
-        delete_tag: str = "",
-    ) -> Experiment:
-        """Rename an active experiment, set tags, or delete one.
-
-        Raises:
-            NotFound: If there is no such experiment, or no such tag.
-            StateError: If it is deleted.
-            Conflict: If the new name is taken.
-        """
-        check_log([], {}, tags or {}, of_client=True)
-        faults = list(text_faults("new_name", name, longest=MAX_NAME))
-        if faults:
-            raise InvalidInput("Invalid value for parameter 'new_name' supplied", faults)
-        with self._catalog.write() as tx:
-            old = self._experiment(tx, id)
-            if old.lifecycle != "active":
-                raise StateError(f"The experiment {id} must be in the 'active' state")
-            taken = select(experiments.c.pk).where(experiments.c.name == name)
-            if name and name != old.name and tx.first(taken) is not None:
-                raise Conflict(f"Experiment(name={name}) already exists", details={"winner": name})
-            if delete_tag and delete_tag not in old.tags:
-                raise NotFound(f"No tag with name: {delete_tag} in experiment {id}")
-            merged = {**old.tags, **(tags or {})}
-            merged.pop(delete_tag, None)
-            values = {"name": name or old.name, "tags": merged, "updated_at": tx.now}
-            tx.execute(update(experiments).where(experiments.c.pk == int(id)).values(**values))
-            return self._experiment(tx, id)
-
-    @action("experiment:delete", on="id")
-    def delete_experiment(self, id: str) -> None:
-        """Mark an experiment and its runs as deleted."""
-        self._set_lifecycle(id, "deleted")
-
-    @action("experiment:delete", on="id")
-    def restore_experiment(self, id: str) -> None:
-        """Bring a deleted experiment and its runs back."""
-        self._set_lifecycle(id, "active")
-
-    def _set_lifecycle(self, id_: str, lifecycle: str) -> None:
-        with self._catalog.write() as tx:
-            pk = int(self._experiment(tx, id_).id)
-            values = {"lifecycle": lifecycle, "updated_at": tx.now}
-            tx.execute(update(experiments).where(experiments.c.pk == pk).values(**values))
-            of_it = update(runs).where(runs.c.experiment_pk == pk)
-            tx.execute(of_it.values(lifecycle=lifecycle))
-            kind = "experiment.Deleted" if lifecycle == "deleted" else "experiment.Restored"
-            tx.append(kind, f"experiment:{id_}")
-
-    def _experiment(self, tx: Transaction, id_: str) -> Experiment:
-        if id_.isdecimal() and len(id_) < 19:
-            row = tx.first(select(experiments).where(experiments.c.pk == int(id_)))
-            if row is not None:
-                return experiment_of(row)
-        raise NotFound(
-            f"No Experiment with id={id_} exists", details={"kind": "experiment", "name": id_}
-        )
 
     # Runs
 
@@ -324,7 +160,7 @@ class TrackingService(Service):
     def _open(self, tx: Transaction, experiment: str) -> int:
         if not experiment.isdecimal():
             return open_experiment(tx, experiment)
-        found = self._experiment(tx, experiment)
+        found = experiment_row(tx, experiment)
         if found.lifecycle != "active":
             raise StateError(f"The experiment {experiment} must be in the 'active' state")
         return int(found.id)
@@ -462,13 +298,31 @@ class TrackingService(Service):
         """
         points = metrics or []
         check_log(points, params or {}, tags or {}, of_client=True)
+        if not (params or tags) and self._log_points(id, points):
+            return
         with self._catalog.write(ordered=False) as tx:
             row = active_run(tx, id)
             put_params(tx, row.pk, id, params or {})
-            written = self._metrics.write(tx, row.pk, points)
+            keys = self._metrics.make_keys(tx, points)
+            cursor = tx.connection.connection.cursor()
+            self._metrics.write(cursor, tx.dialect, row.pk, points, keys)
             logged.write_model_metrics(tx, id, points)
             put_tags(tx, row.pk, tags or {})
-        self._metrics.remember(written)
+        self._metrics.remember(keys)
+
+    def _log_points(self, id_: str, points: list[Metric]) -> bool:
+        """The hot path: points under known names alone, on the driver's cursor."""
+        keys = self._metrics.known(points)
+        if keys is None or any(point.model_id for point in points):
+            return False
+        with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
+            mark = "?" if dialect == "sqlite" else "%s"
+            cursor.execute(f"SELECT pk, lifecycle FROM runs WHERE id = {mark}", (id_,))
+            row = cursor.fetchone()
+            if row is None or row[1] != "active":
+                return False  # the other path says what is wrong
+            self._metrics.write(cursor, dialect, row[0], points, keys)
+        return True
 
     @action("run:write", on="id")
     def set_tag(self, id: str, key: str, value: str) -> None:
@@ -581,187 +435,3 @@ class TrackingService(Service):
             raise InvalidInput("Invalid value supplied", faults)
         with self._catalog.read() as tx:
             return {id_: sample_points(tx, id_, key, points, start_step, end_step) for id_ in ids}
-
-    # Artifacts
-
-    @action("artifact:write", on="path")
-    def put_artifact(self, path: str, data: bytes) -> Artifact:
-        """Store a file under a path of the workspace, over what was there.
-
-        Raises:
-            InvalidInput: If the path is not a plain relative one.
-        """
-        clean = clean_path(path)
-        digest, size = self._blobs.put(data)
-        return self._link(clean, digest, size)
-
-    @action("artifact:write", on="path")
-    def link_artifact(self, path: str, digest: str, size: int) -> Artifact:
-        """Give an object that is in the store already a path; for data that was streamed in.
-
-        Raises:
-            NotFound: If the store has no such object.
-        """
-        clean = clean_path(path)
-        if not self._blobs.exists(digest):
-            raise NotFound(f"no object {digest}")
-        return self._link(clean, digest, size)
-
-    def _link(self, path: str, digest: str, size: int) -> Artifact:
-        with self._catalog.write(ordered=False) as tx:
-            tx.insert_new(objects, {"digest": digest, "size": size, "created_at": tx.now})
-            row = {"path": path, "digest": digest, "size": size, "created_at": tx.now}
-            tx.upsert(artifacts, row, ["path"])
-        return Artifact(path=path, digest=digest, size=size)
-
-    @action("artifact:read", on="path")
-    def artifact(self, path: str) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            NotFound: If there is no file at this path.
-        """
-        return self._blobs.get(self.artifact_info(path).digest)
-
-    @action("artifact:read", on="path")
-    def artifact_info(self, path: str) -> Artifact:
-        """Digest and size of a file, for those who stream it from the store.
-
-        Raises:
-            NotFound: If there is no file at this path.
-        """
-        clean = clean_path(path)
-        with self._catalog.read() as tx:
-            row = tx.first(select(artifacts).where(artifacts.c.path == clean))
-        if row is None:
-            raise NotFound(f"no artifact {path!r}", details={"kind": "artifact", "name": path})
-        return Artifact(path=row.path, digest=row.digest, size=row.size)
-
-    @action("artifact:read", on="path")
-    def list_artifacts(self, path: str = "") -> list[Artifact]:
-        """What lies directly in a folder, by full path; a folder has no digest and size 0.
-
-        Empty for a path that is a file or not there.
-        """
-        clean = clean_path(path, empty=True)
-        prefix = f"{clean}/" if clean else ""
-        start = func.substr(artifacts.c.path, 1, len(prefix))
-        with self._catalog.read() as tx:
-            query = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size)
-            rows = tx.all(query.where(start == prefix) if prefix else query)
-        found: dict[str, Artifact] = {}
-        for row in rows:
-            name, slash, _ = row.path[len(prefix) :].partition("/")
-            child = prefix + name
-            if slash:
-                found[child] = Artifact(path=child, digest="", size=0)
-            else:
-                found.setdefault(child, Artifact(path=child, digest=row.digest, size=row.size))
-        return [found[child] for child in sorted(found)]
-
-    @action("artifact:delete", on="path")
-    def delete_artifacts(self, path: str) -> None:
-        """Delete a file, or a folder with all in it; the objects stay until purged."""
-        clean = clean_path(path)
-        prefix = f"{clean}/"
-        inside = func.substr(artifacts.c.path, 1, len(prefix)) == prefix
-        with self._catalog.write(ordered=False) as tx:
-            tx.execute(delete(artifacts).where((artifacts.c.path == clean) | inside))
-
-    # Logged models
-
-    @action("logged_model:create", on="experiment")
-    def create_logged_model(
-        self,
-        experiment: str,
-        *,
-        name: str = "",
-        model_type: str = "",
-        source_run_id: str = "",
-        params: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
-    ) -> LoggedModel:
-        """Begin to log a model in the experiment with this id; it is pending until finished.
-
-        Raises:
-            NotFound: If there is no such experiment.
-            InvalidInput: If the name holds one of ``/ : . % " '``.
-        """
-        with self._catalog.write() as tx:
-            pk = self._open(tx, self._experiment(tx, experiment).id)
-            return logged.create(
-                tx, pk, name, model_type, source_run_id, params=params or {}, tags=tags or {}
-            )
-
-    @action("logged_model:read", on="id")
-    def logged_model(self, id: str) -> LoggedModel:
-        """A logged model with its metrics.
-
-        Raises:
-            NotFound: If there is none, or it is deleted.
-        """
-        with self._catalog.read() as tx:
-            return logged.read(tx, id)
-
-    @action("logged_model:write", on="id")
-    def finish_logged_model(
-        self,
-        id: str,
-        status: Literal["ready", "failed"] = "ready",
-    ) -> LoggedModel:
-        """Say that all files of a model are there, or that they never will be."""
-        with self._catalog.write() as tx:
-            return logged.change(tx, id, status=status)
-
-    @action("logged_model:write", on="id")
-    def update_logged_model(
-        self,
-        id: str,
-        *,
-        params: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
-        delete_tag: str = "",
-    ) -> LoggedModel:
-        """Add parameters, which never change, set tags, or delete one.
-
-        Raises:
-            InvalidInput: If a parameter has another value already.
-            NotFound: If there is no such model or tag.
-        """
-        with self._catalog.write() as tx:
-            return logged.change(
-                tx, id, params=params or {}, tags=tags or {}, delete_tag=delete_tag
-            )
-
-    @action("logged_model:delete", on="id")
-    def delete_logged_model(self, id: str) -> None:
-        """Delete a logged model; its files stay until purged."""
-        with self._catalog.write() as tx:
-            logged.change(tx, id, status="deleted")
-
-    @action("logged_model:read")
-    def search_logged_models(
-        self,
-        experiments: list[str],
-        *,
-        filter: str = "",
-        order_by: list[str] | None = None,
-        limit: int = 100,
-        page_token: str = "",
-        and_only: bool = False,
-    ) -> LoggedModelPage:
-        """Search the logged models of experiments by id; newest first without `order_by`."""
-        check_page(limit, MAX_PAGE)
-        keys = [int(id_) for id_ in experiments if id_.isdecimal() and len(id_) < 19]
-        with self._catalog.read() as tx:
-            found = logged.read_many(tx, keys)
-        page, token = logged.page_of_models(
-            found,
-            filter,
-            order_by or [],
-            limit,
-            page_token,
-            and_only=and_only,
-            view=str(sorted(keys)),
-        )
-        return LoggedModelPage(models=tuple(page), next_page_token=token)

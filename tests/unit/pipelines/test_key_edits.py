@@ -159,7 +159,7 @@ CHANGES = [
     ("method of a base class", "flow", "return 1", "return 2"),
     ("base class", "flow", "class Shape(Base)", "class Shape(Config)"),
     ("decorator", "flow", "function(*args) + 0", "function(*args) + 1"),
-    ("what is decorated", "flow", "def decorated(x):\n    return x", "def decorated(x):\n    return -x"),
+    ("what is decorated", "flow", "decorated(x):\n    return", "decorated(x):\n    return -"),
     ("alias to another function", "flow", "scale as other", "swapped as other"),
     ("alias swapped", "flow", "LIMIT, scale\n", "LIMIT, swapped as scale\n"),
     ("import within the step", "late", "return x", "return x + 1"),

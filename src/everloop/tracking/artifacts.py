@@ -1,0 +1,216 @@
+"""The part of the tracking service that keeps files and logged models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sqlalchemy import delete, func, select
+
+from everloop.access.service import action
+from everloop.catalog.engine import Catalog
+from everloop.catalog.tables import artifacts, objects
+from everloop.core.run import Artifact, LoggedModel, LoggedModelPage
+from everloop.errors import NotFound, StateError
+from everloop.ports.blobs import BlobStore
+from everloop.tracking import models as logged
+from everloop.tracking.experiments import experiment_row
+from everloop.tracking.limits import check_page, clean_path
+
+__all__ = ["ArtifactMethods"]
+
+
+class ArtifactMethods:
+    """Files by path, and logged models. Bytes are in the object store before a row names them."""
+
+    _catalog: Catalog
+    _blobs: BlobStore
+
+    @action("artifact:write", on="path")
+    def put_artifact(self, path: str, data: bytes) -> Artifact:
+        """Store a file under a path of the workspace, over what was there.
+
+        Raises:
+            InvalidInput: If the path is not a plain relative one.
+        """
+        clean = clean_path(path)
+        digest, size = self._blobs.put(data)
+        return self._link(clean, digest, size)
+
+    @action("artifact:write", on="path")
+    def link_artifact(self, path: str, digest: str, size: int) -> Artifact:
+        """Give an object that is in the store already a path; for data that was streamed in.
+
+        Raises:
+            NotFound: If the store has no such object.
+        """
+        clean = clean_path(path)
+        if not self._blobs.exists(digest):
+            raise NotFound(f"no object {digest}")
+        return self._link(clean, digest, size)
+
+    def _link(self, path: str, digest: str, size: int) -> Artifact:
+        with self._catalog.write(ordered=False) as tx:
+            tx.insert_new(objects, {"digest": digest, "size": size, "created_at": tx.now})
+            row = {"path": path, "digest": digest, "size": size, "created_at": tx.now}
+            tx.upsert(artifacts, row, ["path"])
+        return Artifact(path=path, digest=digest, size=size)
+
+    @action("artifact:read", on="path")
+    def artifact(self, path: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            NotFound: If there is no file at this path.
+        """
+        return self._blobs.get(self.artifact_info(path).digest)
+
+    @action("artifact:read", on="path")
+    def artifact_info(self, path: str) -> Artifact:
+        """Digest and size of a file, for those who stream it from the store.
+
+        Raises:
+            NotFound: If there is no file at this path.
+        """
+        clean = clean_path(path)
+        with self._catalog.read() as tx:
+            row = tx.first(select(artifacts).where(artifacts.c.path == clean))
+        if row is None:
+            raise NotFound(f"no artifact {path!r}", details={"kind": "artifact", "name": path})
+        return Artifact(path=row.path, digest=row.digest, size=row.size)
+
+    @action("artifact:read", on="path")
+    def list_artifacts(self, path: str = "") -> list[Artifact]:
+        """What lies directly in a folder, by full path; a folder has no digest and size 0.
+
+        Empty for a path that is a file or not there.
+        """
+        clean = clean_path(path, empty=True)
+        prefix = f"{clean}/" if clean else ""
+        start = func.substr(artifacts.c.path, 1, len(prefix))
+        with self._catalog.read() as tx:
+            query = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size)
+            rows = tx.all(query.where(start == prefix) if prefix else query)
+        found: dict[str, Artifact] = {}
+        for row in rows:
+            name, slash, _ = row.path[len(prefix) :].partition("/")
+            child = prefix + name
+            if slash:
+                found[child] = Artifact(path=child, digest="", size=0)
+            else:
+                found.setdefault(child, Artifact(path=child, digest=row.digest, size=row.size))
+        return [found[child] for child in sorted(found)]
+
+    @action("artifact:delete", on="path")
+    def delete_artifacts(self, path: str) -> None:
+        """Delete a file, or a folder with all in it; the objects stay until purged."""
+        clean = clean_path(path)
+        prefix = f"{clean}/"
+        inside = func.substr(artifacts.c.path, 1, len(prefix)) == prefix
+        with self._catalog.write(ordered=False) as tx:
+            tx.execute(delete(artifacts).where((artifacts.c.path == clean) | inside))
+
+    # Logged models
+
+    @action("logged_model:create", on="experiment")
+    def create_logged_model(
+        self,
+        experiment: str,
+        *,
+        name: str = "",
+        model_type: str = "",
+        source_run_id: str = "",
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> LoggedModel:
+        """Begin to log a model in the experiment with this id; it is pending until finished.
+
+        Raises:
+            NotFound: If there is no such experiment.
+            InvalidInput: If the name holds one of ``/ : . % " '``.
+        """
+        with self._catalog.write() as tx:
+            found = experiment_row(tx, experiment)
+            if found.lifecycle != "active":
+                raise StateError(f"The experiment {experiment} must be in the 'active' state")
+            return logged.create(
+                tx,
+                int(found.id),
+                name,
+                model_type,
+                source_run_id,
+                params=params or {},
+                tags=tags or {},
+            )
+
+    @action("logged_model:read", on="id")
+    def logged_model(self, id: str) -> LoggedModel:
+        """A logged model with its metrics.
+
+        Raises:
+            NotFound: If there is none, or it is deleted.
+        """
+        with self._catalog.read() as tx:
+            return logged.read(tx, id)
+
+    @action("logged_model:write", on="id")
+    def finish_logged_model(
+        self,
+        id: str,
+        status: Literal["ready", "failed"] = "ready",
+    ) -> LoggedModel:
+        """Say that all files of a model are there, or that they never will be."""
+        with self._catalog.write() as tx:
+            return logged.change(tx, id, status=status)
+
+    @action("logged_model:write", on="id")
+    def update_logged_model(
+        self,
+        id: str,
+        *,
+        params: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        delete_tag: str = "",
+    ) -> LoggedModel:
+        """Add parameters, which never change, set tags, or delete one.
+
+        Raises:
+            InvalidInput: If a parameter has another value already.
+            NotFound: If there is no such model or tag.
+        """
+        with self._catalog.write() as tx:
+            return logged.change(
+                tx, id, params=params or {}, tags=tags or {}, delete_tag=delete_tag
+            )
+
+    @action("logged_model:delete", on="id")
+    def delete_logged_model(self, id: str) -> None:
+        """Delete a logged model; its files stay until purged."""
+        with self._catalog.write() as tx:
+            logged.change(tx, id, status="deleted")
+
+    @action("logged_model:read")
+    def search_logged_models(
+        self,
+        experiments: list[str],
+        *,
+        filter: str = "",
+        order_by: list[str] | None = None,
+        limit: int = 100,
+        page_token: str = "",
+        and_only: bool = False,
+    ) -> LoggedModelPage:
+        """Search the logged models of experiments by id; newest first without `order_by`."""
+        check_page(limit)
+        keys = [int(id_) for id_ in experiments if id_.isdecimal() and len(id_) < 19]
+        with self._catalog.read() as tx:
+            found = logged.read_many(tx, keys)
+        page, token = logged.page_of_models(
+            found,
+            filter,
+            order_by or [],
+            limit,
+            page_token,
+            and_only=and_only,
+            view=str(sorted(keys)),
+        )
+        return LoggedModelPage(models=tuple(page), next_page_token=token)
