@@ -29,7 +29,9 @@ EVENTS = pa.schema(
     ]
 )
 FACTS = pa.schema([("k", pa.string()), ("size", pa.float64())])
-REQUESTS = pa.schema([("k", pa.string()), ("j", pa.int64()), ("t", INSTANT), ("asked", pa.float64())])
+REQUESTS = pa.schema(
+    [("k", pa.string()), ("j", pa.int64()), ("t", INSTANT), ("asked", pa.float64())]
+)
 KINDS: Any = {
     "k": "string", "j": "int", "time": "timestamp", "known": "timestamp", "x": "float", "n": "int",
     "s": "string", "b": "bool", "size": "float",
@@ -57,7 +59,9 @@ requests = st.tuples(keys, places, instants, st.one_of(st.none(), quarters))
 
 def table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+    )
 
 
 def definitions() -> FeatureSet:

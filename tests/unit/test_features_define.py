@@ -77,7 +77,14 @@ def test_owner_and_description_are_outside_the_digest() -> None:
 
 def test_schema_types_what_comes_out() -> None:
     definition = make(
-        view(features={"x": col.x, "n": col.n.cast("int64"), "s": col.s.lower(), "c": agg.count("1h")}),
+        view(
+            features={
+                "x": col.x,
+                "n": col.n.cast("int64"),
+                "s": col.s.lower(),
+                "c": agg.count("1h"),
+            }
+        ),
         request={"k": str, "m": float},
         on_demand={"code": col.k.code(["a", "b"]), "word": col.k.lower(), "m": col.m},
     )

@@ -101,8 +101,16 @@ def ask(definition: Any, events: dict[str, Any], keys: Any, times: Any) -> list[
 
 def test_instants_are_compared_whatever_zone_or_unit() -> None:
     zone = timezone(timedelta(hours=-5))
-    for unit, made in [("s", at(0)), ("ms", at(0).astimezone(zone)), ("ns", at(0).replace(tzinfo=None))]:
-        events = {"k": ["a"], "time": pa.array([made], pa.timestamp(unit, made.tzinfo and "UTC")), "x": [1.0]}
+    for unit, made in [
+        ("s", at(0)),
+        ("ms", at(0).astimezone(zone)),
+        ("ns", at(0).replace(tzinfo=None)),
+    ]:
+        events = {
+            "k": ["a"],
+            "time": pa.array([made], pa.timestamp(unit, made.tzinfo and "UTC")),
+            "x": [1.0],
+        }
         asked = pa.array([at(0), at(-1)], pa.timestamp("us", "America/New_York"))
         assert ask(one_view(), events, ["a", "a"], asked) == [1.0, None]
 
@@ -126,7 +134,12 @@ def test_nothing_known_gives_the_right_types() -> None:
     none = {"events": cases.EVENTS.empty_table(), "facts": cases.FACTS.empty_table()}
     found = CASES.history(rows, sources=none)
     wanted = {f.name: f.type for f in CASES.schema.fields}
-    shown = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
+    shown = {
+        "float64": pa.float64(),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+        "string": pa.string(),
+    }
     for name, kind in wanted.items():
         assert found.schema.field(name).type == shown.get(kind, cases.INSTANT)
     assert found.column("w_rows").to_pylist() == [0.0]
@@ -187,7 +200,9 @@ def test_request_column_of_another_type_is_refused() -> None:
 
 
 def test_leakage_counts_what_late_rows_change() -> None:
-    events = pa.table({"k": ["a", "b"], "time": [at(0)] * 2, "known": [at(9), at(0)], "x": [1.0, 1.0]})
+    events = pa.table(
+        {"k": ["a", "b"], "time": [at(0)] * 2, "known": [at(9), at(0)], "x": [1.0, 1.0]}
+    )
     rows = pa.table({"k": ["a", "b", "a"], "t": [at(5), at(5), at(10)]})
     report = one_view(known="known").check_leakage(rows, sources={"events": events})
     assert report.rows == 3

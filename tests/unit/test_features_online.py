@@ -46,7 +46,9 @@ class MemoryStore:
 
 
 def plain(rows: pa.Table, definition: FeatureSet) -> tuple[dict[str, list[Any]], Any]:
-    columns = {f.name: rows.column(f.name).to_pylist() for f in definition.request.fields if f.name != "t"}
+    columns = {
+        f.name: rows.column(f.name).to_pylist() for f in definition.request.fields if f.name != "t"
+    }
     return columns, rows.column("t").cast(pa.int64()).to_numpy()
 
 
@@ -72,8 +74,22 @@ def without_text(definition: FeatureSet) -> FeatureSet:
     for view in definition.views:
         kept = tuple(f for f in view.features if f.type != "string")
         if view.name != "mixed":
-            views.append(FeatureView(name=view.name, entity=view.entity, source=view.source, features=kept, ttl_us=view.ttl_us))
-    return FeatureSet(name="plain", views=tuple(views), time="t", request=definition.request, on_demand=definition.on_demand)
+            views.append(
+                FeatureView(
+                    name=view.name,
+                    entity=view.entity,
+                    source=view.source,
+                    features=kept,
+                    ttl_us=view.ttl_us,
+                )
+            )
+    return FeatureSet(
+        name="plain",
+        views=tuple(views),
+        time="t",
+        request=definition.request,
+        on_demand=definition.on_demand,
+    )
 
 
 PLAIN = without_text(CASES)
@@ -110,7 +126,9 @@ def test_trimming_changes_no_answer_within_the_slack(
     batches: list[Any], later: list[Any], quick: bool
 ) -> None:
     written = [row for batch in batches for row in batch]
-    newest = max((t for *_, e, k, _, _, _, _ in written for t in (e, k) if t is not None), default=0)
+    newest = max(
+        (t for *_, e, k, _, _, _, _ in written for t in (e, k) if t is not None), default=0
+    )
     rows = cases.table([(k, j, newest - 2 + more, 1.0) for k, j, more in later], cases.REQUESTS)
     data = {"events": cases.table(written, cases.EVENTS), "facts": cases.FACTS.empty_table()}
     online = OnlineFeatures(PLAIN if quick else CASES, MemoryStore(), slack="2us")
@@ -173,7 +191,9 @@ def landed(*rows: tuple[int, int, float | None]) -> pa.Table:
 def test_times_tell_the_newest_row_used(open_online: Any) -> None:
     online = open_online(delays())
     online.push("flights", landed((micros(8), micros(11), 20.0), (micros(9), micros(10), 5.0)))
-    found = online.lookup({"carrier": ["UA", "UA", "UA", None]}, [micros(12), micros(10), micros(9), micros(12)])
+    found = online.lookup(
+        {"carrier": ["UA", "UA", "UA", None]}, [micros(12), micros(10), micros(9), micros(12)]
+    )
     assert found.names == ("late_24h", "landed_24h", "delay", "hour")
     assert found.values[:, :3].tolist()[:2] == [[0.5, 2.0, 5.0], [0.0, 1.0, 5.0]]
     assert found.times["carrier"].tolist() == [micros(11), micros(10), -1, -1]

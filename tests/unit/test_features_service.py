@@ -46,12 +46,16 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 @pytest.fixture
 def features(catalog: Catalog, tmp_path: Path) -> FeatureService:
-    return FeatureService(catalog, LocalBlobs(tmp_path / "objects"), EmbeddedAuthorizer(), Datasets())
+    return FeatureService(
+        catalog, LocalBlobs(tmp_path / "objects"), EmbeddedAuthorizer(), Datasets()
+    )
 
 
 def delay(window: str = "24h", **options: Any) -> Any:
     events = source("events", time="time")
-    view = feature_view("late", entity="k", source=events, features={"late": agg.mean(col.x, window)})
+    view = feature_view(
+        "late", entity="k", source=events, features={"late": agg.mean(col.x, window)}
+    )
     return feature_set("delay@1", view, time="t", request={"k": str}, **options)
 
 
@@ -79,7 +83,9 @@ def test_apply_twice_changes_nothing(features: FeatureService, catalog: Catalog)
     assert applied == ["feature_view:late", "feature_set:delay@1"]
 
 
-def test_events_tell_what_a_name_stood_for_before(features: FeatureService, catalog: Catalog) -> None:
+def test_events_tell_what_a_name_stood_for_before(
+    features: FeatureService, catalog: Catalog
+) -> None:
     features.apply(delay())
     features.apply(delay("12h"))
     last = catalog.events(subject="feature_set:delay@1")[-1]

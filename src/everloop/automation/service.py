@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -196,7 +197,8 @@ class AutomationService(Service):
             if was.outcome != "running" or outcome not in ("done", "failed"):
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
             now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
-            body = {"loop": now.loop, "outcome": outcome, "reason": reason, "run": run_id}
+            body: dict[str, Any] = {"loop": now.loop, "outcome": outcome, "reason": reason}
+            body |= {"run": run_id}
             body |= {} if seconds is None else {"seconds": seconds}
             tx.append("trigger.Finished", f"firing:{firing}", body)
         return now
