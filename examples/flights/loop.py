@@ -85,7 +85,7 @@ delay_features = ev.feature_set(
     ev.feature_view("plane", entity=("tailnum",), source=ev.source("planes"),
                     features=[col.built]),
     time="sched_dep",
-    request={"carrier": str, "origin": str, "dest": str, "tailnum": str, "distance": float,
+    request={"carrier": str, "origin": str, "dest": str, "tailnum": str | None, "distance": float,
              "hour": float},
     on_demand={"distance": col.distance, "hour": col.hour,
                "carrier_code": col.carrier.code(CARRIERS),

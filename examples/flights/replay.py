@@ -305,7 +305,7 @@ def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any
 
 def _figures(workspace: ev.Workspace, name: str, start: datetime, end: datetime) -> dict[str, float]:
     table = workspace.predictions.read(
-        name, since=start, until=end, labelled=True, columns=["arm", "value", "label"]
+        name, since=start, until=end, labelled=True, columns=["arm", "value"]
     )
     rows = pl.from_arrow(table)
     assert isinstance(rows, pl.DataFrame)

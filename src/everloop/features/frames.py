@@ -7,32 +7,26 @@ from typing import Any
 
 import pyarrow as pa
 
-from everloop.errors import InvalidInput
+from everloop.data.frame import Table
 
 __all__ = ["arrow_of", "with_features"]
 
 
 def arrow_of(rows: Any) -> pa.Table:
     """The rows as an Arrow table; InvalidInput if they are no frame."""
-    if isinstance(rows, pa.Table):
-        return rows
-    if hasattr(rows, "__arrow_c_stream__"):
-        return pa.table(rows)
-    if isinstance(rows, Mapping):
-        return pa.table(dict(rows))
-    raise InvalidInput(f"no table can be made of this {type(rows).__name__}")
+    return rows if isinstance(rows, pa.Table) else Table.of(rows).to_arrow()
 
 
 def with_features(
     rows: Any, columns: Mapping[str, pa.Array], came: Sequence[tuple[str, int, str]]
-) -> Any:
-    """`rows` with the feature columns added or, of the same name, replaced."""
-    table = arrow_of(rows)
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = (
-            table.append_column(name, values)
-            if place < 0
-            else table.set_column(place, name, values)
-        )
-    return table
+) -> Table:
+    """`rows` with the feature columns added or, of the same name, replaced.
+
+    Args:
+        rows: As the user gave them.
+        columns: The features by name.
+        came: Dataset versions that the features were read from; added to those of the rows.
+    """
+    table = Table.of(rows).with_columns(columns)
+    sources = dict.fromkeys([*table.sources, *came])
+    return Table(table.to_arrow(), sources=sources, key=table.key, changes=table.changes)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from everloop.core.context import current_workspace
 from everloop.core.expr import Column, kind_of
 from everloop.core.feature import Aggregate
+from everloop.data.frame import Source, Table
 from everloop.errors import Fault, InvalidInput
 from everloop.features.compile_vector import evaluate
 from everloop.features.frames import arrow_of, with_features
@@ -45,7 +46,7 @@ def history(
         values.update(zip(view.names, found.values, strict=True))
     _on_demand(feature_set, frame, values)
     columns = {f.name: to_arrow(values[f.name], f.type) for f in feature_set.features}
-    return with_features(rows, columns, [came for _, came in given.values() if came])
+    return with_features(rows, columns, [source for _, came in given.values() for source in came])
 
 
 def _of_view(plan: Plan, source: Frame, frame: Frame, at: Array, *, as_of: bool) -> Found:
@@ -155,16 +156,17 @@ def _check_names(feature_set: FeatureSet, frame: Frame) -> None:
 
 def _sources(
     feature_set: FeatureSet, given: Mapping[str, Any], versions: Mapping[str, int]
-) -> dict[str, tuple[pa.Table, tuple[str, int, str] | None]]:
-    """Rows of each dataset, and which version they are where it was read here."""
-    found: dict[str, tuple[pa.Table, tuple[str, int, str] | None]] = {}
+) -> dict[str, tuple[pa.Table, tuple[Source, ...]]]:
+    """Rows of each dataset, and the versions that they come from."""
+    found: dict[str, tuple[pa.Table, tuple[Source, ...]]] = {}
     for name, columns in feature_set.datasets.items():
         if name in given:
-            found[name] = arrow_of(given[name]), None
+            table = Table.of(given[name])
+            found[name] = table.to_arrow(), table.sources
             continue
         data = current_workspace().data
         version = data.version(name, versions.get(name))
         wanted = [column for column in columns if column in version.schema.names]
-        table = data.read(name, version.number, columns=wanted)
-        found[name] = table, (name, version.number, version.digest)
+        read = data.read(name, version.number, columns=wanted)
+        found[name] = read, (Source(name, version.number, version.digest),)
     return found
