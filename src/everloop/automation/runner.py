@@ -32,7 +32,7 @@ from everloop.core.ids import new_id
 from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
-from everloop.core.time import Clock, from_micros, to_micros
+from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
 from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
 from everloop.pipelines.load import load_module, load_pipeline
@@ -166,14 +166,17 @@ class LoopRunner:
         """Work a claimed firing off: train, judge, then roll out or archive."""
         spec = self._ws.automation.loop(firing.loop)
         with acting(actor=f"loop:{spec.name}", cause=self._event_of(firing)):
-            run_id = ""
+            run_id, began = "", monotonic_ns()
+            seconds: float | None = None
             outcome: FiringOutcome = "done"
             try:
                 version, run_id = self._train(spec, firing)
+                # By a watch: the workspace's clock stands still where the past is replayed.
+                seconds = (monotonic_ns() - began) / 1e9
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
-            return self._ws.automation.finish(firing.id, outcome, reason, run_id)
+            return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
 
     # --- watching and rolling out ----------------------------------------------------------------
 

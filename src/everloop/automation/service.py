@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -172,9 +173,21 @@ class AutomationService(Service):
 
     @action("loop:run", on="firing")
     def finish(
-        self, firing: str, outcome: FiringOutcome, reason: str = "", run_id: str = ""
+        self,
+        firing: str,
+        outcome: FiringOutcome,
+        reason: str = "",
+        run_id: str = "",
+        seconds: float | None = None,
     ) -> Firing:
         """Close a running firing as ``done`` or ``failed``.
+
+        Args:
+            firing: Its id.
+            outcome: What it came to.
+            reason: The sentence that says it.
+            run_id: The run that trained.
+            seconds: How long the training took by a watch, for the service levels.
 
         Raises:
             StateError: If it is not running: another supervisor took it over and closed it.
@@ -184,7 +197,9 @@ class AutomationService(Service):
             if was.outcome != "running" or outcome not in ("done", "failed"):
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
             now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
-            body = {"loop": now.loop, "outcome": outcome, "reason": reason, "run": run_id}
+            body: dict[str, Any] = {"loop": now.loop, "outcome": outcome, "reason": reason}
+            body |= {"run": run_id}
+            body |= {} if seconds is None else {"seconds": seconds}
             tx.append("trigger.Finished", f"firing:{firing}", body)
         return now
 
