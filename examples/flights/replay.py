@@ -32,7 +32,7 @@ BEGIN = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2014, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
-REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "sched_dep")
+REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
 
 #: How far back the online store must reach when it is filled anew: the longest window, and a margin.
 _REACH = timedelta(days=10)
@@ -261,7 +261,7 @@ class Traffic(threading.Thread):
 
 
 def _infer(row: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"distance": "FP64"}
+    kinds = {"distance": "FP64", "hour": "FP64"}
     inputs = []
     for name in REQUEST:
         value = row[name].isoformat() if name == "sched_dep" else row[name]

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
-    from everloop.registry.api import register
+    from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
     from everloop.workspace import open_workspace as open
@@ -63,6 +64,8 @@ _HOMES = {
     "ManualClock": ("everloop.core.time", ""),
     "commit": ("everloop.data.api", ""),
     "read": ("everloop.data.api", ""),
+    "champion": ("everloop.registry.api", ""),
+    "make_reference": ("everloop.monitoring.reference", ""),
     "register": ("everloop.registry.api", ""),
     "Table": ("everloop.data.frame", ""),
     "agg": ("everloop.features.define", ""),
@@ -91,6 +94,7 @@ __all__ = [
     "alert",
     "beats_champion",
     "canary",
+    "champion",
     "charter",
     "col",
     "commit",
@@ -99,6 +103,7 @@ __all__ = [
     "feature_view",
     "log",
     "loop",
+    "make_reference",
     "model",
     "no_group_worse",
     "open",

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from everloop.core.model import ModelVersion
+from everloop.core.time import to_micros
 from everloop.errors import StateError
 from everloop.evaluation.gates import HoldOut
+from everloop.monitoring.reference import make_reference
 
-__all__ = ["Scorer", "build_holdout"]
+__all__ = ["Scorer", "build_holdout", "reference_of"]
 
 _FEATURE = "f."
 
@@ -78,6 +80,28 @@ def build_holdout(
         "scored_again": int((~answered).sum()),
     }
     return holdout, facts
+
+
+def reference_of(
+    log: pa.Table, candidate: ModelVersion, rows: HoldOut, same_features: frozenset[int]
+) -> bytes:
+    """What monitors compare the candidate's life with: the days of its own hold-out.
+
+    They are later than its training, and it costs nothing more: it was scored on them to be judged.
+    """
+    used = _usable(log, same_features).sort_by("at")
+    later = np.ones(len(rows.y), dtype=bool)
+    if candidate.trained_until is not None:
+        later = rows.at_us > to_micros(candidate.trained_until)
+    kept = used.filter(pa.array(later))
+    names = candidate.signature.inputs.names
+    return make_reference(
+        rows.candidate_p[later],
+        rows.y[later],
+        rows.at_us[later],
+        {name: kept.column(_FEATURE + name) for name in names},
+        trained_until=candidate.trained_until,
+    )
 
 
 def _usable(log: pa.Table, same_features: frozenset[int]) -> pa.Table:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_workspace
 from everloop.core.model import ModelVersion
+from everloop.errors import NotFound
 from everloop.pipelines.api import current_run
 
-__all__ = ["register"]
+__all__ = ["champion", "register"]
 
 
 def register(
@@ -37,3 +38,13 @@ def register(
         description=description,
     )
     return made
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The version of `name` that serves as champion, or None while there is none."""
+    registry = current_workspace().registry
+    try:
+        found: ModelVersion = registry.by_alias(name, "champion")
+    except NotFound:
+        return None
+    return found

@@ -352,6 +352,28 @@ class RegistryService(Service):
             tx.append("model.CardWritten", f"model:{found.ref}", {"card": digest})
             return self._write_version(tx, name, version, {"card": digest})
 
+    @action("model:write", on="name")
+    def set_reference(self, name: str, version: int, reference: bytes) -> ModelVersion:
+        """Keep what monitors compare the version with, where its training gave none.
+
+        Raises:
+            StateError: If it has one: what a model is measured against does not change.
+        """
+        digest, size = self._blobs.put(reference)
+        with self._catalog.write() as tx:
+            found = write.load_version(tx, name, version)
+            if found.reference == digest:
+                return found
+            if found.reference:
+                raise StateError(f"{found.ref} has a reference already")
+            row = {"digest": digest, "size": size, "created_at": tx.now}
+            tx.insert_new(tables.objects, row)
+            tx.append("model.ReferenceSet", f"model:{found.ref}", {"reference": digest})
+            versions = tables.model_versions
+            its = (versions.c.name == name) & (versions.c.version == version)
+            manifest = tx.scalar(select(versions.c.manifest).where(its)) | {"reference": digest}
+            return self._write_version(tx, name, version, {"manifest": manifest})
+
     @action("model:delete", on="name")
     def delete_version(self, name: str, version: int) -> None:
         """Delete a version and the aliases that point at it; its number is not used again.
