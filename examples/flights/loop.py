@@ -149,7 +149,7 @@ def retrain(until: datetime) -> object:
     flights, weather, planes = (ev.read(name) for name in ("flights", "weather", "planes"))
     rows = features(labelled(flights, until), flights, weather, planes)
     reference = b"" if ev.champion(NAME) else first_reference(rows, until)
-    return ev.register(NAME, train(rows, until, reference))
+    return ev.register(NAME, train(rows, until, reference), feature_set=delay_features)
 
 
 # --- the loop: what watches the model, what starts a retraining, what a candidate must show ------

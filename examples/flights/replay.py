@@ -23,7 +23,9 @@ import polars as pl
 import world
 
 import everloop as ev
+from everloop.automation.declare import collecting, declared
 from everloop.evaluation.metrics import auc, brier
+from everloop.pipelines.load import load_module
 
 LOOP_FILE = Path(__file__).with_name("loop.py")
 NAME = "flights-delay"
@@ -85,9 +87,9 @@ class Replay:
             if start < BEGIN:
                 self._arrive(start)
         self.clock.set(BEGIN)
-        runner = self.workspace.loop_runner()
-        runner.load(LOOP_FILE)
-        runner.tick()
+        for spec in declared():
+            self.workspace.automation.declare(spec)
+        self.workspace.loop_runner().tick()  # a loop without a model trains its first one
         known = {d.name for d in self.workspace.deployment.deployments()}
         if FROZEN not in known:
             self.workspace.deployment.create(FROZEN, model=NAME, version=1, owner="the comparison")
@@ -103,18 +105,17 @@ class Replay:
     def run(self, address: str, report: Callable[[Progress], None]) -> None:
         """Replay all days against the serving process at `address` (``host:port``)."""
         router = self.workspace.open_router(only=(NAME, FROZEN))
-        online = self.workspace.online_features(NAME)
+        online = self.workspace.online_features("delay")
         self._fill(online, self._resume_at())
         runner = self.workspace.loop_runner()
-        runner.load(LOOP_FILE)
         total = (self.until - BEGIN) // DAY
         for day in self.days():
             report(Progress(day, (day - BEGIN) // DAY, total))
             self.clock.set(day)
             if day.day == 1 and day > BEGIN:
                 self._arrive((day - DAY).replace(day=1))
-            online.push_events("weather", self._weather(day, day + DAY))
-            online.push_events("flights", self._known(day, day + DAY))
+            online.push("weather", self._weather(day, day + DAY))
+            online.push("flights", self._known(day, day + DAY))
             router.refresh()
             self._answer(day, router, address, lambda: self._close(day, runner))
             self._remember(day + DAY)
@@ -168,7 +169,7 @@ class Replay:
     # --- the world --------------------------------------------------------------------------------
     def _arrive(self, start: datetime) -> None:
         """One month of flights and weather is committed, once."""
-        module = self.workspace.loop_module(LOOP_FILE)
+        module = _loop()
         note = f"arrived for {start:%Y-%m}"
         for name, frame, time_, schema in (
             ("flights", world.flights(), "sched_dep", module.FLIGHTS),
@@ -179,7 +180,7 @@ class Replay:
                 self.workspace.data.commit(name, rows, schema=schema, owner=module.OWNER, note=note)
 
     def _arrive_planes(self) -> None:
-        module = self.workspace.loop_module(LOOP_FILE)
+        module = _loop()
         if not self._has("planes", "the register of aircraft"):
             self.workspace.data.commit(
                 "planes", world.planes().to_arrow(), schema=module.PLANES,
@@ -211,9 +212,9 @@ class Replay:
     def _fill(self, online: Any, now: datetime) -> None:
         """The online store is filled anew, so that a stopped replay cannot count an event twice."""
         online.clear()
-        online.push_events("planes", world.planes())
-        online.push_events("weather", self._weather(now - _REACH, now))
-        online.push_events("flights", self._known(now - _REACH, now))
+        online.push("planes", world.planes())
+        online.push("weather", self._weather(now - _REACH, now))
+        online.push("flights", self._known(now - _REACH, now))
 
     # --- stop and resume --------------------------------------------------------------------------
     def _resume_at(self) -> datetime:
@@ -258,6 +259,11 @@ class Traffic(threading.Thread):
             self.revisions.add(answer.headers.get("x-everloop-revision", ""))
             time.sleep(0.001)
         connection.close()
+
+
+def _loop() -> Any:
+    with collecting():
+        return load_module(LOOP_FILE)
 
 
 def _infer(row: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,9 @@ class TakesFeatures(Protocol):
     def name(self) -> str: ...
 
     @property
+    def digest(self) -> str: ...
+
+    @property
     def schema(self) -> Schema: ...
 
 
@@ -160,7 +163,11 @@ def pack(
         trained_until=None if trained_until is None else utc(trained_until),
         rows=rows,
         data=dict(data or {}),
-        feature_set=feature_set if isinstance(feature_set, str) else feature_set.name,
+        feature_set=(
+            feature_set
+            if isinstance(feature_set, str)
+            else f"{feature_set.name}@{feature_set.digest[:16]}"
+        ),
         reference=reference,
     )
 

@@ -16,6 +16,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import link
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
 from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
@@ -562,9 +563,14 @@ class RegistryService(Service):
             "updated_at": tx.now,
         }
         tx.execute(tables.model_versions.insert().values(row))
+        subject = f"model:{name}/{number}"
+        if run_id:
+            link(tx, f"run:{run_id}", subject, "produced")
+        for dataset, at in manifest["data"].items():
+            link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
-        tx.append("model.Registered", f"model:{name}/{number}", body)
+        tx.append("model.Registered", subject, body)
         return number
 
 
