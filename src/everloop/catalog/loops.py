@@ -189,7 +189,9 @@ def learned(tx: Transaction, spec: LoopSpec) -> tuple[int, int]:
 
     Labels count by batch: one that reaches into the hold-out does not count yet.
     """
-    arms = tx.scalar(select(tables.deployments.c.arms).where(tables.deployments.c.name == spec.name))
+    arms = tx.scalar(
+        select(tables.deployments.c.arms).where(tables.deployments.c.name == spec.name)
+    )
     champion = next((arm["version"] for arm in arms or () if arm["name"] == "champion"), None)
     if champion is None:
         return 0, 0
