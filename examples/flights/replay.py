@@ -1,5 +1,7 @@
-"""Replays the year: months arrive, flights are asked about at their scheduled departure, outcomes
-become known as flights land, and at the end of each day the loop looks at itself.
+"""Replays the year as it became known.
+
+Months arrive, flights are asked about at their scheduled departure, outcomes become known as
+flights land, and at the end of each day the loop looks at itself.
 
 Nothing here decides anything: what is retrained, refused and promoted is decided by ``loop.py``
 through Everloop's own runner. A replay that was stopped goes on with the day it had begun.
@@ -23,7 +25,9 @@ import polars as pl
 import world
 
 import everloop as ev
+from everloop.automation.declare import collecting, declared
 from everloop.evaluation.metrics import auc, brier
+from everloop.pipelines.load import load_module
 
 LOOP_FILE = Path(__file__).with_name("loop.py")
 NAME = "flights-delay"
@@ -32,9 +36,9 @@ BEGIN = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2014, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
-REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "sched_dep")
+REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
 
-#: How far back the online store must reach when it is filled anew: the longest window, and a margin.
+#: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)
 
 
@@ -79,15 +83,15 @@ class Replay:
 
     # --- what is there before the first request ---------------------------------------------------
     def prepare(self) -> None:
-        """The first quarter arrives, the first model is trained and deployed, and once more frozen."""
+        """The first quarter arrives; the first model is trained and deployed, and again frozen."""
         self._arrive_planes()
         for start in world.months():
             if start < BEGIN:
                 self._arrive(start)
         self.clock.set(BEGIN)
-        runner = self.workspace.loop_runner()
-        runner.load(LOOP_FILE)
-        runner.tick()
+        for spec in declared():
+            self.workspace.automation.declare(spec)
+        self.workspace.loop_runner().tick()  # a loop without a model trains its first one
         known = {d.name for d in self.workspace.deployment.deployments()}
         if FROZEN not in known:
             self.workspace.deployment.create(FROZEN, model=NAME, version=1, owner="the comparison")
@@ -103,20 +107,19 @@ class Replay:
     def run(self, address: str, report: Callable[[Progress], None]) -> None:
         """Replay all days against the serving process at `address` (``host:port``)."""
         router = self.workspace.open_router(only=(NAME, FROZEN))
-        online = self.workspace.online_features(NAME)
+        online = self.workspace.online_features("delay")
         self._fill(online, self._resume_at())
         runner = self.workspace.loop_runner()
-        runner.load(LOOP_FILE)
         total = (self.until - BEGIN) // DAY
         for day in self.days():
             report(Progress(day, (day - BEGIN) // DAY, total))
             self.clock.set(day)
             if day.day == 1 and day > BEGIN:
                 self._arrive((day - DAY).replace(day=1))
-            online.push_events("weather", self._weather(day, day + DAY))
-            online.push_events("flights", self._known(day, day + DAY))
+            online.push("weather", self._weather(day, day + DAY))
+            online.push("flights", self._known(day, day + DAY))
             router.refresh()
-            self._answer(day, router, address, lambda: self._close(day, runner))
+            self._answer(day, router, address, lambda day=day: self._close(day, runner))
             self._remember(day + DAY)
         report(Progress(self.until, total, total))
 
@@ -168,7 +171,7 @@ class Replay:
     # --- the world --------------------------------------------------------------------------------
     def _arrive(self, start: datetime) -> None:
         """One month of flights and weather is committed, once."""
-        module = self.workspace.loop_module(LOOP_FILE)
+        module = _loop()
         note = f"arrived for {start:%Y-%m}"
         for name, frame, time_, schema in (
             ("flights", world.flights(), "sched_dep", module.FLIGHTS),
@@ -179,7 +182,7 @@ class Replay:
                 self.workspace.data.commit(name, rows, schema=schema, owner=module.OWNER, note=note)
 
     def _arrive_planes(self) -> None:
-        module = self.workspace.loop_module(LOOP_FILE)
+        module = _loop()
         if not self._has("planes", "the register of aircraft"):
             self.workspace.data.commit(
                 "planes", world.planes().to_arrow(), schema=module.PLANES,
@@ -194,7 +197,9 @@ class Replay:
         """The flights that depart on `day` by schedule and were not asked about before a stop."""
         rows = world.flights().with_row_index("number")
         rows = rows.filter((pl.col("sched_dep") >= day) & (pl.col("sched_dep") < day + DAY))
-        done = self.workspace.predictions.read(NAME, since=day, until=day + DAY, columns=["request_id"])
+        done = self.workspace.predictions.read(
+            NAME, since=day, until=day + DAY, columns=["request_id"]
+        )
         return rows.filter(~pl.col("flight_id").is_in(done["request_id"].to_pylist()))
 
     def _known(self, since: datetime, until: datetime) -> pl.DataFrame:
@@ -211,9 +216,9 @@ class Replay:
     def _fill(self, online: Any, now: datetime) -> None:
         """The online store is filled anew, so that a stopped replay cannot count an event twice."""
         online.clear()
-        online.push_events("planes", world.planes())
-        online.push_events("weather", self._weather(now - _REACH, now))
-        online.push_events("flights", self._known(now - _REACH, now))
+        online.push("planes", world.planes())
+        online.push("weather", self._weather(now - _REACH, now))
+        online.push("flights", self._known(now - _REACH, now))
 
     # --- stop and resume --------------------------------------------------------------------------
     def _resume_at(self) -> datetime:
@@ -254,14 +259,22 @@ class Traffic(threading.Thread):
             if answer.status != 200:
                 self.errors += 1
                 continue
-            self.values[row["flight_id"]] = (body["outputs"][0]["data"][0], int(body["model_version"]))
+            self.values[row["flight_id"]] = (
+                body["outputs"][0]["data"][0],
+                int(body["model_version"]),
+            )
             self.revisions.add(answer.headers.get("x-everloop-revision", ""))
             time.sleep(0.001)
         connection.close()
 
 
+def _loop() -> Any:
+    with collecting():
+        return load_module(LOOP_FILE)
+
+
 def _infer(row: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"distance": "FP64"}
+    kinds = {"distance": "FP64", "hour": "FP64"}
     inputs = []
     for name in REQUEST:
         value = row[name].isoformat() if name == "sched_dep" else row[name]
@@ -297,9 +310,11 @@ def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any
     return {"months": months, "mean": mean}
 
 
-def _figures(workspace: ev.Workspace, name: str, start: datetime, end: datetime) -> dict[str, float]:
+def _figures(
+    workspace: ev.Workspace, name: str, start: datetime, end: datetime
+) -> dict[str, float]:
     table = workspace.predictions.read(
-        name, since=start, until=end, labelled=True, columns=["arm", "value", "label"]
+        name, since=start, until=end, labelled=True, columns=["arm", "value"]
     )
     rows = pl.from_arrow(table)
     assert isinstance(rows, pl.DataFrame)
@@ -312,7 +327,8 @@ def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, 
     def within(kind: str, **match: Any) -> int:
         events = workspace.lineage.events(kind=kind, limit=10_000)
         return sum(
-            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items()) for e in events
+            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items())
+            for e in events
         )
 
     return {

@@ -58,6 +58,7 @@ def flights() -> pl.DataFrame:
         )
         .select(
             "flight_id", "sched_dep", "carrier", "flight", "tailnum", "origin", "dest",
+            pl.col("hour").cast(pl.Float64),
             pl.col("distance").cast(pl.Float64),
             pl.col("dep_delay").cast(pl.Float64),
             pl.col("arr_delay").cast(pl.Float64),

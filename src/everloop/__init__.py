@@ -16,14 +16,17 @@ if TYPE_CHECKING:
         beats_champion,
         canary,
         charter,
+        data,
         drift,
         loop,
         no_group_worse,
         performance,
+        prediction_drift,
         quality,
         schedule,
         sla,
         slo,
+        threshold,
     )
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
-    from everloop.registry.api import register
+    from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
     from everloop.workspace import open_workspace as open
@@ -45,14 +49,17 @@ _HOMES = {
             "beats_champion",
             "canary",
             "charter",
+            "data",
             "drift",
             "loop",
             "no_group_worse",
             "performance",
+            "prediction_drift",
             "quality",
             "schedule",
             "sla",
             "slo",
+            "threshold",
         ),
         ("everloop.automation.declare", ""),
     ),
@@ -63,6 +70,8 @@ _HOMES = {
     "ManualClock": ("everloop.core.time", ""),
     "commit": ("everloop.data.api", ""),
     "read": ("everloop.data.api", ""),
+    "champion": ("everloop.registry.api", ""),
+    "make_reference": ("everloop.monitoring.reference", ""),
     "register": ("everloop.registry.api", ""),
     "Table": ("everloop.data.frame", ""),
     "agg": ("everloop.features.define", ""),
@@ -91,19 +100,23 @@ __all__ = [
     "alert",
     "beats_champion",
     "canary",
+    "champion",
     "charter",
     "col",
     "commit",
+    "data",
     "drift",
     "feature_set",
     "feature_view",
     "log",
     "loop",
+    "make_reference",
     "model",
     "no_group_worse",
     "open",
     "performance",
     "pipeline",
+    "prediction_drift",
     "quality",
     "read",
     "register",
@@ -112,6 +125,7 @@ __all__ = [
     "slo",
     "source",
     "step",
+    "threshold",
 ]
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from everloop.api.oip import InferenceApp
+from everloop.api.oip_codec import decode_infer
 from everloop.core.model import Signature
 from everloop.core.schema import Field, Schema
-from everloop.errors import BackendError
+from everloop.errors import BackendError, InvalidInput
 from everloop.serving.loader import RouteLoader, Router
 from everloop.serving.log import PredictionLog
 from everloop.serving.metrics import ServingMetrics
@@ -164,6 +167,44 @@ def test_outputs_come_in_the_order_asked_for(client: Client) -> None:
     wanted = [{"name": "prediction_id"}, {"name": "late"}]
     _, answer = client.infer(request(outputs=wanted))
     assert [one["name"] for one in answer["outputs"]] == ["prediction_id", "late"]
+
+
+SCALARS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**63), 2**64 - 1),
+    st.booleans(), st.none(), st.text(max_size=4),
+)  # fmt: skip
+TENSORS = st.builds(
+    lambda name, kind, data: tensor(name, data, kind),
+    st.sampled_from(["x", "y", 'q"']),
+    st.sampled_from(["FP64", "FP32", "INT8", "UINT64", "BOOL", "BYTES", "ODD"]),
+    st.lists(SCALARS, max_size=2) | st.lists(st.integers(0, 9), min_size=9, max_size=12),
+)
+
+
+@given(
+    st.lists(TENSORS, max_size=3),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": st.text(max_size=3) | st.integers(0, 9),
+            "parameters": st.just({"binary_data_output": True}) | st.just({"a": "b"}),
+            "other": st.integers(0, 9),
+        },
+    ),
+)
+def test_quick_and_careful_reading_agree(tensors: list[Any], more: dict[str, Any]) -> None:
+    body = orjson.dumps({"inputs": tensors, **more})
+
+    def outcome(head_length: bytes | None) -> Any:
+        try:
+            found = decode_infer(body, head_length)
+        except InvalidInput as error:
+            return str(error)
+        columns = {name: [str(one) for one in column] for name, column in found.columns.items()}
+        return found.id, found.rows, found.outputs, found.binary, columns
+
+    # A head's length sends the same body through the careful reader.
+    assert outcome(None) == outcome(b"%d" % len(body))
 
 
 def binary_request(values: np.ndarray, **more: Any) -> tuple[bytes, int]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,13 @@ class Rig:
         put(self.folder, new)
         wait_for(
             lambda: all(r == new.revision for _, r in self.acknowledged().values()), "the swap"
+        )
+
+    def predictions_counted(self) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        return int(
+            sum(float(x.split()[-1]) for x in lines if x.startswith("everloop_predictions_total"))
         )
 
     def logged(self) -> set[str]:

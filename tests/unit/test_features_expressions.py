@@ -50,7 +50,9 @@ texts = st.one_of(
 )
 moments = st.one_of(
     st.sampled_from([0, -1, 951_782_400_000_000, -2_208_988_800_000_001]),
-    st.integers(to_micros(datetime(1, 1, 2, tzinfo=UTC)), to_micros(datetime(9999, 1, 1, tzinfo=UTC))),
+    st.integers(
+        to_micros(datetime(1, 1, 2, tzinfo=UTC)), to_micros(datetime(9999, 1, 1, tzinfo=UTC))
+    ),
 )
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float": floats,
@@ -78,7 +80,12 @@ def numbers(inner: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Node]
     number = st.one_of(inner["float"], inner["int"])
     plain = ["abs", "log", "exp", "sqrt", "floor", "ceil", "round"]
     return st.one_of(
-        st.builds(lambda f, a, b: Call(f, (a, b)), st.sampled_from(["add", "sub", "mul", "div"]), number, number),
+        st.builds(
+            lambda f, a, b: Call(f, (a, b)),
+            st.sampled_from(["add", "sub", "mul", "div"]),
+            number,
+            number,
+        ),
         st.builds(lambda f, a: Call(f, (a,)), st.sampled_from(plain), number),
         number.map(lambda a: -a),
         st.builds(lambda a: a.clip(-3.5, 100), number),
@@ -97,9 +104,15 @@ def wholes(inner: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Node]:
     parts = ["year", "month", "day", "hour", "minute", "weekday", "year_day"]
     return st.one_of(
         st.builds(lambda p, a: Call(p, (a,)), st.sampled_from(parts), inner["timestamp"]),
-        st.builds(lambda a: a.cast("int64"), st.one_of(inner["float"], inner["bool"], inner["int"])),
+        st.builds(
+            lambda a: a.cast("int64"), st.one_of(inner["float"], inner["bool"], inner["int"])
+        ),
         st.builds(lambda a: a.length(), inner["string"]),
-        st.builds(lambda a, n: a.hash_bucket(n), st.one_of(inner["string"], inner["int"]), st.integers(1, 1 << 31)),
+        st.builds(
+            lambda a, n: a.hash_bucket(n),
+            st.one_of(inner["string"], inner["int"]),
+            st.integers(1, 1 << 31),
+        ),
         st.builds(lambda a, b: a.fill(b), inner["int"], inner["int"]),
     )
 
@@ -126,7 +139,9 @@ def claims(inner: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Node]:
 def words(inner: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Node]:
     return st.one_of(
         st.builds(lambda a: a.lower(), inner["string"]),
-        st.builds(lambda a: a.cast("string"), st.one_of(inner["int"], inner["bool"], inner["string"])),
+        st.builds(
+            lambda a: a.cast("string"), st.one_of(inner["int"], inner["bool"], inner["string"])
+        ),
         st.builds(lambda a, b: a.fill(b), inner["string"], inner["string"]),
         st.builds(lambda c, a, b: a.where(c, b), inner["bool"], inner["string"], inner["string"]),
     )
@@ -163,7 +178,9 @@ def same(value: Any) -> Any:
 
 
 def table_of(data: list[dict[str, Any]]) -> pa.Table:
-    columns = {name: pa.array([row[name] for row in data], ARROW[kind]) for name, kind in KINDS.items()}
+    columns = {
+        name: pa.array([row[name] for row in data], ARROW[kind]) for name, kind in KINDS.items()
+    }
     return pa.table(columns)
 
 
@@ -175,7 +192,9 @@ def sql() -> Any:
         yield connection
 
 
-def answers(sql: Any, node: Node, data: list[dict[str, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
+def answers(
+    sql: Any, node: Node, data: list[dict[str, Any]]
+) -> tuple[list[Any], list[Any], list[Any]]:
     table = table_of(data)
     kind = infer(node, KINDS)
     vector = evaluate(node, {name: from_arrow(table[name], name) for name in KINDS}, len(data))
@@ -251,7 +270,7 @@ def test_columns_of_lists_each_once_in_order() -> None:
 
 
 def test_python_and_is_refused() -> None:
-    with pytest.raises(TypeError, match="write & | ~"):
+    with pytest.raises(TypeError, match="has no truth value"):
         bool(col.a > 1 and col.b > 2)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everloop.errors import StateError
+from everloop.errors import BackendError, InvalidInput, StateError
 from everloop.serving.log import PredictionLog, prediction_table
 from everloop.serving.route import Answers
 from tests.unit.serving_fakes import FakeModels, FakeSink, route
@@ -61,7 +61,9 @@ def test_failed_arm_is_told_in_its_rows() -> None:
     models = FakeModels(files_of={2: {"model.txt": b"broken"}})
     one = route(*CANARY, models=models).answer({"x": np.ones(100), "y": np.zeros(100)})
     for row in prediction_table([one]).to_pylist():
-        assert row["error"] == ("RuntimeError" if row["arm"] == "challenger" else "")
+        failed = row["arm"] == "challenger"
+        assert row["error"] == ("RuntimeError" if failed else "")
+        assert (row["value"] is None) == failed
 
 
 def test_flush_makes_all_durable_in_order() -> None:
@@ -109,6 +111,40 @@ def test_store_that_fails_for_a_while_loses_nothing() -> None:
     log.flush()
     assert len(sink.rows) == 3
     log.close()
+
+
+def test_second_try_carries_the_same_ids() -> None:
+    class Doubtful(FakeSink):
+        def log(self, name: str, rows: Any) -> str:
+            self.tables.append((name, rows))
+            if len(self.tables) == 1:
+                raise BackendError("stored, but the answer was lost")
+            return "segment"
+
+    sink = Doubtful()
+    log = PredictionLog(sink)
+    log.append(route(*CANARY).answer({"x": [1.0, 2.0], "y": [0.0, 0.0]}))
+    log.close()
+    first, second = (table.column("id").to_pylist() for _, table in sink.tables)
+    assert first == second
+    assert len(first) == 4
+
+
+@pytest.mark.parametrize("error", [InvalidInput("wrong"), ValueError("odd")])
+def test_refused_rows_are_counted_and_do_not_stop_the_log(error: Exception) -> None:
+    class Picky(FakeSink):
+        def log(self, name: str, rows: Any) -> str:
+            if rows.num_rows == 3:
+                raise error
+            return super().log(name, rows)
+
+    sink = Picky()
+    log = PredictionLog(sink)
+    log.append(answers(3))
+    log.flush()
+    log.append(answers(2))
+    log.close()
+    assert (log.dropped, len(sink.rows)) == (3, 2)
 
 
 def test_flush_says_when_the_store_does_not_come_back() -> None:

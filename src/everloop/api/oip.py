@@ -152,7 +152,7 @@ class InferenceApp:
             if door == "invocations":
                 _need(scope, "POST")
                 return await self._invocations(parts, headers, receive)
-            body = await read_body(receive, headers.get(b"content-length"), limit=self._max_body)
+            body = await self._body(headers, receive)
             return self._about(door, parts, scope["method"], body)
         except EverloopError as error:
             return self._refusal(error, door, parts)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -18,7 +19,7 @@ import orjson
 from everloop.api.oip_body import parse_json
 from everloop.core.schema import Field
 from everloop.errors import Fault, InvalidInput
-from everloop.serving.fields import FieldRules
+from everloop.serving.fields import FieldRules, Wrong
 from everloop.serving.signature import checked_column
 
 __all__ = ["DATATYPES", "InferRequest", "OutputTensor", "decode_infer", "encode_infer"]
@@ -87,6 +88,10 @@ def decode_infer(
     Raises:
         InvalidInput: With every fault that can be told; paths are ``inputs.<name>[<row>]``.
     """
+    if head_length is None:
+        plain = _decode_plain(body)
+        if plain is not None:
+            return plain
     head, rest = _split(body, head_length)
     document = parse_json(head)
     faults: list[Fault] = []
@@ -100,6 +105,67 @@ def decode_infer(
     if faults:
         raise InvalidInput("the infer request is wrong", faults)
     return InferRequest(request_id, columns, rows, outputs, binary)
+
+
+# The plain form, by far the commonest: JSON tensors, no parameters of their own, all outputs. It is
+# decoded by types, and left to the careful reader below when anything is not as expected, so only
+# that one has to find the words for what is wrong.
+
+
+class _PlainTensor(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float | int | bool | str | None]
+
+
+class _PlainRequest(msgspec.Struct, forbid_unknown_fields=True):
+    inputs: list[_PlainTensor]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, int | float | bool] | msgspec.UnsetType = msgspec.UNSET
+
+
+_plain_decoder = msgspec.json.Decoder(_PlainRequest)
+
+
+def _decode_plain(body: bytes) -> InferRequest | None:
+    try:
+        request = _plain_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    inputs = request.inputs
+    columns: dict[str, Values] = {}
+    rows = len(inputs[0].data) if inputs else 0
+    # Two for each text: "inputs" and, per tensor, four keys, a name and a datatype.
+    quotes = 2 + 12 * len(inputs)
+    shapes = ([rows], [rows, 1])
+    for tensor in inputs:
+        rule = _JSON_RULES.get(tensor.datatype)
+        data = tensor.data
+        if rule is None or tensor.shape not in shapes or len(data) != rows:
+            return None
+        if tensor.datatype == "BYTES":
+            quotes += 2 * rows
+        try:
+            column = [rule.item(data[0])] if rows == 1 else rule.vector(data)
+        except Wrong:
+            return None
+        if column is None:
+            return None
+        columns[tensor.name] = column
+    binary = False
+    request_id = ""
+    if request.id is not msgspec.UNSET:
+        request_id = request.id
+        quotes += 4
+    if request.parameters is not msgspec.UNSET:
+        quotes += 2 + 2 * len(request.parameters)
+        binary = bool(request.parameters.get("binary_data_output", False))
+    # A key that stands twice brings quotes of its own; so does an escaped one, which is no fault
+    # but is for the careful reader to tell.
+    if body.count(b'"') != quotes or len(columns) != len(inputs) or len(request_id) > _LONGEST_ID:
+        return None
+    return InferRequest(request_id, columns, rows, None, binary)
 
 
 def _split(body: bytes, head_length: bytes | None) -> tuple[bytes, bytes]:

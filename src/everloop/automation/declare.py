@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from everloop.automation.texts import budget_of, days_of, rule_of
+from everloop.automation.texts import budget_of, days_of, rule_of, share_of
 from everloop.core.context import current_workspace, has_workspace
 from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
@@ -89,6 +89,8 @@ def loop(
     watch: Sequence[Monitor] = (),
     retrain_on: Sequence[Trigger] = (),
     cooldown: str | timedelta = "7d",
+    cooldown_most: str | timedelta = "",
+    min_new: str = "",
     budget: str = "4 per month",
 ) -> LoopSpec:
     """Declare a production loop; in the current workspace, where one is set.
@@ -104,7 +106,10 @@ def loop(
         rollout: How traffic moves, see :func:`canary`.
         watch: Monitors, see :func:`performance`, :func:`drift`, :func:`quality`.
         retrain_on: Triggers, see :func:`alert`, :func:`schedule`, :func:`data`.
-        cooldown: Shortest time between two retrainings.
+        cooldown: Shortest time between two retrainings; it doubles with each refusal in a row.
+        cooldown_most: What it doubles up to; eight times the cooldown if not given.
+        min_new: Labels since the champion's training data that make a retraining worth while, as
+            a share of the rows it was trained on, such as ``"10%"``; needs ``ev.model(rows=...)``.
         budget: Most retrainings in a time, such as ``"4 per month"``.
 
     Raises:
@@ -113,6 +118,12 @@ def loop(
     faults: list[Fault] = []
     path = _collect(faults, "pipeline", lambda: _pipeline_path(pipeline), "")
     cooldown_s = _collect(faults, "cooldown", lambda: duration_micros(cooldown) / 1e6, 0.0)
+    longest_s = 8 * cooldown_s
+    if cooldown_most:
+        longest_s = _collect(
+            faults, "cooldown_most", lambda: duration_micros(cooldown_most) / 1e6, longest_s
+        )
+    share = _collect(faults, "min_new", lambda: share_of(min_new) if min_new else 0.0, 0.0)
     most, per_s = _collect(faults, "budget", lambda: budget_of(budget), (0, 0.0))
     monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
     faults += _loop_faults(name, owner, monitors, retrain_on)
@@ -132,6 +143,8 @@ def loop(
         rollout=rollout or RolloutPlan(),
         triggers=tuple(retrain_on),
         cooldown_s=cooldown_s,
+        cooldown_most_s=longest_s,
+        new_share=share,
         budget=most,
         budget_s=per_s,
         created_at=now,

@@ -1,13 +1,13 @@
-"""The hold-out of the gates: what was really asked and answered, later than both models saw.
+"""The hold-out of the gates: what was really asked and answered, with the truth known by now.
 
 The champion's side is what it answered; the candidate scores the very feature values that were
-served. Rows that another version answered are scored by both, from the same values.
+served. Rows that another version answered are scored by both, from the same values. Rows that one
+of the two was trained on are left out by the gate itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -20,8 +20,9 @@ from everloop.core.model import ModelVersion
 from everloop.core.time import to_micros
 from everloop.errors import StateError
 from everloop.evaluation.gates import HoldOut
+from everloop.monitoring.reference import make_reference
 
-__all__ = ["Scorer", "build_holdout"]
+__all__ = ["Scorer", "build_holdout", "reference_of"]
 
 _FEATURE = "f."
 
@@ -57,9 +58,7 @@ def build_holdout(
     Raises:
         StateError: If the log lacks a feature of the candidate or of the champion.
     """
-    saw = [version.trained_until for version, _ in (champion, candidate)]
-    later_than = max((until for until in saw if until is not None), default=None)
-    rows = _usable(log, later_than, same_features).sort_by("at")
+    rows = _usable(log, same_features).sort_by("at")
     answered = rows.column("version").to_numpy() == champion[0].version
     champion_p = rows.column("value").to_numpy().astype(np.float64)
     if not answered.all():
@@ -71,34 +70,46 @@ def build_holdout(
         champion_p=champion_p,
         at_us=rows.column("at").cast(pa.int64()).to_numpy(),
         groups={name: _group(rows, name) for name in sorted(set(groups))},
+        candidate_until=candidate[0].trained_until,
+        champion_until=champion[0].trained_until,
     )
     facts: dict[str, Any] = {
         "source": "prediction log",
-        "rows": rows.num_rows,
+        "labelled_answers": rows.num_rows,
         "answered_by_champion": int(answered.sum()),
         "scored_again": int((~answered).sum()),
-        "later_than": later_than.isoformat() if later_than is not None else None,
     }
-    if rows.num_rows:
-        facts["from"] = rows.column("at")[0].as_py().isoformat()
-        facts["to"] = rows.column("at")[-1].as_py().isoformat()
     return holdout, facts
 
 
-def _usable(log: pa.Table, later_than: datetime | None, same_features: frozenset[int]) -> pa.Table:
-    keep = pc.and_(
-        pc.and_(
-            pc.is_valid(log.column("label")),
-            pc.equal(pc.fill_null(log.column("error"), ""), ""),
-        ),
-        pc.and_(
-            pc.not_equal(log.column("arm"), "shadow"),
-            pc.is_in(log.column("version"), pa.array(sorted(same_features), pa.int32())),
-        ),
+def reference_of(
+    log: pa.Table, candidate: ModelVersion, rows: HoldOut, same_features: frozenset[int]
+) -> bytes:
+    """What monitors compare the candidate's life with: the days of its own hold-out.
+
+    They are later than its training, and it costs nothing more: it was scored on them to be judged.
+    """
+    used = _usable(log, same_features).sort_by("at")
+    later = np.ones(len(rows.y), dtype=bool)
+    if candidate.trained_until is not None:
+        later = rows.at_us > to_micros(candidate.trained_until)
+    kept = used.filter(pa.array(later))
+    names = candidate.signature.inputs.names
+    return make_reference(
+        rows.candidate_p[later],
+        rows.y[later],
+        rows.at_us[later],
+        {name: kept.column(_FEATURE + name) for name in names},
+        trained_until=candidate.trained_until,
     )
-    if later_than is not None:
-        at = log.column("at").cast(pa.int64())
-        keep = pc.and_(keep, pc.greater(at, to_micros(later_than)))
+
+
+def _usable(log: pa.Table, same_features: frozenset[int]) -> pa.Table:
+    """Answers to clients that were no error, with their label, from features of both models."""
+    answered = pc.equal(pc.fill_null(log.column("error"), ""), "")
+    served = pc.not_equal(log.column("arm"), "shadow")
+    known = pc.is_in(log.column("version"), pa.array(sorted(same_features), pa.int32()))
+    keep = pc.and_(pc.and_(answered, served), pc.and_(known, pc.is_valid(log.column("label"))))
     return log.filter(keep)
 
 

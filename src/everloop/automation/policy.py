@@ -12,7 +12,6 @@ from everloop.core.events import Event
 from everloop.core.policy import FiringOutcome, LoopSpec
 
 __all__ = [
-    "MAX_DOUBLINGS",
     "Obstacle",
     "Past",
     "cooldown_s",
@@ -20,9 +19,6 @@ __all__ = [
     "obstacle",
     "own_depth",
 ]
-
-# After this many refusals in a row the cooldown grows no more: a loop must not fall asleep.
-MAX_DOUBLINGS = 3
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -34,6 +30,8 @@ class Past(msgspec.Struct, frozen=True):
         last_at: When it last took a retraining up, or None.
         spent: How many retrainings lie within the budget's time.
         setbacks: Refusals, failures and aborted rollouts since the last promotion.
+        new_labels: Labels since the champion's training data that a candidate could learn from.
+        trained_rows: Rows that the champion was trained on; 0 where nobody said.
     """
 
     working: str = ""
@@ -41,6 +39,8 @@ class Past(msgspec.Struct, frozen=True):
     last_at: datetime | None = None
     spent: int = 0
     setbacks: int = 0
+    new_labels: int = 0
+    trained_rows: int = 0
 
 
 class Obstacle(msgspec.Struct, frozen=True):
@@ -51,8 +51,9 @@ class Obstacle(msgspec.Struct, frozen=True):
 
 
 def cooldown_s(spec: LoopSpec, setbacks: int) -> float:
-    """Shortest time to the next retraining: doubled by each setback in a row, up to eight times."""
-    return float(spec.cooldown_s * 2 ** min(setbacks, MAX_DOUBLINGS))
+    """Shortest time to the next retraining: doubled by each setback in a row, up to a limit."""
+    most = max(spec.cooldown_most_s, spec.cooldown_s)  # a loop must not fall asleep
+    return float(min(spec.cooldown_s * 2 ** min(setbacks, 32), most))
 
 
 def obstacle(spec: LoopSpec, past: Past, now: datetime) -> Obstacle | None:
@@ -71,6 +72,9 @@ def obstacle(spec: LoopSpec, past: Past, now: datetime) -> Obstacle | None:
     if past.spent >= spec.budget:
         days = spec.budget_s / 86_400
         return Obstacle("budget", f"{past.spent} of {spec.budget} in {days:g} days are used up")
+    wanted = spec.new_share * past.trained_rows
+    if past.new_labels < wanted:
+        return Obstacle("data", f"{past.new_labels} new labels of {wanted:.0f} that it takes")
     return None
 
 

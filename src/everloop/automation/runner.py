@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from everloop.automation.declare import collecting, declared
-from everloop.automation.holdout import build_holdout
+from everloop.automation.holdout import build_holdout, reference_of
 from everloop.automation.project import ProjectFiles
 from everloop.core.context import acting, using
 from everloop.core.deploy import Deployment, Rollout
@@ -32,7 +32,7 @@ from everloop.core.ids import new_id
 from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
-from everloop.core.time import Clock, from_micros, to_micros
+from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
 from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
 from everloop.pipelines.load import load_module, load_pipeline
@@ -166,14 +166,17 @@ class LoopRunner:
         """Work a claimed firing off: train, judge, then roll out or archive."""
         spec = self._ws.automation.loop(firing.loop)
         with acting(actor=f"loop:{spec.name}", cause=self._event_of(firing)):
-            run_id = ""
+            run_id, began = "", monotonic_ns()
+            seconds: float | None = None
             outcome: FiringOutcome = "done"
             try:
                 version, run_id = self._train(spec, firing)
+                # By a watch: the workspace's clock stands still where the past is replayed.
+                seconds = (monotonic_ns() - began) / 1e9
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
-            return self._ws.automation.finish(firing.id, outcome, reason, run_id)
+            return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
 
     # --- watching and rolling out ----------------------------------------------------------------
 
@@ -254,11 +257,13 @@ class LoopRunner:
             return f"{version.ref} is champion already: the pipeline made nothing new"
         if version.state == "archived":
             return f"{version.ref} was refused before: the pipeline made nothing new"
-        verdict = self._verdict(spec, version, champion.version, run_id)
+        verdict, reference = self._verdict(spec, version, champion.version, run_id)
         self._ws.evaluation.record(verdict)
         told = "; ".join(result.reason for result in verdict.results if not result.passed)
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             if verdict.passed:
+                if not version.reference:
+                    self._ws.registry.set_reference(spec.name, version.version, reference())
                 rollout = self._ws.deployment.start_rollout(
                     spec.name, version.version, spec.rollout, verdict=verdict.id
                 )
@@ -289,7 +294,8 @@ class LoopRunner:
 
     def _verdict(
         self, spec: LoopSpec, version: ModelVersion, champion: int, run_id: str
-    ) -> Verdict:
+    ) -> tuple[Verdict, Callable[[], bytes]]:
+        """The verdict, and a way to make the reference of the candidate from the same rows."""
         now = self._ws.clock.now()
         days = max(gate.days for gate in spec.gates)
         log = self._ws.predictions.read(
@@ -319,7 +325,8 @@ class LoopRunner:
             now=now,
             run_id=run_id,
         )
-        return msgspec.structs.replace(verdict, holdout=verdict.holdout | facts)
+        verdict = msgspec.structs.replace(verdict, holdout=verdict.holdout | facts)
+        return verdict, lambda: reference_of(log, version, rows, frozenset(same | {champion}))
 
     def _load(self, version: ModelVersion) -> Any:
         return load_predictor(version, self._ws.registry.files(version.name, version.version))

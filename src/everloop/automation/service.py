@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -136,7 +137,7 @@ class AutomationService(Service):
                     if firing is not None:
                         made.append(firing)
             newest = select(tables.events.c.seq).order_by(tables.events.c.seq.desc()).limit(1)
-            ledger.put_cursor(tx, _CURSOR, int(tx.scalar(newest) or 0))
+            ledger.put_cursors(tx, {_CURSOR: int(tx.scalar(newest) or 0)})
         return made
 
     @action("loop:run", on="name")
@@ -172,9 +173,21 @@ class AutomationService(Service):
 
     @action("loop:run", on="firing")
     def finish(
-        self, firing: str, outcome: FiringOutcome, reason: str = "", run_id: str = ""
+        self,
+        firing: str,
+        outcome: FiringOutcome,
+        reason: str = "",
+        run_id: str = "",
+        seconds: float | None = None,
     ) -> Firing:
         """Close a running firing as ``done`` or ``failed``.
+
+        Args:
+            firing: Its id.
+            outcome: What it came to.
+            reason: The sentence that says it.
+            run_id: The run that trained.
+            seconds: How long the training took by a watch, for the service levels.
 
         Raises:
             StateError: If it is not running: another supervisor took it over and closed it.
@@ -184,7 +197,9 @@ class AutomationService(Service):
             if was.outcome != "running" or outcome not in ("done", "failed"):
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
             now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
-            body = {"loop": now.loop, "outcome": outcome, "reason": reason, "run": run_id}
+            body: dict[str, Any] = {"loop": now.loop, "outcome": outcome, "reason": reason}
+            body |= {"run": run_id}
+            body |= {} if seconds is None else {"seconds": seconds}
             tx.append("trigger.Finished", f"firing:{firing}", body)
         return now
 
@@ -299,9 +314,7 @@ def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_
         if event.body.get("deployment") == spec.name and event.body.get("monitor") == trigger.value
     }
     still_open = {
-        alert.id
-        for alert in ledger.alerts(tx, spec.name, open_only=True)
-        if alert.monitor == trigger.value
+        alert.id for alert in ledger.open_alerts(tx, spec.name) if alert.monitor == trigger.value
     }
     for identifier in sorted(new.keys() | still_open):
         earlier = statements.firings(tx, spec.name, key_prefix=identifier)
@@ -333,7 +346,7 @@ def _due_schedule(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator
 
 def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:
     table = tables.events
-    query = select(table).where(table.c.seq > ledger.cursor(tx, _CURSOR), table.c.kind == kind)
+    query = select(table).where(table.c.seq > ledger.cursors(tx, _CURSOR)[0], table.c.kind == kind)
     for row in tx.all(query.order_by(table.c.seq)):
         yield Event(**row._asdict())
 
@@ -381,10 +394,13 @@ def _past(tx: Transaction, spec: LoopSpec) -> Past:
     rollout = tx.scalar(
         select(rollouts.c.id).where(rollouts.c.deployment == spec.name, rollouts.c.open.is_(True))
     )
+    trained_rows, new_labels = statements.learned(tx, spec)
     return Past(
         working=busy[0].id if busy else "",
         rollout=rollout or "",
         last_at=worked[0].created_at if worked else None,
         spent=statements.worked(tx, spec.name, tx.now - timedelta(seconds=spec.budget_s)),
         setbacks=statements.setbacks(tx, spec.name),
+        new_labels=new_labels,
+        trained_rows=trained_rows,
     )

@@ -7,7 +7,7 @@ import re
 from everloop.core.time import duration_micros
 from everloop.errors import InvalidInput
 
-__all__ = ["budget_of", "days_of", "rule_of"]
+__all__ = ["budget_of", "days_of", "rule_of", "share_of"]
 
 _UNITS = {"hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400}
 _UNITS |= {"quarter": 91 * 86_400, "year": 365 * 86_400}
@@ -37,3 +37,11 @@ def days_of(text: str) -> int:
     if match is None or int(match[1]) < 1:
         raise InvalidInput(f"{text!r} is no hold-out", hint='write "latest 21 days"')
     return int(match[1])
+
+
+def share_of(text: str) -> float:
+    """``"10%"`` as 0.1."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if match is None:
+        raise InvalidInput(f'{text!r} is no share; write "10%"')
+    return float(match[1]) / 100

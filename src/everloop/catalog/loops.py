@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy import func, select
@@ -11,6 +11,7 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
 from everloop.core.events import Event
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
+from everloop.core.time import parse_instant
 from everloop.errors import NotFound
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "event_of",
     "firing",
     "firings",
+    "learned",
     "loop",
     "loops",
     "put_firing",
@@ -180,3 +182,34 @@ def chain(tx: Transaction, identifier: str) -> list[Event]:
         found.append(link)
         identifier = link.cause
     return found[::-1]
+
+
+def learned(tx: Transaction, spec: LoopSpec) -> tuple[int, int]:
+    """Rows the champion was trained on, and labels since then that are older than any hold-out.
+
+    Labels count by batch: one that reaches into the hold-out does not count yet.
+    """
+    arms = tx.scalar(
+        select(tables.deployments.c.arms).where(tables.deployments.c.name == spec.name)
+    )
+    champion = next((arm["version"] for arm in arms or () if arm["name"] == "champion"), None)
+    if champion is None:
+        return 0, 0
+    versions, batches = tables.model_versions, tables.label_batches
+    manifest = tx.scalar(
+        select(versions.c.manifest).where(
+            versions.c.name == spec.name, versions.c.version == champion
+        )
+    )
+    until = manifest.get("trained_until")
+    if not until:
+        return 0, 0
+    days = max((gate.days for gate in spec.gates), default=0)
+    count = tx.scalar(
+        select(func.coalesce(func.sum(batches.c.rows), 0)).where(
+            batches.c.deployment == spec.name,
+            batches.c.from_at >= parse_instant(until),
+            batches.c.to_at <= tx.now - timedelta(days=days),
+        )
+    )
+    return int(manifest.get("rows", 0)), int(count)

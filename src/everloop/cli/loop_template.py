@@ -67,7 +67,7 @@ def train(rows: ev.Table, until: datetime, trees: int = 50) -> ev.ModelArtifact:
 def retrain(until: datetime = datetime(2025, 3, 1, tzinfo=UTC)) -> object:
     """From rows to a registered candidate."""
     ev.commit("rows", made_up_rows(), schema=ROWS)
-    return ev.register(NAME, train(ev.read("rows"), until))
+    return ev.register(NAME, train(ev.read("rows"), until), feature_set=features)
 
 
 ev.loop(

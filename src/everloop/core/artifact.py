@@ -25,6 +25,7 @@ class ModelArtifact(msgspec.Struct, frozen=True, kw_only=True):
         tier: ``safe`` formats are data; ``needs-trust`` ones run code when loaded.
         signature: What the model takes and gives.
         trained_until: No row later than this was trained on; gates hold out what is later.
+        rows: How many rows it was trained on; 0 where nobody said.
         data: Dataset versions it was trained on, ``{"name": number}``.
         feature_set: Name of the feature set whose values it takes, or empty.
         reference: Reference statistics for the monitors (JSON), or empty.
@@ -37,6 +38,7 @@ class ModelArtifact(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     trained_until: datetime | None = None
+    rows: int = 0
     data: dict[str, int] = {}
     feature_set: str = ""
     reference: bytes = b""
@@ -46,7 +48,7 @@ class ModelArtifact(msgspec.Struct, frozen=True, kw_only=True):
         """Identity: blake3 of the canonical manifest, 64 hex digits."""
         rest = {
             name: getattr(self, name)
-            for name in ("flavor", "tier", "signature", "params", "trained_until", "data")
+            for name in ("flavor", "tier", "signature", "params", "trained_until", "rows", "data")
         }
         manifest = {
             **rest,

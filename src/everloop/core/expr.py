@@ -280,7 +280,7 @@ class Constant(Expr, msgspec.Struct, frozen=True, eq=False, tag="lit", tag_field
     @property
     def python(self) -> Any:
         """The value as Python has it; an instant as microseconds since 1970."""
-        return float(self.value) if self.kind == "float" else self.value  # type: ignore[arg-type]
+        return float(str(self.value)) if self.kind == "float" else self.value
 
 
 class Call(Expr, msgspec.Struct, frozen=True, eq=False, tag="call", tag_field="op"):
@@ -385,7 +385,7 @@ def kind_of(type: FieldType) -> Kind:
     if type in ("timestamp", "date"):
         return "timestamp"
     if type in ("bool", "string"):
-        return type  # type: ignore[return-value]
+        return type
     raise InvalidInput(f"expressions do not read {type} columns")
 
 

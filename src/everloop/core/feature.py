@@ -6,6 +6,7 @@ are for people and stay outside the digest. How values are found lives in ``ever
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -98,7 +99,7 @@ class Identified:
         raise TypeError(f"{type(self).__name__} has no digest")
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.digest == self.digest  # type: ignore[attr-defined]
+        return type(other) is type(self) and other.digest == self.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -154,4 +155,4 @@ class FeatureDefinition(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     digest: str
     owner: str = ""
-    updated_at: str = ""
+    updated_at: datetime

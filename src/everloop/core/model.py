@@ -55,6 +55,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         feature_set: Name of the feature set whose values it takes, or empty.
         data: Dataset versions it was trained on, ``{"name": number}``.
         trained_until: No row later than this was trained on; gates hold out what is later.
+        rows: How many rows it was trained on; 0 where nobody said.
         reference: Digest of the object with reference statistics for the monitors, or empty.
         card: Digest of the model card (Markdown), or empty.
     """
@@ -71,6 +72,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     feature_set: str = ""
     data: dict[str, int] = {}
     trained_until: datetime | None = None
+    rows: int = 0
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     environment: dict[str, str] = {}

@@ -14,7 +14,7 @@ from everloop.core.monitor import Monitor
 __all__ = ["Charter", "Firing", "FiringOutcome", "LoopSpec", "ServiceLevel", "Trigger"]
 
 FiringOutcome = Literal[
-    "queued", "running", "done", "failed", "cooldown", "budget", "busy", "paused", "guarded"
+    "queued", "running", "done", "failed", "cooldown", "budget", "busy", "paused", "guarded", "data"
 ]
 
 
@@ -54,7 +54,11 @@ class LoopSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Of the loop, its deployment and its model.
         pipeline: ``path/to/file.py:function``; run by whoever supervises the loop.
-        cooldown_s: Shortest time between two retrainings; doubles after each refusal in a row.
+        cooldown_s: Shortest time between two retrainings; doubles after each refusal in a row, up
+            to `cooldown_most_s`.
+        new_share: Labels that came since the champion's training data and that a candidate could
+            learn from, as a share of the rows that the champion was trained on: with fewer it is
+            not worth a retraining, for the gate could hardly tell the two models apart.
         budget: Most retrainings within `budget_s`.
     """
 
@@ -67,6 +71,8 @@ class LoopSpec(msgspec.Struct, frozen=True, kw_only=True):
     rollout: RolloutPlan = RolloutPlan()
     triggers: tuple[Trigger, ...] = ()
     cooldown_s: float = 7 * 86_400
+    cooldown_most_s: float = 56 * 86_400
+    new_share: float = 0.0
     budget: int = 4
     budget_s: float = 30 * 86_400
     paused: bool = False
@@ -79,7 +85,8 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outcome: ``queued`` work, or why not: ``cooldown``, ``budget``, ``busy``, ``paused``,
-            ``guarded`` (the loop's own output led here); ``done`` and ``failed`` after the work.
+            ``guarded`` (the loop's own output led here),
+            ``data`` (too few new labels); ``done`` and ``failed`` after the work.
     """
 
     id: str

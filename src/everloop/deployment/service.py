@@ -15,6 +15,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import link
 from everloop.core.context import current_cause
 from everloop.core.deploy import Arm, ArmName, Deployment, Rollout, WorkerStatus
 from everloop.core.ids import new_id
@@ -416,6 +417,7 @@ class DeploymentService(Service):
         more: dict[str, Any] = {"reason": reason, "evidence": evidence, "cause": cause}
         write.change_state(tx, found.model, version, "live", **more)
         write.move_alias(tx, found.model, CHAMPION, version, **more)
+        link(tx, f"model:{found.model}/{version}", f"deployment:{found.name}", "served")
         if champion_of(found) != version:
             self._retire(tx, found, champion_of(found), f"replaced by version {version}", cause)
 

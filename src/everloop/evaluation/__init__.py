@@ -1,1 +1,1 @@
-"""Metrics, paired tests, gates and their verdicts."""
+"""Metrics with their uncertainty, gates, and the verdicts that they give."""

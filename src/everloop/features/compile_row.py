@@ -170,7 +170,7 @@ def log_of(value: float) -> float:
 
 
 def exp_of(value: float) -> float:
-    """e to the power of `value`, infinity where it is too large."""
+    """E to the power of `value`, infinity where it is too large."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -27,6 +27,18 @@ _PLAIN = {
     "exp": "(CASE WHEN isnan({0}) THEN {0} WHEN {0} > 709.79 THEN 'inf'::DOUBLE"
     " WHEN {0} < -746 THEN 0::DOUBLE ELSE exp({0}) END)",
 }
+_TEMPLATES = {
+    "and": "({0} AND {1})",
+    "or": "({0} OR {1})",
+    "not": "(NOT {0})",
+    "where": "(CASE WHEN {0} THEN {1} ELSE {2} END)",
+    "fill": "coalesce({0}, {1})",
+    "is_null": "({0} IS NULL)",
+    "is_nan": "isnan(CAST({0} AS DOUBLE))",
+    "seconds_since": "(CAST({0} - {1} AS DOUBLE) / 1e6)",
+    "lower": "lower({0})",
+    "length": "length({0})",
+}
 _CASTS = {
     "bool": "({0} <> 0)",
     "float64": "CAST({0} AS DOUBLE)",
@@ -124,28 +136,12 @@ def _comparison(function: str, node: Call, args: list[str], of: list[Kind]) -> s
 
 def _rest(node: Call, args: list[str], of: list[Kind]) -> str:
     function, options = node.function, node.options
-    if function in ("and", "or"):
-        return f"({args[0]} {function.upper()} {args[1]})"
-    if function == "not":
-        return f"(NOT {args[0]})"
-    if function == "where":
-        return f"(CASE WHEN {args[0]} THEN {args[1]} ELSE {args[2]} END)"
-    if function == "fill":
-        return f"coalesce({args[0]}, {args[1]})"
-    if function == "is_null":
-        return f"({args[0]} IS NULL)"
-    if function == "is_nan":
-        return f"isnan({_double(args[0])})"
+    if function in _TEMPLATES:
+        return _TEMPLATES[function].format(*args)
     if function == "clip":
         return _clip(_double(args[0]), options)
     if function == "cast":
         return _cast(args[0], of[0], options["type"])
-    if function == "seconds_since":
-        return f"(CAST({args[0]} - {args[1]} AS DOUBLE) / 1e6)"
-    if function == "lower":
-        return f"lower({args[0]})"
-    if function == "length":
-        return f"length({args[0]})"
     if function == "starts_with":
         return f"starts_with({args[0]}, {_literal(options['prefix'])})"
     if function == "hash_bucket":

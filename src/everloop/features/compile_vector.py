@@ -187,12 +187,11 @@ def date_part(part: str, micros: Array) -> Array:
         return (days + 3) % 7  # 1970 began on a Thursday
     dates = days.astype("M8[D]")
     if part == "year":
-        return dates.astype("M8[Y]").astype(np.int64) + 1970
+        return np.asarray(dates.astype("M8[Y]").astype(np.int64) + 1970)
     if part == "month":
-        return dates.astype("M8[M]").astype(np.int64) % 12 + 1
-    if part == "day":
-        return (dates - dates.astype("M8[M]")).astype(np.int64) + 1
-    return (dates - dates.astype("M8[Y]")).astype(np.int64) + 1
+        return np.asarray(dates.astype("M8[M]").astype(np.int64) % 12 + 1)
+    begin = dates.astype("M8[M]" if part == "day" else "M8[Y]").astype("M8[D]")
+    return np.asarray((dates - begin).astype(np.int64) + 1)
 
 
 def _seconds_since(call: Call, args: list[Vector]) -> Vector:

@@ -16,7 +16,7 @@ import numpy as np
 
 from everloop.core.feature import Aggregate
 from everloop.features.plan import Plan
-from everloop.features.records import Codec
+from everloop.features.records import Codec, damaged
 from everloop.features.vectors import Array
 
 __all__ = ["OneRow"]
@@ -38,24 +38,21 @@ class OneRow:
         self._timed = bool(plan.view.source.time)
         self._ttl = plan.view.ttl_us
         self._size = codec.dtype.itemsize
-        fields = codec.dtype.fields or {}
+        fields: Any = codec.dtype.fields
         self._event_at = fields["event" if plan.ranked else "visible"][1]
-        self._parts = [self._part(feature.value, place) for feature, place in zip(
-            plan.view.features, plan.places, strict=True)]
-
-    def _part(self, value: Any, place: int) -> Any:
-        if isinstance(value, Aggregate):
-            return value, f"v{place}", f"n{place}"
-        dtype, value_at = (self._codec.dtype.fields or {})[f"v{place}"][:2]
-        there_at = (self._codec.dtype.fields or {})[f"n{place}"][1]
-        return None, struct.Struct("<" + _STRUCT[dtype.kind]).unpack_from, (value_at, there_at)
+        pairs = zip(plan.view.features, plan.places, strict=True)
+        self._parts = [_part(feature.value, place, fields) for feature, place in pairs]
 
     def look_up(self, blob: bytes | None, at: int) -> tuple[list[Any], int]:
         """The features of an entity whose rows are `blob` (None: unknown), and the newest time."""
-        records = _NOTHING if blob is None else np.frombuffer(blob, self._codec.dtype)
-        visible = _Visible(blob or b"", self._size)
+        blob = blob or b""
+        if len(blob) % self._size:
+            raise damaged()
+        records = np.frombuffer(blob, self._codec.dtype) if blob else _NOTHING
+        visible = _Visible(blob, self._size)
         upto = len(records) if not self._timed else bisect_right(visible, at)
-        winner, used, values = upto - 1, -1, []
+        winner, used = upto - 1, -1
+        values: list[Any] = []
         if self._ttl and winner >= 0 and at - visible.instant(winner, self._event_at) > self._ttl:
             winner = -1
         for aggregate, value, there in self._parts:
@@ -73,6 +70,15 @@ class OneRow:
                 used = max(used, visible[high - 1])
             values.append(_aggregated(aggregate, records, value, there, low, high))
         return values, used
+
+
+def _part(value: Any, place: int, fields: Any) -> Any:
+    """How to read a feature: its aggregate and columns, or where the value and its mark lie."""
+    if isinstance(value, Aggregate):
+        return value, f"v{place}", f"n{place}"
+    dtype, value_at = fields[f"v{place}"][:2]
+    unpack = struct.Struct("<" + _STRUCT[dtype.kind]).unpack_from
+    return None, unpack, (value_at, fields[f"n{place}"][1])
 
 
 _NOTHING: Array = np.empty(0)
@@ -140,4 +146,3 @@ def _sum(numbers: list[float]) -> float:
 
         every = np.array([0]), np.array([len(numbers)])
         return float(window_sum(np.array(numbers), *every)[0])
-

@@ -21,10 +21,10 @@ import pyarrow as pa
 from everloop.core.expr import Kind, kind_of
 from everloop.core.feature import Aggregate, Feature, Source
 from everloop.core.time import duration_micros, to_micros
+from everloop.data.frame import Table
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.compile_row import compile_row
 from everloop.features.compile_vector import evaluate
-from everloop.features.frames import arrow_of
 from everloop.features.keys import distinct
 from everloop.features.one import OneRow
 from everloop.features.plan import Frame, Input, Plan, events_of, typed
@@ -128,12 +128,12 @@ class OnlineFeatures:
         slack: How long before an entity's newest row a lookup may still ask.
     """
 
-    def __init__(
-        self, feature_set: FeatureSet, store: OnlineStore, *, slack: str = SLACK
-    ) -> None:
+    def __init__(self, feature_set: FeatureSet, store: OnlineStore, *, slack: str = SLACK) -> None:
         self.feature_set = feature_set
         self._store = store
-        self._views = [_OnlineView(Plan(view), duration_micros(slack)) for view in feature_set.views]
+        self._views = [
+            _OnlineView(Plan(view), duration_micros(slack)) for view in feature_set.views
+        ]
         self._kinds: dict[str, Kind] = {
             field.name: kind_of(field.type)
             for field in feature_set.request.fields
@@ -174,7 +174,7 @@ class OnlineFeatures:
         if not views:
             known = {view.source.dataset for view in self.feature_set.views}
             raise NotFound.named("source", str(source), known)
-        frame = Frame(arrow_of(rows), str(getattr(source, "dataset", source)))
+        frame = Frame(Table.of(rows).to_arrow(), str(getattr(source, "dataset", source)))
         ready = [(view, view.prepare(frame)) for view in views]  # every fault before any write
         return sum(view.write(self._store, fresh) for view, fresh in ready)
 
@@ -324,7 +324,9 @@ class _OnlineView:
         here, ends = np.unique(key, return_index=True)
         ends = np.append(ends[1:], len(key))
         blobs = self.codec.encode(merged, ends, words)
-        store.write(self.space, {fresh.keys[k]: b for k, b in zip(here.tolist(), blobs, strict=True)})
+        store.write(
+            self.space, {fresh.keys[k]: b for k, b in zip(here.tolist(), blobs, strict=True)}
+        )
         return len(fresh.records)
 
     def look_up(self, store: OnlineStore, columns: list[list[Any]], at: Array) -> Found:
@@ -399,13 +401,13 @@ class _OnlineView:
         sorted_key = key[order]
         last = np.append(sorted_key[1:] != sorted_key[:-1], True)
         if not self.plan.view.source.time:
-            return order[last]
+            return np.asarray(order[last])
         ends = np.flatnonzero(last)
         newest = visible[order[ends]]
         counts = np.diff(ends, prepend=-1)
         young = visible[order] >= np.repeat(newest - self._retention, counts)
         if not self.plan.newest:
-            return order[young]
+            return np.asarray(order[young])
         best = self._best(sorted_key, records[order])
         keep = young.copy()
         # Of the rows that are not young the best one stays: it holds until a young one comes.
@@ -416,7 +418,7 @@ class _OnlineView:
             seen = np.zeros(len(order), np.bool_)
             seen[best[last | np.append(np.diff(visible[order]) != 0, True)]] = True
             keep &= seen
-        return order[keep]
+        return np.asarray(order[keep])
 
     def _best(self, key: Array, records: Array) -> Array:
         if not self.plan.ranked:
@@ -431,7 +433,7 @@ def _written_last(key: Array, records: Array) -> Array:
     again = np.zeros(len(order), np.bool_)
     again[:-1] = np.logical_and.reduce([part[:-1] == part[1:] for part in parts])
     again[:-1] &= parts[2][:-1] != 0  # a row without an id is one of its own
-    return np.sort(order[~again])
+    return np.asarray(np.sort(order[~again]))
 
 
 def _id_hashes(columns: list[Vector]) -> Array:

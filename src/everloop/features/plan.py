@@ -6,7 +6,6 @@ Offline and online share this: the same expressions over the same columns give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +159,7 @@ def events_of(plan: Plan, frame: Frame, usable: Array | None, *, as_of: bool = F
     Raises:
         InvalidInput: If columns are missing or wrongly typed.
     """
-    source, view = plan.view.source, plan.view
+    view = plan.view
     columns = frame.columns(view.columns)
     try:
         values = [typed(i, evaluate(i.node, columns, frame.rows)) for i in plan.inputs]

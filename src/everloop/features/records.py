@@ -17,7 +17,7 @@ from everloop.errors import BackendError
 from everloop.features.plan import Plan
 from everloop.features.vectors import Array, Vector
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "damaged"]
 
 _WIDTHS: dict[str, tuple[Kind, str]] = {
     "float64": ("float", "<f8"),
@@ -60,20 +60,22 @@ class Codec:
         if not self.has_text:
             lengths = np.array([len(blob) for blob in blobs], np.int64)
             if (lengths % size).any():
-                raise _damaged()
+                raise damaged()
             joined = blobs[0] if len(blobs) == 1 else b"".join(blobs)
             return np.frombuffer(joined, self.dtype), lengths // size, []
         return self._decode_texts(blobs)
 
     def _decode_texts(self, blobs: Sequence[bytes]) -> tuple[Array, Array, list[str]]:
-        parts, words, places = [], [], dict[str, int]()
+        parts: list[Array] = []
+        words: list[str] = []
+        places: dict[str, int] = {}
         for blob in blobs:
             tail = int.from_bytes(blob[-4:], "little")
             try:
                 own: list[str] = msgspec.msgpack.decode(blob[-4 - tail : -4], type=list[str])
                 records = np.frombuffer(blob[: -4 - tail], self.dtype).copy()
             except (msgspec.DecodeError, ValueError):
-                raise _damaged() from None
+                raise damaged() from None
             for word in own:
                 if word not in places:
                     places[word] = len(words)
@@ -126,7 +128,8 @@ class Codec:
         records[f"n{place}"] = True if vector.valid is None else vector.valid
 
 
-def _damaged() -> BackendError:
+def damaged() -> BackendError:
+    """Say that bytes of a store cannot be read."""
     return BackendError(
         "the online store holds bytes that are no rows of this view",
         hint="clear the view and push its history again",

@@ -59,17 +59,16 @@ class Timeline:
     def _tick(self, at: Array, *, inclusive: bool) -> Array:
         """0 for times before every row, then rising; rows with a tick up to it are before `at`."""
         if self._times is not None:
-            return np.searchsorted(self._times, at, side="right" if inclusive else "left")
-        return np.clip(at, self._least - 1, self._most + 1) - (
-            self._least - 1 if inclusive else self._least
-        )
+            return np.asarray(np.searchsorted(self._times, at, "right" if inclusive else "left"))
+        least = self._least - 1 if inclusive else self._least
+        return np.asarray(np.clip(at, self._least - 1, self._most + 1) - least)
 
     def before(self, key: Array, at: Array, *, inclusive: bool) -> Array:
         """The place after the last row of `key` that is visible before (or at) `at`."""
         if self._one:
-            return np.searchsorted(self.folded, at, side="right" if inclusive else "left")
+            return np.asarray(np.searchsorted(self.folded, at, "right" if inclusive else "left"))
         tick = np.clip(self._tick(at, inclusive=inclusive), 0, self._span - 1)
-        return np.searchsorted(self.folded, key * self._span + tick, side="right")
+        return np.asarray(np.searchsorted(self.folded, key * self._span + tick, side="right"))
 
 
 def best_so_far(key: Array, event: Array, known: Array | None, order: Array | None) -> Array:

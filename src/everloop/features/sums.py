@@ -34,9 +34,10 @@ def window_sum(values: Array, low: Array, high: Array) -> Array:
         high: Row after the last, shape (m,).
     """
     finite = np.isfinite(values)
-    if finite.all():
-        return _finite_sum(values, low, high)
-    total = _finite_sum(np.where(finite, values, 0.0), low, high)
+    with np.errstate(over="ignore"):  # a sum beyond the range is an infinity, as IEEE 754 has it
+        if finite.all():
+            return _finite_sum(values, low, high)
+        total = _finite_sum(np.where(finite, values, 0.0), low, high)
     up = window_count(values == np.inf, low, high) > 0
     down = window_count(values == -np.inf, low, high) > 0
     odd = window_count(np.isnan(values), low, high) > 0
@@ -52,7 +53,7 @@ def _finite_sum(values: Array, low: Array, high: Array) -> Array:
         return np.zeros(len(low))
     sums = [(grid, before[high] - before[low]) for grid, before in levels]
     if len(sums) == 1:
-        return np.ldexp(sums[0][1], sums[0][0])
+        return np.asarray(np.ldexp(sums[0][1], sums[0][0]))
     if len(sums) == 2 and sums[0][0] < 960 and sums[1][0] > -1022:
         # Both are exact and far from the ends of the range, so one addition rounds once.
         return np.asarray(np.ldexp(sums[0][1], sums[0][0]) + np.ldexp(sums[1][1], sums[1][0]))
@@ -78,7 +79,7 @@ def _levels(values: Array) -> list[tuple[int, Array]]:
 def _scaled(values: Array, exponent: int) -> Array:
     # Two steps: a single factor of 2**1074 would overflow on the way.
     half = exponent // 2
-    return np.ldexp(np.ldexp(values, half), exponent - half)
+    return np.asarray(np.ldexp(np.ldexp(values, half), exponent - half))
 
 
 def _exact(sums: list[tuple[int, Array]]) -> Array:
@@ -98,7 +99,7 @@ def _rounded(total: int, exponent: int) -> float:
         # A division of whole numbers rounds correctly, subnormal results included.
         return float(total << exponent) if exponent >= 0 else total / (1 << -exponent)
     except OverflowError:
-        return math.copysign(math.inf, total)
+        return math.inf if total > 0 else -math.inf
 
 
 def window_extreme(values: Array, low: Array, high: Array, *, largest: bool) -> Array:
@@ -122,7 +123,7 @@ def window_extreme(values: Array, low: Array, high: Array, *, largest: bool) -> 
 
 
 def _prefix(values: Array, dtype: type) -> Array:
-    before = np.empty(len(values) + 1, dtype)
+    before: Array = np.empty(len(values) + 1, dtype)
     before[0] = 0
     np.cumsum(values, dtype=dtype, out=before[1:])
     return before

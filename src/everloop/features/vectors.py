@@ -19,7 +19,7 @@ from everloop.core.schema import FieldType
 from everloop.core.time import to_micros
 from everloop.errors import InvalidInput
 
-__all__ = ["Array", "Vector", "from_arrow", "from_values", "kind_of_arrow", "to_arrow"]
+__all__ = ["Array", "Vector", "constant", "from_arrow", "from_values", "kind_of_arrow", "to_arrow"]
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +68,7 @@ class Vector:
         """The values at `positions`; null where `found` is False (positions there must exist)."""
         valid = found if self.valid is None else self.valid[positions]
         if self.valid is not None and found is not None:
-            valid = valid & found  # type: ignore[operator]
+            valid = self.valid[positions] & found
         return Vector(self.kind, self.data[positions], valid, self.words)
 
     def spread(self, rows: int) -> Vector:
@@ -202,11 +202,11 @@ def from_values(kind: Kind, values: Iterable[Any]) -> Vector:
 
 def constant(kind: Kind, value: Any) -> Vector:
     """A constant for every row; None is null."""
-    valid = np.bool_(False) if value is None else None
+    valid = np.zeros((), np.bool_) if value is None else None
     if kind == "string":
         return Vector(kind, np.zeros((), np.int32), valid, [value if value is not None else ""])
     data = np.asarray(0 if value is None else value, _DTYPES[kind])
-    return Vector(kind, data, None if valid is None else np.asarray(valid))
+    return Vector(kind, data, valid)
 
 
 def to_arrow(vector: Vector, type: FieldType) -> pa.Array:

@@ -129,8 +129,15 @@ def _level(level: MeasuredLevel) -> str:
     if level.measured_s is None:
         measured = "not measured yet"
     else:
-        measured = f"measured {level.measured_s:.4g} s, {'kept' if level.kept else 'missed'}"
-    return f"- {level.name}: at most {level.at_most_s:.4g} s; {measured}"
+        measured = f"measured {_span(level.measured_s)}, {'kept' if level.kept else 'missed'}"
+    return f"- {level.name}: at most {_span(level.at_most_s)}; {measured}"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
 
 
 def _dataset(use: DatasetUse) -> str:

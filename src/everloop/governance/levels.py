@@ -71,13 +71,14 @@ def _prediction(
 
 
 def _retraining(tx: Transaction, spec: LoopSpec) -> _Measured:
-    """The longest run that a firing of the loop started and that finished."""
-    runs, firings = tables.runs, tables.firings
-    mine = select(firings.c.id).where(firings.c.loop == spec.name)
-    query = select(runs.c.started_at, runs.c.ended_at).where(
-        runs.c.trigger.in_(mine), runs.c.state == "finished", runs.c.ended_at.is_not(None)
+    """The longest training that a firing of the loop began, by the watch of who ran it."""
+    events, firings = tables.events, tables.firings
+    subjects = select("firing:" + firings.c.id).where(firings.c.loop == spec.name)
+    query = select(events.c.body).where(
+        events.c.kind == "trigger.Finished", events.c.subject.in_(subjects)
     )
-    return _longest([(row.ended_at - row.started_at) for row in tx.all(query)])
+    found = [row.body["seconds"] for row in tx.all(query) if "seconds" in row.body]
+    return (max(found), len(found)) if found else (None, 0)
 
 
 def _deployment(tx: Transaction, spec: LoopSpec) -> _Measured:
@@ -87,7 +88,8 @@ def _deployment(tx: Transaction, spec: LoopSpec) -> _Measured:
         table.c.deployment == spec.name, table.c.open.is_(False)
     )
     promoted = [row for row in tx.all(query) if row.state["stage"] == "promoted"]
-    return _longest([row.updated_at - row.started_at for row in promoted])
+    spans = [(row.updated_at - row.started_at).total_seconds() for row in promoted]
+    return (max(spans), len(spans)) if spans else (None, 0)
 
 
 def _renewal(tx: Transaction, spec: LoopSpec) -> _Measured:
@@ -103,7 +105,3 @@ def _renewal(tx: Transaction, spec: LoopSpec) -> _Measured:
         )
     )
     return (None, 0) if made is None else ((tx.now - made).total_seconds(), 1)
-
-
-def _longest(spans: list[timedelta]) -> _Measured:
-    return (max(span.total_seconds() for span in spans), len(spans)) if spans else (None, 0)

@@ -37,20 +37,22 @@ def _why_lines(why: Why) -> Iterator[str]:
     yield f"model {version.ref} ({version.flavor}, {version.tier}){until}"
     yield from _verdict(why.verdict)
     yield from _run(why)
-    yield "data it was trained on"
+    yield "data it was trained on" + ("" if why.datasets else ": not stated")
     for use in why.datasets:
         yield f"  {use.name}@{use.version} {use.digest[:16]}, {use.rows} rows" + _by(use.owner)
     yield "features"
     width = max((len(feature.name) for feature in why.features), default=0)
     for feature in why.features:
         yield f"  {feature.name:<{width}}  {_value(feature.value)}" + _known(feature)
-    yield "rows behind them"
+    if why.rows:
+        yield "rows behind them"
     for row in why.rows:
         key = ", ".join(f"{name}={value}" for name, value in row.key.items()) or "all"
         yield f"  {row.view}: {row.dataset}@{row.version}, {key}"
         if row.row is not None:
             yield "    " + ", ".join(f"{k}={_value(v)}" for k, v in row.row.items())
-    yield "rows that rules dropped or changed"
+    if why.changes:
+        yield "rows that rules dropped or changed"
     for change in why.changes:
         yield f"  {change.scope}: {change.rule} {change.action} {change.rows}: {change.reason}" + (
             _by(change.owner)

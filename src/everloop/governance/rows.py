@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import select
@@ -100,5 +101,8 @@ def _newest(
             micros = rows.column(column).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
             rows = rows.filter(pc.less_equal(micros, to_micros(known_at)))
         rows = rows.sort_by([(column, "descending") for column in reversed(times)])
-    found: list[dict[str, Any]] = rows.slice(0, 1).to_pylist()
+    else:
+        rows = rows.slice(max(rows.num_rows - 1, 0))  # a fact without time: the last one counts
+    # Builtins alone, so that an embedded caller sees what a remote one would.
+    found: list[dict[str, Any]] = msgspec.to_builtins(rows.slice(0, 1).to_pylist())
     return found[0] if found else None

@@ -156,7 +156,12 @@ class GovernanceService(Service):
         """What happened in a loop, and because of what; NotFound with near names."""
         with self._catalog.read() as tx:
             loops.loop(tx, loop)
-            return tell(tx, loop)
+        try:
+            verdicts = self._evaluation.verdicts(loop)
+        except NotFound:  # no model yet, so no verdict either
+            verdicts = []
+        with self._catalog.read() as tx:
+            return tell(tx, loop, verdicts)
 
     @action("loop:read", on="loop")
     def service_levels(self, loop: str) -> list[MeasuredLevel]:

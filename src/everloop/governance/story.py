@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import msgspec
 from sqlalchemy import Select, select
 
 from everloop.catalog import loops, tables
@@ -19,12 +18,13 @@ __all__ = ["tell"]
 _AT_ONCE = 500
 
 
-def tell(tx: Transaction, name: str) -> list[StoryLine]:
-    """The lines of the loop's story: what caused nothing else is first told by time.
+def tell(tx: Transaction, name: str, given: Iterable[Verdict]) -> list[StoryLine]:
+    """The lines of the story of the loop `name`, on whose model the verdicts were `given`.
 
-    An event stands below the nearest of its causes that belongs to the story.
+    What nothing else caused comes in the order of time, and below each event what it led to: an
+    event stands below the nearest of its causes that belongs to the story.
     """
-    verdicts = _verdicts(tx, name)
+    verdicts = {verdict.id: verdict for verdict in given}
     events = sorted(_events(tx, _subjects(tx, name, verdicts)), key=lambda event: event.seq)
     by_id = {event.id: event for event in events}
     below: dict[str, list[Event]] = {}
@@ -71,12 +71,6 @@ def _subjects(tx: Transaction, name: str, verdicts: dict[str, Verdict]) -> list[
         *(f"verdict:{identifier}" for identifier in verdicts),
         *ids(select(rollouts.c.id).where(rollouts.c.deployment == name), "rollout"),
     ]
-
-
-def _verdicts(tx: Transaction, name: str) -> dict[str, Verdict]:
-    table = tables.verdicts
-    rows = tx.all(select(table).where(table.c.model == name))
-    return {row.id: msgspec.convert(row._asdict(), Verdict) for row in rows}
 
 
 def _events(tx: Transaction, subjects: list[str]) -> Iterator[Event]:

@@ -108,7 +108,11 @@ def _performance(monitor: Monitor, served: Tally, reference: Reference | None) -
 def _band_bound(monitor: Monitor, band: Band) -> float:
     """One-sided: only worse than the band is a breach."""
     reach = max(monitor.width * band.sd, monitor.floor)
-    return band.mean + reach if worse_if_above(monitor.metric) else band.mean - reach
+    if worse_if_above(monitor.metric):
+        return band.mean + reach
+    # A hold-out that holds a break of its own gives a band so wide that it would be blind; ranking
+    # no better than a coin is a breach whatever the band says.
+    return max(band.mean - reach, 0.5) if monitor.metric == "auc" else band.mean - reach
 
 
 def _score_drift(monitor: Monitor, own: Tally, reference: Reference) -> _Effect:

@@ -6,16 +6,17 @@ a stretch, and ``champion`` which version became champion when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, delete, func, or_, select
+from sqlalchemy import Row, Select, and_, bindparam, delete, func, or_, select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
 from everloop.core.monitor import Alert, Monitor, Window
+from everloop.core.time import from_micros, parse_instant
 from everloop.monitoring.tally import Tally
 
 __all__ = [
@@ -23,15 +24,16 @@ __all__ = [
     "alerts",
     "champions",
     "clear_alert",
-    "cursor",
+    "cursors",
     "drop_monitor",
     "fire_alert",
     "immature_windows",
     "judged_monitors",
     "monitors",
     "news",
+    "open_alerts",
     "put_champion",
-    "put_cursor",
+    "put_cursors",
     "put_monitor",
     "put_tallies",
     "put_windows",
@@ -43,8 +45,57 @@ __all__ = [
 ]
 
 _CHAMPION = "champion"
-# Databases limit the parameters of a statement; this many ids are asked for at once.
+# Databases limit the parameters of a statement; this many keys are asked for at once.
 _AT_ONCE = 500
+
+# What an update asks every time is built once: building costs more than asking.
+_W, _S, _A = tables.monitor_windows.c, tables.summaries.c, tables.alerts.c
+_MONITORS = (
+    select(tables.monitors.c.spec)
+    .where(tables.monitors.c.deployment == bindparam("deployment"))
+    .order_by(tables.monitors.c.name)
+)
+_CURSORS = select(tables.cursors).where(
+    tables.cursors.c.name.in_(bindparam("names", expanding=True))
+)
+_NEWEST = select(func.max(tables.events.c.seq))
+_LOGGED = select(tables.events.c.kind, tables.events.c.body).where(
+    tables.events.c.seq > bindparam("after"),
+    tables.events.c.seq <= bindparam("until"),
+    tables.events.c.kind.in_(("predictions.Logged", "labels.Logged")),
+)
+_WAITING = select(tables.label_batches.c.digest).where(
+    tables.label_batches.c.deployment == bindparam("deployment"),
+    tables.label_batches.c.to_at > bindparam("known_since"),
+    tables.label_batches.c.from_at <= bindparam("now"),
+)
+_OF_KIND = (_S.deployment == bindparam("deployment"), _S.kind == bindparam("kind"))
+_CHAMPIONS = select(_S.start, _S.body).where(*_OF_KIND).order_by(_S.start)
+_UNITS = select(_S.start).where(*_OF_KIND).order_by(_S.start.desc())
+_TALLIES = select(_S.start, _S.body).where(
+    *_OF_KIND, _S.start >= bindparam("since"), _S.start < bindparam("until")
+)
+_IMMATURE = select(tables.monitor_windows).where(
+    _W.deployment == bindparam("deployment"), _W.mature.is_(False)
+)
+_JUDGED = select(_W.monitor).where(_W.deployment == bindparam("deployment")).distinct()
+_RECENT = (
+    select(tables.monitor_windows)
+    .where(
+        _W.deployment == bindparam("deployment"),
+        _W.monitor == bindparam("monitor"),
+        _W.start >= bindparam("since"),
+        _W.mature.is_(True),
+        _W.value.is_not(None),
+    )
+    .order_by(_W.start.desc())
+    .limit(bindparam("limit"))
+)
+_OPEN_ALERTS = (
+    select(tables.alerts)
+    .where(_A.deployment == bindparam("deployment"), _A.state == "firing")
+    .order_by(_A.opened_at, _A.id)
+)
 
 
 class News(msgspec.Struct, frozen=True):
@@ -64,9 +115,8 @@ class News(msgspec.Struct, frozen=True):
 
 def monitors(tx: Transaction, deployment: str) -> list[Monitor]:
     """The monitors of a deployment, by name."""
-    table = tables.monitors
-    query = select(table.c.spec).where(table.c.deployment == deployment).order_by(table.c.name)
-    return [msgspec.convert(row.spec, Monitor) for row in tx.all(query)]
+    rows = _all(tx, _MONITORS, deployment=deployment)
+    return [msgspec.convert(row.spec, Monitor) for row in rows]
 
 
 def put_monitor(tx: Transaction, monitor: Monitor) -> bool:
@@ -86,63 +136,40 @@ def put_monitor(tx: Transaction, monitor: Monitor) -> bool:
     return True
 
 
-def cursor(tx: Transaction, name: str) -> int:
-    """A reader's place; 0 where it has none yet."""
-    table = tables.cursors
-    return int(tx.scalar(select(table.c.seq).where(table.c.name == name)) or 0)
+def cursors(tx: Transaction, *names: str) -> list[int]:
+    """The places of readers; 0 for one that has none yet."""
+    found = {row.name: int(row.seq) for row in _all(tx, _CURSORS, names=list(names))}
+    return [found.get(name, 0) for name in names]
 
 
-def put_cursor(tx: Transaction, name: str, seq: int) -> None:
-    """Move a reader's place."""
-    tx.upsert(tables.cursors, {"name": name, "seq": seq}, ["name"])
+def put_cursors(tx: Transaction, places: dict[str, int]) -> None:
+    """Move readers' places."""
+    rows = [{"name": name, "seq": seq} for name, seq in places.items()]
+    tx.upsert(tables.cursors, rows, ["name"])
 
 
 def news(
     tx: Transaction, deployment: str, *, after: int, known_since: datetime, now: datetime
 ) -> News:
     """Segments and label batches logged after place `after`, and labels known by `now` only now."""
-    log, segments, batches = tables.events, tables.prediction_segments, tables.label_batches
-    seq = int(tx.scalar(select(func.max(log.c.seq))) or 0)
-    query = select(log.c.kind, log.c.subject).where(
-        log.c.seq > after, log.c.seq <= seq, log.c.kind.in_(("predictions.Logged", "labels.Logged"))
+    seq = int(tx.scalar(_NEWEST) or 0)
+    logged = _all(tx, _LOGGED, after=after, until=seq) if seq > after else ()
+    own = [row for row in logged if row.body.get("deployment") == deployment]
+    waiting = _all(tx, _WAITING, deployment=deployment, known_since=known_since, now=now)
+    batches = {row.digest: False for row in waiting}
+    batches |= {row.body["digest"]: True for row in own if row.kind == "labels.Logged"}
+    spans = tuple(
+        (parse_instant(row.body["from_at"]), parse_instant(row.body["to_at"]))
+        for row in own
+        if row.kind == "predictions.Logged"
     )
-    fresh: dict[str, list[str]] = {"predictions.Logged": [], "labels.Logged": []}
-    for row in tx.all(query):
-        fresh[row.kind].append(row.subject.partition(":")[2])
-    spans = [
-        (row.from_at, row.to_at)
-        for ids in _chunks(fresh["predictions.Logged"])
-        for row in tx.all(
-            select(segments.c.from_at, segments.c.to_at).where(
-                segments.c.id.in_(ids), segments.c.deployment == deployment
-            )
-        )
-    ]
-    found: dict[str, bool] = {}
-    waiting = select(batches.c.digest).where(
-        batches.c.deployment == deployment,
-        batches.c.to_at > known_since,
-        batches.c.from_at <= now,
-    )
-    for row in tx.all(waiting):
-        found[row.digest] = False
-    for ids in _chunks(fresh["labels.Logged"]):
-        for row in tx.all(
-            select(batches.c.digest).where(
-                batches.c.id.in_(ids), batches.c.deployment == deployment
-            )
-        ):
-            found[row.digest] = True
-    return News(seq, tuple(spans), tuple(found.items()))
+    return News(seq, spans, tuple(batches.items()))
 
 
 def champions(tx: Transaction, deployment: str) -> list[tuple[datetime, int]]:
     """Since when which version was champion, oldest first."""
-    table = tables.summaries
-    query = select(table.c.start, table.c.body).where(
-        table.c.deployment == deployment, table.c.kind == _CHAMPION
-    )
-    return [(row.start, int(row.body["version"])) for row in tx.all(query.order_by(table.c.start))]
+    rows = _all(tx, _CHAMPIONS, deployment=deployment, kind=_CHAMPION)
+    return [(row.start, int(row.body["version"])) for row in rows]
 
 
 def put_champion(tx: Transaction, deployment: str, since: datetime, version: int) -> None:
@@ -155,27 +182,18 @@ def put_champion(tx: Transaction, deployment: str, since: datetime, version: int
 
 def units(tx: Transaction, deployment: str, unit_s: int) -> list[datetime]:
     """Starts of the summarised units, newest first."""
-    table = tables.summaries
-    query = select(table.c.start).where(
-        table.c.deployment == deployment, table.c.kind == _unit(unit_s)
-    )
-    return [row.start for row in tx.all(query.order_by(table.c.start.desc()))]
+    return [row.start for row in _all(tx, _UNITS, deployment=deployment, kind=_unit(unit_s))]
 
 
 def tallies(
     tx: Transaction, deployment: str, unit_s: int, since: datetime, until: datetime
 ) -> dict[datetime, dict[int, Tally]]:
     """Tallies by version of the units that start within ``[since, until)``."""
-    table = tables.summaries
-    query = select(table.c.start, table.c.body).where(
-        table.c.deployment == deployment,
-        table.c.kind == _unit(unit_s),
-        table.c.start >= since,
-        table.c.start < until,
-    )
+    span = {"since": since, "until": until}
+    rows = _all(tx, _TALLIES, deployment=deployment, kind=_unit(unit_s), **span)
     return {
         row.start: {int(version): Tally.from_json(part) for version, part in row.body.items()}
-        for row in tx.all(query)
+        for row in rows
     }
 
 
@@ -210,16 +228,12 @@ def windows(
 
 def immature_windows(tx: Transaction, deployment: str) -> list[Window]:
     """Windows whose labels were still awaited when they were last looked at."""
-    table = tables.monitor_windows
-    query = select(table).where(table.c.deployment == deployment, table.c.mature.is_(False))
-    return [Window(**row._asdict()) for row in tx.all(query)]
+    return [Window(**row._asdict()) for row in _all(tx, _IMMATURE, deployment=deployment)]
 
 
 def judged_monitors(tx: Transaction, deployment: str) -> set[str]:
     """Names of the monitors that have windows."""
-    table = tables.monitor_windows
-    query = select(table.c.monitor).where(table.c.deployment == deployment).distinct()
-    return {row.monitor for row in tx.all(query)}
+    return {row.monitor for row in _all(tx, _JUDGED, deployment=deployment)}
 
 
 def stored_windows(
@@ -238,18 +252,15 @@ def stored_windows(
 def recent_windows(
     tx: Transaction, deployment: str, monitor: str, *, since: datetime | None, limit: int
 ) -> list[Window]:
-    """The latest `limit` mature windows that could be told, that start after `since`."""
-    table = tables.monitor_windows
-    query = select(table).where(
-        table.c.deployment == deployment,
-        table.c.monitor == monitor,
-        table.c.mature.is_(True),
-        table.c.value.is_not(None),
-    )
-    if since is not None:
-        query = query.where(table.c.start >= since)
-    rows = tx.all(query.order_by(table.c.start.desc()).limit(limit))
+    """The latest `limit` mature windows that could be told, that start at `since` or later."""
+    asked = {"since": since or from_micros(0), "limit": limit}
+    rows = _all(tx, _RECENT, deployment=deployment, monitor=monitor, **asked)
     return [Window(**row._asdict()) for row in reversed(rows)]
+
+
+def open_alerts(tx: Transaction, deployment: str) -> list[Alert]:
+    """Open alerts of a deployment, oldest first."""
+    return [Alert(**row._asdict()) for row in _all(tx, _OPEN_ALERTS, deployment=deployment)]
 
 
 def put_windows(tx: Transaction, found: Iterable[Window]) -> None:
@@ -301,10 +312,14 @@ def drop_monitor(tx: Transaction, deployment: str, name: str) -> bool:
     if not gone.rowcount:
         return False
     tx.append("monitor.Removed", f"deployment:{deployment}", {"monitor": name})
-    for alert in alerts(tx, deployment, open_only=True):
+    for alert in open_alerts(tx, deployment):
         if alert.monitor == name:
             clear_alert(tx, alert, "the monitor was removed")
     return True
+
+
+def _all(tx: Transaction, statement: Select[Any], **values: Any) -> Sequence[Row[Any]]:
+    return tx.connection.execute(statement, values).all()
 
 
 def _unit(unit_s: int) -> str:

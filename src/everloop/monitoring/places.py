@@ -28,19 +28,22 @@ class Places:
         """Let go of the units before `unit`."""
         self._ids = {at: ids for at, ids in self._ids.items() if at >= unit}
 
+    def latest(self, count: int) -> list[int]:
+        """The latest units in memory, newest first."""
+        return sorted(self._ids, reverse=True)[:count]
+
     def find(
         self,
         request_ids: pa.Array | pa.ChunkedArray,
         units: Iterable[int],
-        load: Callable[[int], pa.Array | pa.ChunkedArray],
+        load: Callable[[int], pa.Array | pa.ChunkedArray] | None = None,
     ) -> set[int]:
         """The units that hold any of `request_ids`.
 
         Args:
             request_ids: Of labels.
-            units: Where to look, newest first: most labels are for the latest units, and the
-                search ends when every id was found.
-            load: Reads the ids of a unit that is not in memory.
+            units: Where to look, in order of promise: the search ends when every id was found.
+            load: Reads the ids of a unit that is not in memory; without it such a unit is passed.
         """
         wanted = pc.unique(_one_array(request_ids))
         found: set[int] = set()
@@ -48,6 +51,8 @@ class Places:
             if not len(wanted):
                 break
             if unit not in self._ids:
+                if load is None:
+                    continue
                 self.keep(unit, load(unit))
             here = pc.is_in(wanted, value_set=self._ids[unit])
             if pc.any(here).as_py():

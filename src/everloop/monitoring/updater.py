@@ -47,6 +47,8 @@ __all__ = [
 RESTATED_S = 92 * DAY_S
 # Weeks begin on Mondays: 1970-01-05 was one. Every midnight is whole days away from it.
 _MONDAY_US = 4 * DAY_S * 1_000_000
+# Units in memory that labels are looked for in before anything is read.
+_RECENT = 4
 # Units read at once, when many are new.
 _AT_ONCE = 31
 # Earlier figures of a window that are kept when labels change it.
@@ -156,8 +158,12 @@ class Updater:
         touched = {
             unit for span in state.news.spans for unit in _units_between(*span, state.unit_s)
         }
+        labels = self._new_labels(state)
+        # Most labels are for units that were read lately: found in memory, they are read together
+        # with what is new, and only what is left is looked for further back.
+        touched |= self._units_of(state, labels, touched, in_memory=True)
         fresh = self._summarise(state, touched)
-        fresh |= self._summarise(state, self._labelled_units(state, fresh) - touched)
+        fresh |= self._summarise(state, self._units_of(state, labels, touched))
         windows = self._judge(state, fresh)
         return self._write(state, fresh, windows)
 
@@ -168,8 +174,8 @@ class Updater:
             monitors = ledger.monitors(tx, name)
             unit_s = unit_of(monitors)
             cursor = f"monitoring:{name}:{unit_s}"
-            place = ledger.cursor(tx, cursor)
-            known = from_micros(ledger.cursor(tx, f"{cursor}:known"))
+            place, known_us = ledger.cursors(tx, cursor, f"{cursor}:known")
+            known = from_micros(known_us)
             champions = ledger.champions(tx, name)
             champion = deployment.arm("champion")
             promoted = champion is not None and (
@@ -193,20 +199,29 @@ class Updater:
                 judged=ledger.judged_monitors(tx, name),
             )
 
-    def _labelled_units(self, state: _State, fresh: _Units) -> set[datetime]:
-        """Units with answers whose label became known since the last update."""
-        if not state.news.batches:
-            return set()
+    def _new_labels(self, state: _State) -> pa.Array:
+        """What the labels are called that became known since the last update."""
         ids = [
             self._label_ids(digest, None if new else state.known_until, state.now)
             for digest, new in state.news.batches
         ]
-        known = sorted({to_micros(unit) for unit in [*state.units, *fresh]}, reverse=True)
-        if not known:
-            return set()
-        oldest = known[0] - RESTATED_S * 1_000_000
+        return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+
+    def _units_of(
+        self, state: _State, labels: pa.Array, touched: set[datetime], *, in_memory: bool = False
+    ) -> set[datetime]:
+        """Units beside `touched` with answers that `labels` belong to."""
         places = self._places.setdefault(state.cursor, Places())
+        units = sorted({to_micros(unit) for unit in [*state.units, *touched]}, reverse=True)
+        if not units or not len(labels):
+            return set()
+        oldest = units[0] - RESTATED_S * 1_000_000
         places.forget_before(oldest)
+        new = {to_micros(unit) for unit in touched}
+        if in_memory:
+            return _instants(
+                places.find(labels, [u for u in places.latest(_RECENT) if u not in new])
+            )
 
         def load(unit: int) -> pa.Array | pa.ChunkedArray:
             since = from_micros(unit)
@@ -214,8 +229,10 @@ class Updater:
             name, columns = state.deployment.name, ["id", "request_id"]
             return _asked(self._predictions.read(name, since=since, until=until, columns=columns))
 
-        found = places.find(pa.concat_arrays(ids), (unit for unit in known if unit >= oldest), load)
-        return {from_micros(unit) for unit in found}
+        # The ones that were just read are looked into too: what they hold need not be looked for.
+        order = sorted(units, key=lambda unit: (unit not in new, -unit))
+        found = places.find(labels, (unit for unit in order if unit >= oldest), load)
+        return _instants(found - new)
 
     def _label_ids(self, digest: str, after: datetime | None, until: datetime) -> pa.Array:
         raw = pa.BufferReader(self._blobs.get(digest))
@@ -336,12 +353,10 @@ class Updater:
         if not (news.spans or news.batches or state.promoted or windows):
             return []
         with self._catalog.write() as tx:
-            if ledger.cursor(tx, state.cursor) != state.place:
+            if ledger.cursors(tx, state.cursor) != [state.place]:
                 return []  # another updater was here meanwhile; it has done this
-            ledger.put_cursor(tx, state.cursor, news.seq)
-            ledger.put_cursor(
-                tx, f"{state.cursor}:known", to_micros(max(state.now, state.known_until))
-            )
+            known = to_micros(max(state.now, state.known_until))
+            ledger.put_cursors(tx, {state.cursor: news.seq, f"{state.cursor}:known": known})
             if state.promoted:
                 ledger.put_champion(tx, name, *state.champions[-1])
             ledger.put_tallies(tx, name, state.unit_s, fresh)
@@ -351,7 +366,7 @@ class Updater:
     def _decide(self, tx: Transaction, state: _State) -> Iterable[Alert]:
         """Fire and clear. The windows of this update are written already."""
         name, champions = state.deployment.name, _Champions(state.champions)
-        open_alerts = {alert.monitor: alert for alert in ledger.alerts(tx, name, open_only=True)}
+        open_alerts = {alert.monitor: alert for alert in ledger.open_alerts(tx, name)}
         for monitor in state.monitors:
             alert = open_alerts.get(monitor.name)
             since = None
@@ -403,6 +418,10 @@ def _evidence(window: Window) -> dict[str, object]:
         "labels": window.labels,
         "version": window.detail.get("version"),
     }
+
+
+def _instants(units: set[int]) -> set[datetime]:
+    return {from_micros(unit) for unit in units}
 
 
 def unit_of(monitors: Sequence[Monitor]) -> int:

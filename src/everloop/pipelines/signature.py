@@ -150,7 +150,11 @@ def _from_text(kind: type, value: Any) -> Any:
 def _fault(value: Any, path: str, hint: Any) -> list[Fault]:
     shown = repr(value)
     shown = f" {shown}" if len(shown) <= 40 and "\n" not in shown else ""
-    return [Fault(path, f"wanted {_wanted(hint)}, got {type(value).__name__}{shown}")]
+    wanted, got = _wanted(hint), type(value).__name__
+    if wanted == got and isinstance(hint, type):  # two classes of one name: say which
+        wanted = f"{hint.__module__}.{wanted}"
+        got = f"{type(value).__module__}.{got}"
+    return [Fault(path, f"wanted {wanted}, got {got}{shown}")]
 
 
 def _check_of(hint: Any) -> _Check | None:

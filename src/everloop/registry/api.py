@@ -5,13 +5,20 @@ from __future__ import annotations
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_workspace
 from everloop.core.model import ModelVersion
+from everloop.errors import NotFound
+from everloop.features.sets import FeatureSet
 from everloop.pipelines.api import current_run
 
-__all__ = ["register"]
+__all__ = ["champion", "register"]
 
 
 def register(
-    name: str, artifact: ModelArtifact, *, alias: str = "", description: str = ""
+    name: str,
+    artifact: ModelArtifact,
+    *,
+    feature_set: FeatureSet | None = None,
+    alias: str = "",
+    description: str = "",
 ) -> ModelVersion:
     """Register a model as a new version of `name`.
 
@@ -21,14 +28,21 @@ def register(
     Args:
         name: Of the model; it is made on first use.
         artifact: What ``ev.model(...)`` gave.
+        feature_set: The features that it takes, where it takes a set: the definition is kept with
+            it, so that it can be served without the code that made it.
         alias: Also move this alias to the new version.
         description: For people.
 
     Raises:
         InvalidInput: If the name or the alias has a wrong form.
+        NotFound: If the model takes a feature set that nobody applied.
     """
-    run = current_run()
-    made: ModelVersion = current_workspace().registry.register(
+    workspace, run = current_workspace(), current_run()
+    if feature_set is not None:
+        workspace.features.apply(feature_set)
+    elif artifact.feature_set:
+        workspace.features.feature_set(artifact.feature_set)  # it must be known already
+    made: ModelVersion = workspace.registry.register(
         name,
         artifact,
         run_id=run.id if run else "",
@@ -37,3 +51,13 @@ def register(
         description=description,
     )
     return made
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The version of `name` that serves as champion, or None while there is none."""
+    registry = current_workspace().registry
+    try:
+        found: ModelVersion = registry.by_alias(name, "champion")
+    except NotFound:
+        return None
+    return found

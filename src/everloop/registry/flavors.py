@@ -79,6 +79,9 @@ class TakesFeatures(Protocol):
     def name(self) -> str: ...
 
     @property
+    def digest(self) -> str: ...
+
+    @property
     def schema(self) -> Schema: ...
 
 
@@ -117,6 +120,7 @@ def pack(
     params: Mapping[str, object] | None = None,
     metrics: Mapping[str, float] | None = None,
     trained_until: datetime | None = None,
+    rows: int = 0,
     data: Mapping[str, int] | None = None,
     reference: bytes = b"",
     flavor: str = "",
@@ -134,6 +138,7 @@ def pack(
         metrics: What it measured in training.
         trained_until: No row later than this was trained on; without it no gate can hold out
             later data and a gate against a champion refuses. A naive time is UTC.
+        rows: How many rows it was trained on.
         data: Versions of the datasets it was trained on.
         reference: Reference statistics for the monitors (``ev.make_reference``).
         flavor: Use this one instead of the first that accepts the model.
@@ -156,8 +161,13 @@ def pack(
         params={key: str(value) for key, value in (params or {}).items()},
         metrics={key: float(value) for key, value in (metrics or {}).items()},
         trained_until=None if trained_until is None else utc(trained_until),
+        rows=rows,
         data=dict(data or {}),
-        feature_set=feature_set if isinstance(feature_set, str) else feature_set.name,
+        feature_set=(
+            feature_set
+            if isinstance(feature_set, str)
+            else f"{feature_set.name}@{feature_set.digest[:16]}"
+        ),
         reference=reference,
     )
 

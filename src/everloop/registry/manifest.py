@@ -39,7 +39,7 @@ def make_manifest(
         rest: Further attributes of a ModelVersion.
     """
     listed = [[file.path, file.digest, file.size] for file in files]
-    empty: dict[str, Any] = {"code": "", "feature_set": "", "data": {}, "params": {}}
+    empty: dict[str, Any] = {"code": "", "feature_set": "", "data": {}, "params": {}, "rows": 0}
     empty |= {"environment": {}, "reference": "", "source": ""}
     return {
         **empty,

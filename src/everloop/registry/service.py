@@ -16,6 +16,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import link
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
 from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
@@ -236,6 +237,7 @@ class RegistryService(Service):
             code=code,
             feature_set=artifact.feature_set,
             data=artifact.data,
+            rows=artifact.rows,
             trained_until=artifact.trained_until,
             params=artifact.params,
             metrics={key: repr(float(value)) for key, value in artifact.metrics.items()},
@@ -350,6 +352,28 @@ class RegistryService(Service):
             tx.insert_new(tables.objects, row)
             tx.append("model.CardWritten", f"model:{found.ref}", {"card": digest})
             return self._write_version(tx, name, version, {"card": digest})
+
+    @action("model:write", on="name")
+    def set_reference(self, name: str, version: int, reference: bytes) -> ModelVersion:
+        """Keep what monitors compare the version with, where its training gave none.
+
+        Raises:
+            StateError: If it has one: what a model is measured against does not change.
+        """
+        digest, size = self._blobs.put(reference)
+        with self._catalog.write() as tx:
+            found = write.load_version(tx, name, version)
+            if found.reference == digest:
+                return found
+            if found.reference:
+                raise StateError(f"{found.ref} has a reference already")
+            row = {"digest": digest, "size": size, "created_at": tx.now}
+            tx.insert_new(tables.objects, row)
+            tx.append("model.ReferenceSet", f"model:{found.ref}", {"reference": digest})
+            versions = tables.model_versions
+            its = (versions.c.name == name) & (versions.c.version == version)
+            manifest = tx.scalar(select(versions.c.manifest).where(its)) | {"reference": digest}
+            return self._write_version(tx, name, version, {"manifest": manifest})
 
     @action("model:delete", on="name")
     def delete_version(self, name: str, version: int) -> None:
@@ -539,9 +563,14 @@ class RegistryService(Service):
             "updated_at": tx.now,
         }
         tx.execute(tables.model_versions.insert().values(row))
+        subject = f"model:{name}/{number}"
+        if run_id:
+            link(tx, f"run:{run_id}", subject, "produced")
+        for dataset, at in manifest["data"].items():
+            link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
-        tx.append("model.Registered", f"model:{name}/{number}", body)
+        tx.append("model.Registered", subject, body)
         return number
 
 

@@ -50,6 +50,7 @@ class FieldRules:
         self.nullable = field.nullable
         self._value = _value_rule(field)
         self._vector = _vector_rule(field)
+        self._usual = _USUAL.get(field.type, str)
         self._null: Any = np.nan if field.type in ("float32", "float64") else None
 
     def item(self, value: Any) -> Any:
@@ -58,6 +59,8 @@ class FieldRules:
         Raises:
             Wrong: If it breaks a rule.
         """
+        if type(value) is self._usual and value == value:
+            return self._value(value)
         if isinstance(value, np.generic):
             value = value.item() if value.dtype.kind != "M" else _instant_of(value)
         if value is None or value != value:
@@ -84,6 +87,12 @@ _DTYPES: dict[str, Any] = {
     "float64": np.float64,
     "timestamp": np.int64,
 } | {name: np.dtype(name) for name in (f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64))}
+
+
+#: The type that a value of a field usually has; all others are looked at more closely.
+_WHOLE = ("timestamp", *(f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)))
+_USUAL: dict[str, type] = {"bool": bool, "float32": float, "float64": float}
+_USUAL |= dict.fromkeys(_WHOLE, int)
 
 
 def _kind_of(value: Any) -> str:

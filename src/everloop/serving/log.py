@@ -21,9 +21,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from everloop.errors import EverloopError, StateError
+from everloop.errors import EverloopError, InvalidInput, StateError
 from everloop.serving.fields import Column
-from everloop.serving.route import Answers
+from everloop.serving.route import Answers, Floats
 from everloop.serving.signature import Columns
 
 __all__ = ["PredictionLog", "PredictionSink", "prediction_table"]
@@ -69,7 +69,7 @@ def prediction_table(answers: Sequence[Answers]) -> pa.Table:
         "version": pa.array(merged.versions, pa.int32()),
         "revision": pa.array(np.full(rows, snapshot.revision, dtype=np.int32)),
         "arm": pa.array(names[merged.arm], pa.string()),
-        "value": pa.array(merged.values),
+        "value": _values(merged.values),
         "latency_us": pa.array(latency.astype(np.int64)),
         "error": pa.array([errors[position] for position in merged.arm.tolist()], pa.string()),
         "request": pa.array(_requests(merged), pa.string()),
@@ -111,6 +111,11 @@ def _listed(column: Column) -> list[Any]:
     return list(column.tolist()) if isinstance(column, np.ndarray) else column
 
 
+def _values(values: Floats) -> pa.Array:
+    """A prediction that is no number is none; its row says why."""
+    return pa.array(values, mask=np.isnan(values))
+
+
 def _requests(answers: Answers) -> list[str]:
     """Each request as JSON text, as the validator understood it."""
     names = list(answers.columns)
@@ -139,7 +144,7 @@ def _with_shadow(table: pa.Table, answers: Answers) -> pa.Table:
         "id": pa.array(ids, pa.string()),
         "version": pa.array(np.full(rows, arm.version, dtype=np.int32)),
         "arm": pa.array([arm.name] * rows, pa.string()),
-        "value": pa.array(values),
+        "value": _values(values),
         "latency_us": pa.array(np.full(rows, micros // max(rows, 1), dtype=np.int64)),
         "error": pa.array([error] * rows, pa.string()),
     }
@@ -259,7 +264,9 @@ class PredictionLog:
             if not taken:
                 return
             for group in _by_route(taken):
-                while not self._store(group):
+                # Made once: a second try must carry the same ids, so that the store knows them.
+                table = self._table(group)
+                while table is not None and not self._store(group, table):
                     if self._closing and pause_s >= _LONGEST_PAUSE_S:
                         return
                     time.sleep(pause_s)
@@ -285,20 +292,38 @@ class PredictionLog:
     def _is_due(self) -> bool:
         return self._closing or self._rows >= _ENOUGH or self._goal > self._written
 
-    def _store(self, group: list[Answers]) -> bool:
+    def _table(self, group: list[Answers]) -> pa.Table | None:
+        try:
+            return prediction_table(group)
+        except Exception:
+            # What cannot be written must not stop all that comes after it.
+            _logger.exception("predictions could not be made a table")
+            self._lose(group)
+            return None
+
+    def _store(self, group: list[Answers], table: pa.Table) -> bool:
+        """Whether the group is done with: stored, or lost for good."""
         deployment = group[0].snapshot.deployment
         try:
-            self._sink.log(deployment, prediction_table(group))
+            self._sink.log(deployment, table)
+        except InvalidInput as error:
+            # Another try would be refused as well.
+            _logger.error("predictions of %s are refused and lost: %s", deployment, error)
+            self._lose(group)
         except EverloopError as error:
             _logger.warning("predictions of %s not stored yet: %s", deployment, error.message)
             return False
         except Exception:
-            # A row that cannot be stored must not stop all that come after it.
+            # A fault of the store that nobody foresaw: counted, and the log goes on.
             _logger.exception("predictions of %s could not be stored and are lost", deployment)
-            self._dropped += sum(map(len, group))
-            if self._on_drop is not None:
-                self._on_drop(deployment, sum(map(len, group)))
+            self._lose(group)
         return True
+
+    def _lose(self, group: list[Answers]) -> None:
+        rows = sum(map(len, group))
+        self._dropped += rows
+        if self._on_drop is not None:
+            self._on_drop(group[0].snapshot.deployment, rows)
 
 
 def _by_route(answers: list[Answers]) -> list[list[Answers]]:

@@ -288,7 +288,7 @@ class RouteSnapshot:
 
     def _times(self, columns: Columns, rows: int) -> Instants:
         name = self.features.time_field if self.features else ""
-        if not name:
+        if name not in columns:
             return np.full(rows, time.time_ns() // 1_000, dtype=np.int64)
         given = columns[name]
         if isinstance(given, list) and None in given:

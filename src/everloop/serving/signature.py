@@ -98,6 +98,11 @@ class RequestValidator:
                     canonical[rule.name] = rule.column([rule.item(None)] * rows)
                 else:
                     faults.append(Fault(where(rule.name, None), "missing"))
+            elif rows == 1 and type(values) is list and len(values) == 1:
+                try:
+                    canonical[rule.name] = [rule.item(values[0])]
+                except Wrong as error:
+                    faults.append(Fault(where(rule.name, 0), str(error)))
             elif len(values) != rows:
                 message = f"has {len(values)} values where other columns have {rows}"
                 faults.append(Fault(where(rule.name, None), message))

@@ -106,7 +106,7 @@ def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> 
         "git": {},
         "environment": {},
         "arguments": {},
-        "actor": current_actor(),
+        "actor": current_actor() or tx.actor,
         "trigger": "",
         "error": "",
         "owner": "",

@@ -6,7 +6,7 @@ They are rendered on the server and read without JavaScript; charts are islands 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,16 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+#: What the marks in the charts mean, in the order of the legend.
+_LEGEND = (
+    ("alert", "alert open"),
+    ("refused", "candidate refused by the gate"),
+    ("passed", "candidate passed the gate"),
+    ("promoted", "candidate promoted"),
+    ("aborted", "rollout aborted"),
+)
 
 
 def routes(workspace: Workspace) -> list[BaseRoute]:
@@ -85,9 +95,10 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["day"] = lambda at: at.strftime("%Y-%m-%d") if at else "-"
+    environment.globals["legend"] = _LEGEND
     environment.filters["minute"] = _minute
     environment.filters["span"] = _span
+    environment.filters["date"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     environment.filters["figure"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment
 

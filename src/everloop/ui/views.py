@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,20 +42,50 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a chart: seconds since 1970 (UTC) and values, None where undefined."""
+    """One line of a chart: seconds since 1970 (UTC) and values, None where undefined.
+
+    Attributes:
+        name: The monitor.
+        label: What its values are, with the unit.
+        better: Which way is better: ``higher`` or ``lower``.
+        window_s: Length of a window, seconds.
+        bounds: Beyond which a value counts as a breach.
+    """
 
     name: str
+    label: str
+    better: str
+    window_s: int
     at: list[float]
     values: list[float | None]
     bounds: list[float | None]
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened, on the time axis of a chart."""
+    """Something that happened, on the time axis of a chart.
+
+    Attributes:
+        at: Seconds since 1970 (UTC).
+        until: End of what lasts (an alert that has cleared); None for a moment, or if it lasts.
+        monitor: Whose chart it belongs to; empty for all.
+    """
 
     at: float
-    kind: str
+    until: float | None = None
+    kind: Literal["alert", "passed", "refused", "promoted", "aborted"]
     label: str
+    monitor: str = ""
+
+
+#: Metric -> its label with the unit, and which way is better.
+_METRICS = {
+    "auc": ("area under the ROC curve", "higher"),
+    "brier": ("Brier score", "lower"),
+    "brier_skill": ("Brier skill score", "higher"),
+    "log_loss": ("log loss, nats", "lower"),
+    "distance": ("distance from the reference", "lower"),
+    "any": ("share of rows with a fault", "lower"),
+}
 
 
 class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +93,7 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: LoopSpec
     state: str
+    now: float
     deployment: Deployment | None
     rollouts: list[Rollout]
     service_levels: list[Any]
@@ -118,14 +149,16 @@ def loop_page(workspace: Workspace, name: str) -> LoopPage:
     alerts = workspace.monitoring.alerts(name)
     firings = workspace.automation.firings(name)
     windows = workspace.monitoring.windows(name)
+    rollouts = workspace.deployment.rollouts(name) if deployment else []
     return LoopPage(
         spec=spec,
+        now=_seconds(workspace.clock.now()),
         state=_state(spec, deployment, [a for a in alerts if a.state == "firing"], firings),
         deployment=deployment,
-        rollouts=workspace.deployment.rollouts(name) if deployment else [],
+        rollouts=rollouts,
         service_levels=list(workspace.governance.service_levels(name)),
         series=_series(spec, windows),
-        marks=_marks(workspace, name, alerts),
+        marks=_marks(workspace, deployment, alerts, rollouts),
         story=list(workspace.governance.story(name)),
         alerts=alerts[::-1],
     )
@@ -151,29 +184,55 @@ def _champion(deployment: Deployment | None) -> int:
 
 
 def _series(spec: LoopSpec, windows: Iterable[Window]) -> list[Series]:
-    by_monitor: dict[str, list[Window]] = {m.name: [] for m in spec.monitors}
+    by_monitor: dict[str, list[Window]] = {monitor.name: [] for monitor in spec.monitors}
     for window in windows:
-        if window.mature:
-            by_monitor.setdefault(window.monitor, []).append(window)
-    return [
-        Series(
-            name=name,
-            at=[_seconds(w.start) for w in found],
-            values=[w.value for w in found],
-            bounds=[w.bound for w in found],
+        if window.mature and window.monitor in by_monitor:
+            by_monitor[window.monitor].append(window)
+    found = []
+    for monitor in spec.monitors:
+        mine = by_monitor[monitor.name]
+        label, better = _METRICS.get(monitor.metric, (monitor.metric, "lower"))
+        if mine:
+            found.append(
+                Series(
+                    name=monitor.name,
+                    label=label,
+                    better=better,
+                    window_s=monitor.window_s,
+                    at=[_seconds(w.start) for w in mine],
+                    values=[w.value for w in mine],
+                    bounds=[w.bound for w in mine],
+                )
+            )
+    return found
+
+
+def _marks(
+    workspace: Workspace,
+    deployment: Deployment | None,
+    alerts: list[Alert],
+    rollouts: list[Rollout],
+) -> list[Mark]:
+    marks = [
+        Mark(
+            at=_seconds(alert.opened_at),
+            until=_seconds(alert.cleared_at) if alert.cleared_at else None,
+            kind="alert",
+            label=f"{alert.monitor} alerts",
+            monitor=alert.monitor,
         )
-        for name, found in by_monitor.items()
-        if found
+        for alert in alerts
     ]
-
-
-def _marks(workspace: Workspace, name: str, alerts: list[Alert]) -> list[Mark]:
-    marks = [Mark(at=_seconds(a.opened_at), kind="alert", label=a.monitor) for a in alerts]
-    for verdict in workspace.evaluation.verdicts(name):
-        kind = "passed" if verdict.passed else "refused"
-        marks.append(
-            Mark(at=_seconds(verdict.at), kind=kind, label=f"version {verdict.candidate} {kind}")
-        )
+    for verdict in workspace.evaluation.verdicts(deployment.model) if deployment else ():
+        if verdict.champion:  # the first version has nobody to pass against
+            kind: Literal["passed", "refused"] = "passed" if verdict.passed else "refused"
+            label = f"version {verdict.candidate} {kind}"
+            marks.append(Mark(at=_seconds(verdict.at), kind=kind, label=label))
+    for rollout in rollouts:
+        stage = rollout.state.stage
+        if stage == "promoted" or stage == "aborted":
+            label = f"version {rollout.candidate} {stage}"
+            marks.append(Mark(at=_seconds(rollout.updated_at), kind=stage, label=label))
     return sorted(marks, key=lambda mark: mark.at)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from everloop.deployment.predictions import PredictionService
 
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
+from everloop.deployment.predictions import PredictionService
 from everloop.deployment.service import DeploymentService
 from everloop.registry.service import RegistryService
 from tests.unit.registry.conftest import artifact, blobs, catalog, clock, registry

@@ -123,7 +123,8 @@ class World:
             if noun == "segment":
                 row |= {"first_id": row["id"], "last_id": row["id"]}
             tx.execute(into.insert().values(row))
-            tx.append(kind, f"{noun}:{row['id']}", {"deployment": NAME})
+            told = {name: row[name] for name in ("deployment", "from_at", "to_at", "digest")}
+            tx.append(kind, f"{noun}:{row['id']}", told)
 
     # what the services of other rooms would say
 

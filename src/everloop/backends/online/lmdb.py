@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -73,7 +74,7 @@ class LmdbOnline:
         def delete(transaction: lmdb.Transaction) -> None:
             with transaction.cursor() as cursor:
                 found = cursor.set_range(prefix)
-                while found and cursor.key().startswith(prefix):
+                while found and bytes(cursor.key()[:_PREFIX_BYTES]) == prefix:
                     found = cursor.delete()
 
         self._environment(writing=True).write(delete)
@@ -132,15 +133,15 @@ class _Environment:
 
     @staticmethod
     def _open(path: Path, first_size: int) -> lmdb.Environment:
-        options = {"max_readers": _MOST_READERS, "metasync": False, "map_size": first_size}
-        try:
-            env = lmdb.open(str(path), readahead=False, **options)
-        except (lmdb.ReadonlyError, PermissionError, lmdb.Error) as error:
-            if os.access(path, os.W_OK):
-                raise
-            if not (path / "data.mdb").exists():
-                raise error from None
-            return lmdb.open(str(path), readonly=True, lock=False, readahead=False, **options)
+        if not os.access(path, os.W_OK):  # a copy on a disk that nobody may write to
+            return lmdb.open(str(path), readonly=True, lock=False, readahead=False)
+        env = lmdb.open(
+            str(path),
+            map_size=first_size,
+            max_readers=_MOST_READERS,
+            metasync=False,
+            readahead=False,
+        )
         env.reader_check()  # a killed process leaves its place in the table of readers
         return env
 
@@ -152,16 +153,19 @@ class _Environment:
             self._readers += 1
         try:
             transaction = self._begin()
-            found = list(map(transaction.get, keys))
+            found: list[Any] = list(map(transaction.get, keys))
             transaction.abort()
         except lmdb.Error as error:
             raise self._failed("read", error) from error
         finally:
-            with self._gate:
-                self._readers -= 1
-                if self._growing:
-                    self._gate.notify_all()
+            self._leave()
         return found
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if self._growing:
+                self._gate.notify_all()
 
     def _begin(self) -> lmdb.Transaction:
         try:
@@ -174,7 +178,7 @@ class _Environment:
             finally:
                 with self._gate:
                     self._readers += 1
-            return self._env.begin(buffers=False)
+        return self._env.begin(buffers=False)
 
     def write(self, action: Callable[[lmdb.Transaction], None]) -> None:
         """Run `action` in a write transaction, with more space if it asks for it."""
@@ -240,15 +244,15 @@ def _release(shared: _Environment) -> None:
             shared.close()
 
 
-def _forget_after_fork() -> None:
-    # The parent's environments are not the child's to close, nor is a lock it may have held.
+def _leave_to_parent() -> None:
+    # LMDB must not be used on both sides of a fork. Closing in the child takes nothing from the
+    # parent: its places in the table of readers go by process. The lock may be held, so a new one.
     global _lock
     _lock = threading.Lock()
-    _abandoned.extend(_open.values())
+    for shared in _open.values():
+        shared.close()
     _open.clear()
 
 
-_abandoned: list[_Environment] = []
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+    os.register_at_fork(after_in_child=_leave_to_parent)

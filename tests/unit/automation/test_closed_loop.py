@@ -1,0 +1,162 @@
+"""The loop closes with every real room: drop, alert, trigger, run, verdict, rollout, promotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everloop.governance.render import story_text, why_text
+from tests.unit.automation.closed import DAY, NAME, START, ClosedWorld
+
+
+def kinds(world: ClosedWorld, *wanted: str) -> list[str]:
+    catalog = world.workspace.catalog
+    assert catalog is not None
+    return [event.kind for event in catalog.events() if event.kind in wanted]
+
+
+def test_the_loop_closes_without_a_person(tmp_path: Path) -> None:
+    world = ClosedWorld(tmp_path, shift=8)
+    world.begin()
+    assert world.champion() == 1
+    first = world.workspace.evaluation.verdicts(NAME)
+    assert [v.holdout for v in first] == [{"reason": "no champion yet"}]
+    assert world.live(8) == []  # all is well
+
+    told = world.live(18)
+    # The first candidate learnt from days before the change alone: nothing better, refused.
+    assert "refused" in told[0]
+    assert "passed the gate" in told[-1]
+    assert world.champion() > 1
+    promoted = kinds(world, "rollout.Started", "rollout.Advanced", "rollout.Promoted")
+    assert promoted == ["rollout.Started", "rollout.Advanced", "rollout.Promoted"]
+    refused = [v for v in world.workspace.evaluation.verdicts(NAME) if not v.passed]
+    for verdict in refused:
+        version = world.workspace.registry.version(NAME, verdict.candidate)
+        assert version.state == "archived"
+    assert [a.state for a in world.workspace.monitoring.alerts(NAME)] == ["ok"]
+    assert kinds(world, "alert.Fired", "alert.Cleared") == ["alert.Fired", "alert.Cleared"]
+
+    before = world.workspace.monitoring.measure(NAME, START + 9 * DAY, START + 12 * DAY)
+    world.live(6)
+    now = world.clock.now()
+    after = world.workspace.monitoring.measure(NAME, now - 5 * DAY, now - DAY)
+    assert before["auc"] is not None
+    assert after["auc"] is not None
+    assert after["auc"] > before["auc"] + 0.1
+    _everything_is_told(world)
+    world.close()
+
+
+def _everything_is_told(world: ClosedWorld) -> None:
+    governance = world.workspace.governance
+    story = governance.story(NAME)
+    chain = [line.kind for line in story]
+    start = chain.index("alert.Fired")
+    assert chain[start + 1] == "trigger.Fired"
+    for earlier, later in (
+        ("trigger.Fired", "run.Started"),
+        ("run.Started", "verdict.Given"),
+        ("verdict.Given", "rollout.Started"),
+        ("rollout.Started", "rollout.Promoted"),
+    ):
+        assert chain.index(earlier, start) < chain.index(later, start)
+    by_event = {line.event: line for line in story}
+    line = next(line for line in story if line.kind == "rollout.Promoted")
+    roots = [line.kind]
+    while line.cause in by_event:
+        line = by_event[line.cause]
+        roots.append(line.kind)
+    assert roots[-1] == "alert.Fired"  # from the promotion back to what caused it all
+    text = story_text(story)
+    assert "was refused against version 1" in text
+    assert "is champion now" in text
+
+    levels = {level.name: level for level in governance.service_levels(NAME)}
+    assert levels["prediction"].measured_s == pytest.approx(900e-6)
+    assert levels["deployment"].measured_s == 2 * 86_400
+    assert all(level.kept for level in levels.values())
+
+    now = world.clock.now()
+    log = world.workspace.predictions.read(NAME, since=now - DAY, until=now)
+    why = governance.why(log.column("id")[0].as_py())
+    assert why.version.version == world.champion()
+    assert why.verdict is not None
+    assert why.verdict.passed
+    assert why.run is not None
+    assert why.run.pipeline.endswith("retrain")
+    assert why.run.code
+    assert [feature.name for feature in why.features] == ["price", "weather"]
+    assert why.owners["loop"] == "ops@example.org"
+    assert "feature set" in why.not_stated
+    assert f"model {why.version.ref}" in why_text(why)
+
+    card = governance.card(NAME, world.champion())
+    for said in ("how much will sell", "ops@example.org", "passed against version 1", "safe"):
+        assert said in card
+    assert "- Commit" in card.split("## Not stated")[1]
+
+
+def test_a_worse_candidate_is_refused_and_the_champion_stays(tmp_path: Path) -> None:
+    # It learns from one day with far too many trees, on an unchanged truth.
+    world = ClosedWorld(tmp_path, shift=1000, memory=6)
+    world.begin()
+    world.live(12)
+    text = world.file.read_text().replace("timedelta(days=6)", "timedelta(days=1)")
+    world.file.write_text(text.replace("trees: int = 20", "trees: int = 300"))
+    world.workspace.automation.fire(NAME, "a try")
+    told = world.live(1)
+    assert len(told) == 1
+    assert "was refused" in told[0]
+    assert world.champion() == 1
+    assert world.workspace.registry.version(NAME, 2).state == "archived"
+    assert kinds(world, "rollout.Started") == []
+    verdict = world.workspace.evaluation.verdicts(NAME, 2)[0]
+    assert verdict.holdout["answered_by_champion"] > 0
+    assert verdict.results[0].reason
+    world.close()
+
+
+def test_a_pipeline_that_raises_fails_its_firing_and_not_the_loop(tmp_path: Path) -> None:
+    world = ClosedWorld(tmp_path, broken="if until < START: raise RuntimeError('no disk')")
+    world.begin()
+    world.live(3)
+    world.workspace.automation.fire(NAME, "a try")
+    told = world.live(2)
+    assert len(told) == 1
+    assert "RuntimeError" in told[0]
+    firing = world.workspace.automation.firings(NAME)[0]
+    assert firing.outcome == "failed"
+    assert kinds(world, "run.Failed") == ["run.Failed"]
+    assert world.champion() == 1
+    world.close()
+
+
+def test_a_candidate_that_is_too_slow_is_taken_out(tmp_path: Path) -> None:
+    world = ClosedWorld(tmp_path, shift=3)
+    world.begin()
+    while not kinds(world, "rollout.Started"):
+        world.live(1)
+    world.latency_us = 900_000
+    world.live(3)
+    assert kinds(world, "rollout.Aborted") == ["rollout.Aborted"]
+    assert world.champion() == 1
+    aborted = world.workspace.deployment.rollouts(NAME)[0]
+    assert "p99" in aborted.reason
+    world.close()
+
+
+def test_what_a_killed_supervisor_began_goes_on(tmp_path: Path) -> None:
+    world = ClosedWorld(tmp_path)
+    automation = world.workspace.automation
+    automation.decide()
+    claimed = automation.claim()  # and then the process is gone
+    assert claimed is not None
+    world.runner.tick()
+    assert automation.firings(NAME)[0].outcome == "running"
+    automation.recover()
+    world.runner.tick()
+    assert automation.firings(NAME)[0].outcome == "done"
+    assert world.champion() == 1
+    world.close()
