@@ -35,6 +35,7 @@ FROZEN = "flights-delay-frozen"
 BEGIN = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2014, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+WEEK = timedelta(days=7)
 
 REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
 
@@ -86,8 +87,9 @@ class Replay:
         """The first quarter arrives; the first model is trained and deployed, and again frozen."""
         self._arrive_planes()
         for start in world.months():
-            if start < BEGIN:
-                self._arrive(start)
+            if BEGIN > start:
+                self._arrive_until(start)
+        self._arrive_until(BEGIN)
         self.clock.set(BEGIN)
         for spec in declared():
             self.workspace.automation.declare(spec)
@@ -114,8 +116,8 @@ class Replay:
         for day in self.days():
             report(Progress(day, (day - BEGIN) // DAY, total))
             self.clock.set(day)
-            if day.day == 1 and day > BEGIN:
-                self._arrive((day - DAY).replace(day=1))
+            if (day - BEGIN) % WEEK == timedelta(days=1):
+                self._arrive_until(day - DAY)
             online.push("weather", self._weather(day, day + DAY))
             online.push("flights", self._known(day, day + DAY))
             router.refresh()
@@ -169,29 +171,37 @@ class Replay:
             self.counts.different += sum(traffic.values[i][0] != expected[i] for i in of_version)
 
     # --- the world --------------------------------------------------------------------------------
-    def _arrive(self, start: datetime) -> None:
-        """One month of flights and weather is committed, once."""
+    def _arrive_until(self, until: datetime) -> None:
+        """What was scheduled or observed since the last arrival is committed, once.
+
+        A month at a time for the first quarter, then a week at a time, a day late, so that a
+        candidate can learn from nearly all that is older than the hold-out of its gate.
+        """
         module = _loop()
-        note = f"arrived for {start:%Y-%m}"
+        note = f"arrived until {until:%Y-%m-%d}"
         for name, frame, time_, schema in (
             ("flights", world.flights(), "sched_dep", module.FLIGHTS),
             ("weather", world.weather(), "observed_at", module.WEATHER),
         ):
-            if not self._has(name, note):
-                rows = world.month(frame, time_, start).to_arrow()
-                self.workspace.data.commit(name, rows, schema=schema, owner=module.OWNER, note=note)
+            known = {dataset.name for dataset in self.workspace.data.datasets()}
+            notes = [v.note for v in self.workspace.data.versions(name)] if name in known else []
+            if note in notes:
+                continue
+            since = notes[-1].rpartition(" ")[2] if notes else "2013-01-01"
+            at = pl.col(time_)
+            rows = frame.filter((at >= _instant(since)) & (at < until))
+            if rows.height:
+                self.workspace.data.commit(
+                    name, rows.to_arrow(), schema=schema, owner=module.OWNER, note=note
+                )
 
     def _arrive_planes(self) -> None:
         module = _loop()
-        if not self._has("planes", "the register of aircraft"):
+        if "planes" not in {dataset.name for dataset in self.workspace.data.datasets()}:
             self.workspace.data.commit(
                 "planes", world.planes().to_arrow(), schema=module.PLANES,
                 owner=module.OWNER, note="the register of aircraft",
             )  # fmt: skip
-
-    def _has(self, name: str, note: str) -> bool:
-        known = {dataset.name for dataset in self.workspace.data.datasets()}
-        return name in known and any(v.note == note for v in self.workspace.data.versions(name))
 
     def _asked(self, day: datetime) -> pl.DataFrame:
         """The flights that depart on `day` by schedule and were not asked about before a stop."""
@@ -266,6 +276,10 @@ class Traffic(threading.Thread):
             self.revisions.add(answer.headers.get("x-everloop-revision", ""))
             time.sleep(0.001)
         connection.close()
+
+
+def _instant(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
 
 def _loop() -> Any:

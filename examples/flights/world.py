@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-__all__ = ["flights", "month", "months", "planes", "weather"]
+__all__ = ["flights", "months", "planes", "weather"]
 
 _TAXI_MINUTES = 20
 
@@ -26,14 +26,6 @@ def months() -> Iterator[datetime]:
     """The first instants of the twelve months."""
     for number in range(1, 13):
         yield datetime(2013, number, 1, tzinfo=UTC)
-
-
-def month(frame: pl.DataFrame, time: str, start: datetime) -> pl.DataFrame:
-    """The rows whose `time` lies in the month from `start`; December keeps the year's last night."""
-    rows = frame.filter(pl.col(time) >= start)
-    if start.month == 12:
-        return rows
-    return rows.filter(pl.col(time) < start.replace(month=start.month + 1))
 
 
 @cache

@@ -95,7 +95,11 @@ def body_of(asked: type) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize(("method", "path", "call"), MLFLOW, ids=lambda value: value if isinstance(value, str) else "call")
+@pytest.mark.parametrize(
+    ("method", "path", "call"),
+    MLFLOW,
+    ids=lambda value: value if isinstance(value, str) else "call",
+)
 def test_every_call_of_mlflow_asks_the_decision_point(
     app: ASGIApp, method: str, path: str, call: Any
 ) -> None:
