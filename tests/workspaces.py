@@ -27,7 +27,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture(params=["sqlite", "postgres", "remote"])
 def ws(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Workspace]:
     """A fresh workspace; plain functions act in it."""
     monkeypatch.setenv("EVERLOOP_OBJECTS", str(tmp_path / "objects"))

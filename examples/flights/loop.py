@@ -9,17 +9,17 @@ import os
 from datetime import datetime, timedelta
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or its threads spin while others work
-import lightgbm  # noqa: E402
+import lightgbm
 
-import everloop as ev  # noqa: E402
-from everloop import agg, col  # noqa: E402
+import everloop as ev
+from everloop import agg, col
 
 NAME = "flights-delay"
 OWNER = "flight-operations@example.org"
 PARAMETERS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 63, "seed": 1,
               "min_data_in_leaf": 200, "feature_fraction": 0.7, "num_threads": 2, "verbose": -1,
               "deterministic": True}  # fmt: skip
-CARRIERS = tuple("9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split())
+CARRIERS = tuple("9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split())  # noqa: SIM905
 
 # --- data: what arrives, and what must hold of it ------------------------------------------------
 FLIGHTS = ev.Schema(
@@ -97,14 +97,23 @@ delay_features = ev.feature_set(
 # --- pipeline: plain functions; a step whose inputs did not change is not run again --------------
 @ev.step
 def labelled(flights: ev.Table, until: datetime) -> ev.Table:
-    """The flights whose outcome was known at `until`; every other one is recorded with its reason."""
-    rows = flights.drop_where("not_landed_yet", f"landed_at > TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'",
-                              reason="its outcome was not known yet")
-    rows = rows.drop_where("cancelled", "dep_delay IS NULL",
-                           reason="cancelled: it never left, so it was neither late nor on time")
-    rows = rows.drop_where("diverted", "arr_delay IS NULL",
-                           reason="diverted or lost from the records: it has no arrival delay")
-    return rows.with_columns(late="CAST(arr_delay > 15 AS DOUBLE)")  # fmt: skip
+    """The flights whose outcome was known at `until`; why the others are not among them is kept."""
+    rows = flights.drop_where(
+        "not_landed_yet",
+        f"landed_at > TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'",
+        reason="its outcome was not known yet",
+    )
+    rows = rows.drop_where(
+        "cancelled",
+        "dep_delay IS NULL",
+        reason="cancelled: it never left, so it was neither late nor on time",
+    )
+    rows = rows.drop_where(
+        "diverted",
+        "arr_delay IS NULL",
+        reason="diverted or lost from the records: it has no arrival delay",
+    )
+    return rows.with_columns(late="CAST(arr_delay > 15 AS DOUBLE)")
 
 
 @ev.step
@@ -133,8 +142,9 @@ def first_reference(rows: ev.Table, until: datetime, days: int = 31) -> bytes:
     stand_in = fit(rows.filter(f"landed_at <= {moment}"), 150)
     later = rows.filter(f"sched_dep > {moment}")
     x = later.to_numpy(delay_features.names)
-    return ev.make_reference(stand_in.predict(x), later.to_numpy(["late"])[:, 0],
-                             later.column("sched_dep"), dict(zip(delay_features.names, x.T)))  # fmt: skip
+    by_name = dict(zip(delay_features.names, x.T, strict=True))
+    late = later.to_numpy(["late"])[:, 0]
+    return ev.make_reference(stand_in.predict(x), late, later.column("sched_dep"), by_name)
 
 
 def fit(rows: ev.Table, trees: int) -> lightgbm.Booster:

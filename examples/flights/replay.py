@@ -1,5 +1,7 @@
-"""Replays the year: months arrive, flights are asked about at their scheduled departure, outcomes
-become known as flights land, and at the end of each day the loop looks at itself.
+"""Replays the year as it became known.
+
+Months arrive, flights are asked about at their scheduled departure, outcomes become known as
+flights land, and at the end of each day the loop looks at itself.
 
 Nothing here decides anything: what is retrained, refused and promoted is decided by ``loop.py``
 through Everloop's own runner. A replay that was stopped goes on with the day it had begun.
@@ -36,7 +38,7 @@ DAY = timedelta(days=1)
 
 REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
 
-#: How far back the online store must reach when it is filled anew: the longest window, and a margin.
+#: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)
 
 
@@ -81,7 +83,7 @@ class Replay:
 
     # --- what is there before the first request ---------------------------------------------------
     def prepare(self) -> None:
-        """The first quarter arrives, the first model is trained and deployed, and once more frozen."""
+        """The first quarter arrives; the first model is trained and deployed, and again frozen."""
         self._arrive_planes()
         for start in world.months():
             if start < BEGIN:
@@ -117,7 +119,7 @@ class Replay:
             online.push("weather", self._weather(day, day + DAY))
             online.push("flights", self._known(day, day + DAY))
             router.refresh()
-            self._answer(day, router, address, lambda: self._close(day, runner))
+            self._answer(day, router, address, lambda day=day: self._close(day, runner))
             self._remember(day + DAY)
         report(Progress(self.until, total, total))
 
@@ -195,7 +197,9 @@ class Replay:
         """The flights that depart on `day` by schedule and were not asked about before a stop."""
         rows = world.flights().with_row_index("number")
         rows = rows.filter((pl.col("sched_dep") >= day) & (pl.col("sched_dep") < day + DAY))
-        done = self.workspace.predictions.read(NAME, since=day, until=day + DAY, columns=["request_id"])
+        done = self.workspace.predictions.read(
+            NAME, since=day, until=day + DAY, columns=["request_id"]
+        )
         return rows.filter(~pl.col("flight_id").is_in(done["request_id"].to_pylist()))
 
     def _known(self, since: datetime, until: datetime) -> pl.DataFrame:
@@ -255,7 +259,10 @@ class Traffic(threading.Thread):
             if answer.status != 200:
                 self.errors += 1
                 continue
-            self.values[row["flight_id"]] = (body["outputs"][0]["data"][0], int(body["model_version"]))
+            self.values[row["flight_id"]] = (
+                body["outputs"][0]["data"][0],
+                int(body["model_version"]),
+            )
             self.revisions.add(answer.headers.get("x-everloop-revision", ""))
             time.sleep(0.001)
         connection.close()
@@ -303,7 +310,9 @@ def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any
     return {"months": months, "mean": mean}
 
 
-def _figures(workspace: ev.Workspace, name: str, start: datetime, end: datetime) -> dict[str, float]:
+def _figures(
+    workspace: ev.Workspace, name: str, start: datetime, end: datetime
+) -> dict[str, float]:
     table = workspace.predictions.read(
         name, since=start, until=end, labelled=True, columns=["arm", "value"]
     )
@@ -318,7 +327,8 @@ def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, 
     def within(kind: str, **match: Any) -> int:
         events = workspace.lineage.events(kind=kind, limit=10_000)
         return sum(
-            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items()) for e in events
+            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items())
+            for e in events
         )
 
     return {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.sql import SQL, Identifier
 from starlette.types import ASGIApp
 
-import everloop as ev
 from everloop.api import (
     mlflow_experiments,
     mlflow_log,
@@ -20,6 +24,7 @@ from everloop.api import (
     mlflow_registry,
     mlflow_runs,
 )
+from everloop.ports.blobs import HasPaths
 from everloop.server import make_app
 from everloop.workspace import Workspace
 from tests.servers import Answer, ask
@@ -28,10 +33,27 @@ API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with ev.open(tmp_path_factory.mktemp("mlflow") / ".everloop", actor="tester") as opened:
-        yield opened
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def workspace(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workspace]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with contextlib.ExitStack() as stack:
+        location = str(folder / ".everloop")
+        if request.param == "postgres":
+            location = stack.enter_context(database(request.getfixturevalue("postgres_url")))
+        objects = str(folder / ".everloop" / "objects")
+        yield stack.enter_context(Workspace(location, objects=objects, actor="tester"))
+
+
+@contextlib.contextmanager
+def database(url: str) -> Iterator[str]:
+    """A database for the whole module, dropped at its end."""
+    name = f"everloop_test_{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        yield urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+        admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +291,17 @@ def test_pages_of_registered_models(app: ASGIApp) -> None:
         refused(get(app, f"registered-models/search?max_results={limit}"))
 
 
+def test_versions_of_many_clients_are_dense(app: ASGIApp) -> None:
+    post(app, "registered-models/create", {"name": "raced"})
+
+    def register(_: int) -> int:
+        body = {"name": "raced", "source": "s3://bucket/model"}
+        return int(post(app, "model-versions/create", body).json()["model_version"]["version"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(register, range(24))) == list(range(1, 25))
+
+
 # --- artifacts ----------------------------------------------------------------------------------
 
 
@@ -295,6 +328,11 @@ def test_listing_is_relative_and_empty_for_files(app: ASGIApp) -> None:
     ]
     assert ask(app, "GET", f"{FILES}?path=0/listed/m/MLmodel").json() == {}
     assert ask(app, "GET", f"{FILES}?path=0/nothing").json() == {}
+    run_id = post(app, "runs/create", {"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+    ask(app, "PUT", f"{FILES}/0/{run_id}/artifacts/m/MLmodel", b"x")
+    listed = get(app, f"artifacts/list?run_id={run_id}&path=m").json()
+    assert listed["root_uri"] == f"mlflow-artifacts:/0/{run_id}/artifacts"
+    assert listed["files"] == [{"path": "m/MLmodel", "is_dir": False, "file_size": 1}]
     assert ask(app, "DELETE", f"{FILES}/0/listed/m").json() == {}
     refused(ask(app, "GET", f"{FILES}/0/listed/m/MLmodel"), "RESOURCE_DOES_NOT_EXIST", 404)
 
@@ -352,7 +390,9 @@ def test_a_cut_upload_leaves_nothing(app: ASGIApp, workspace: Workspace) -> None
     with pytest.raises((ClientDisconnect, AssertionError)):
         asyncio.run(app(scope, receive, send))
     refused(ask(app, "GET", path), "RESOURCE_DOES_NOT_EXIST", 404)
-    assert list(Path(workspace.location, "objects", "tmp").iterdir()) == []
+    assert isinstance(workspace.blobs, HasPaths)
+    stored, _ = workspace.blobs.put(b"whole")
+    assert list((workspace.blobs.path(stored).parents[1] / "tmp").iterdir()) == []
 
 
 # --- what nobody should send --------------------------------------------------------------------

@@ -65,7 +65,7 @@ def table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 
 def definitions() -> FeatureSet:
-    """Views of every kind: the newest row and windows, known late or at once, with and without ttl."""
+    """Views of every kind: newest row and window, known late or at once, with a ttl or none."""
     late = source("events", time="time", known="known")
     prompt = source("events", time="time")
     newest = {

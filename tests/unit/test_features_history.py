@@ -11,7 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everloop.errors import InvalidInput
+from everloop.core.context import using
+from everloop.core.dataset import DatasetVersion
+from everloop.data.arrow import from_arrow_schema
+from everloop.data.frame import Table
+from everloop.errors import InvalidInput, NotFound
 from everloop.features.define import agg, col, feature_set, feature_view, source
 from tests.unit import features_cases as cases
 
@@ -32,7 +36,7 @@ def test_every_cell_equals_plain_joins(
     rows = cases.table(requests, cases.REQUESTS)
     data = {"events": cases.table(events, cases.EVENTS), "facts": cases.table(facts, cases.FACTS)}
     mode = "as-of" if as_of else "as-known"
-    found = CASES.history(rows, sources=data, mode=mode)
+    found = CASES.history(rows, sources=data, mode=mode).to_arrow()
     wanted = cases.oracle(CASES, data | {"requests": rows}, as_of=as_of)
     for name in wanted.column_names:
         assert cases.cells(found.column(name)) == cases.cells(wanted.column(name)), name
@@ -96,7 +100,12 @@ def one_view(**options: Any) -> Any:
 
 def ask(definition: Any, events: dict[str, Any], keys: Any, times: Any) -> list[Any]:
     rows = pa.table({"k": keys, "t": times})
-    return definition.history(rows, sources={"events": pa.table(events)}).column(-1).to_pylist()
+    return (
+        definition.history(rows, sources={"events": pa.table(events)})
+        .to_arrow()
+        .column(-1)
+        .to_pylist()
+    )
 
 
 def test_instants_are_compared_whatever_zone_or_unit() -> None:
@@ -117,8 +126,11 @@ def test_instants_are_compared_whatever_zone_or_unit() -> None:
 
 def test_row_that_arrives_again_under_its_id_counts_once() -> None:
     events = {
-        "k": ["a"] * 4, "time": [at(0)] * 4, "flight": ["f", "f", None, None], "x": [1.0, 2.0, 4.0, 8.0],
-    }  # fmt: skip
+        "k": ["a"] * 4,
+        "time": [at(0)] * 4,
+        "flight": ["f", "f", None, None],
+        "x": [1.0, 2.0, 4.0, 8.0],
+    }
     view = feature_view(
         "v",
         entity="k",
@@ -208,3 +220,46 @@ def test_leakage_counts_what_late_rows_change() -> None:
     assert report.rows == 3
     assert [(f.name, f.rows) for f in report.features] == [("newest", 1)]
     assert one_view().check_leakage(rows, sources={"events": events}).features == ()
+
+
+class Data:
+    """The data service of a workspace, as far as history() asks it."""
+
+    def __init__(self, **tables: pa.Table) -> None:
+        self.tables = tables
+        self.read_columns: dict[str, list[str]] = {}
+
+    def version(self, name: str, number: int | None = None) -> DatasetVersion:
+        return DatasetVersion(
+            dataset=name, number=number or 3, digest=f"d{number or 3}", blocks=(), rows=0,
+            schema=from_arrow_schema(self.tables[name].schema), created_at=at(0),
+        )  # fmt: skip
+
+    def read(self, name: str, number: int, *, columns: list[str]) -> pa.Table:
+        self.read_columns[name] = columns
+        return self.tables[name].select(columns)
+
+
+class Workspace:
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+
+def test_datasets_are_read_from_the_workspace_and_remembered() -> None:
+    data = Data(events=pa.table({**EVENTS, "unused": [1]}))
+    rows = Table(pa.table({"k": ["a"], "t": [at(1)]}), sources=[("asked", 7, "d7")], key=["k"])
+    with using(Workspace(data)):
+        latest = one_view().history(rows)
+        pinned = one_view().history(rows, versions={"events": 2})
+    assert latest.column("newest").to_pylist() == [1.0]
+    assert latest.sources == (("asked", 7, "d7"), ("events", 3, "d3"))
+    assert pinned.sources[1] == ("events", 2, "d2")
+    assert latest.key == ("k",)
+    assert data.read_columns == {"events": ["k", "time", "x"]}
+
+
+def test_source_that_no_view_reads_is_refused() -> None:
+    with pytest.raises(NotFound, match="did you mean 'events'"):
+        one_view().history(
+            pa.table({"k": ["a"], "t": [at(1)]}), sources={"event": pa.table(EVENTS)}
+        )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everloop.backends.online.lmdb import LmdbOnline
-from everloop.core.feature import FeatureView
 from everloop.errors import BackendError, InvalidInput, NotFound
 from everloop.features.define import agg, col, feature_set, feature_view, source
 from everloop.features.online import OnlineFeatures
@@ -74,22 +74,8 @@ def without_text(definition: FeatureSet) -> FeatureSet:
     for view in definition.views:
         kept = tuple(f for f in view.features if f.type != "string")
         if view.name != "mixed":
-            views.append(
-                FeatureView(
-                    name=view.name,
-                    entity=view.entity,
-                    source=view.source,
-                    features=kept,
-                    ttl_us=view.ttl_us,
-                )
-            )
-    return FeatureSet(
-        name="plain",
-        views=tuple(views),
-        time="t",
-        request=definition.request,
-        on_demand=definition.on_demand,
-    )
+            views.append(msgspec.structs.replace(view, features=kept))
+    return msgspec.structs.replace(definition, name="plain", views=tuple(views))
 
 
 PLAIN = without_text(CASES)

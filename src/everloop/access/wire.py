@@ -12,14 +12,17 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import pyarrow as pa
 
 from everloop.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["HEAD_LENGTH", "decode_call", "decode_result", "encode_call", "encode_result"]
 
@@ -93,7 +96,7 @@ def _encode(value: Any) -> tuple[bytes, int]:
     streams: dict[int, memoryview] = {}
 
     def foreign(value: Any) -> memoryview:
-        if not isinstance(value, pa.Table):
+        if not _is_table(value):
             raise InvalidInput(f"a value of type {type(value).__name__} cannot be sent to a server")
         view = memoryview(_stream_of(value))
         streams[id(view)] = view
@@ -109,7 +112,15 @@ def _encode(value: Any) -> tuple[bytes, int]:
     return b"".join([head, *parts]), len(head)
 
 
+def _is_table(value: Any) -> bool:
+    # Half of a server's start is loading Arrow; where it is not loaded there is no table.
+    arrow = sys.modules.get("pyarrow")
+    return arrow is not None and isinstance(value, arrow.Table)
+
+
 def _stream_of(table: pa.Table) -> pa.Buffer:
+    import pyarrow as pa
+
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -180,6 +191,8 @@ def _marked(mark: str, item: Any, parts: list[memoryview], depth: int) -> Any:
 
 
 def _read_table(part: memoryview) -> pa.Table:
+    import pyarrow as pa
+
     try:
         with pa.ipc.open_stream(pa.py_buffer(part)) as reader:
             table = reader.read_all()

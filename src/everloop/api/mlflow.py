@@ -67,7 +67,7 @@ def routes(workspace: Workspace) -> list[Route]:
             return _unknown()
         asked: object
         if request.method == "GET":
-            asked = decode_query(request.url.query.encode(), found.asked, given)
+            asked = decode_query(request.scope["query_string"], found.asked, given)
         else:
             limit = _MAX_BATCH if path == "mlflow/runs/log-batch" else _MAX_BODY
             asked = decode_body(await _read(request, limit), found.asked, given)

@@ -17,12 +17,13 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from everloop.api.mlflow_wire import bare
 from everloop.core.context import acting
 from everloop.core.run import Artifact
 from everloop.ports.blobs import HasPaths
 from everloop.workspace import Workspace
 
-__all__ = ["content", "listing"]
+__all__ = ["content", "listed", "listing"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -48,6 +49,13 @@ def listing(workspace: Workspace) -> Handler:
         return _json({"files": files} if files else {})
 
     return handler
+
+
+def listed(workspace: Workspace, root: str, path: str) -> dict[str, Any]:
+    """What lies directly under `path` within `root`, by paths relative to `root`."""
+    found = workspace.tracking.list_artifacts(f"{root}/{path}".rstrip("/"))
+    files = [{**_file_fields(item), "path": item.path.removeprefix(f"{root}/")} for item in found]
+    return bare(root_uri=f"mlflow-artifacts:/{root}", files=files)
 
 
 def content(workspace: Workspace) -> Handler:

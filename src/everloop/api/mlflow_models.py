@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.api.mlflow_artifacts import listed
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_log import metric_fields
 from everloop.api.mlflow_wire import Int64, KeyValue, Text, bare, pairs, tags_of, to_ms
@@ -176,13 +177,4 @@ def _log_params(workspace: Workspace, asked: _LogParams) -> dict[str, Any]:
 @calls.on("GET", f"{_BASE}/{{model_id}}/artifacts/directories")
 def _list_files(workspace: Workspace, asked: _Directory) -> dict[str, Any]:
     root = artifacts_of(workspace.tracking.logged_model(asked.model_id))
-    path = f"{root}/{asked.artifact_directory_path or ''}".rstrip("/")
-    files = [
-        bare(
-            path=item.path.removeprefix(f"{root}/"),
-            is_dir=not item.digest,
-            file_size=item.size if item.digest else None,
-        )
-        for item in workspace.tracking.list_artifacts(path)
-    ]
-    return bare(root_uri=f"mlflow-artifacts:/{root}", files=files)
+    return listed(workspace, root, asked.artifact_directory_path or "")

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.api.mlflow_artifacts import listed
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_experiments import location_of, view_of
 from everloop.api.mlflow_log import NAME_TAG, OfRun, input_fields, metric_fields
@@ -48,6 +49,10 @@ class _Update(OfRun, kw_only=True):
     status: str | None = ""
     end_time: Int64 | None = None
     run_name: str | None = ""
+
+
+class _ListArtifacts(OfRun, kw_only=True):
+    path: str | None = ""
 
 
 class _Search(Page):
@@ -162,3 +167,10 @@ def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
         runs=[run_fields(run, latest.get(run.id, [])) for run in page.runs],
         next_page_token=page.next_page_token,
     )
+
+
+@calls.on("GET", "mlflow/artifacts/list")
+def _list_artifacts(workspace: Workspace, asked: _ListArtifacts) -> dict[str, Any]:
+    run = workspace.tracking.run(asked.id)
+    root = f"{run.experiment}/{run.id}/artifacts"
+    return listed(workspace, root, asked.path or "")

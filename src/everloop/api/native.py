@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -148,6 +147,6 @@ def _types(method: Callable[..., Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _foreign(kind: type) -> dict[str, Any]:
-    if kind is pa.Table:
+    if kind.__module__ == "pyarrow.lib" and kind.__name__ == "Table":
         return {"type": "object", "description": "an Arrow IPC stream, sent as an attachment"}
     raise NotFound(f"no description of {kind.__name__}")

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from everloop.core.context import current_workspace
 from everloop.core.expr import Column, kind_of
 from everloop.core.feature import Aggregate
 from everloop.data.frame import Source, Table
-from everloop.errors import Fault, InvalidInput
+from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.compile_vector import evaluate
-from everloop.features.frames import arrow_of, with_features
 from everloop.features.keys import KeyCodes
 from everloop.features.plan import Events, Frame, Input, Plan, events_of, typed
 from everloop.features.retrieve import Found, Rows, Timeline, best_so_far, look_up
@@ -32,21 +30,25 @@ def history(
     sources: Mapping[str, Any] | None = None,
     versions: Mapping[str, int] | None = None,
     mode: Mode = "as-known",
-) -> Any:
+) -> Table:
     """The features of each row; see :meth:`FeatureSet.history`."""
-    frame = Frame(arrow_of(rows), "rows")
+    asked = Table.of(rows)
+    frame = Frame(asked.to_arrow(), "rows")
     _check_names(feature_set, frame)
     at = _asked(frame, time or feature_set.time)
     given = _sources(feature_set, sources or {}, versions or {})
+    frames = {name: Frame(table.to_arrow(), name) for name, table in given.items()}
     values: dict[str, Vector] = {}
     for view in feature_set.views:
         plan = Plan(view)
-        source = Frame(given[view.source.dataset][0], view.source.dataset)
+        source = frames[view.source.dataset]
         found = _of_view(plan, source, frame, at, as_of=mode == "as-of")
         values.update(zip(view.names, found.values, strict=True))
     _on_demand(feature_set, frame, values)
     columns = {f.name: to_arrow(values[f.name], f.type) for f in feature_set.features}
-    return with_features(rows, columns, [source for _, came in given.values() for source in came])
+    came = [source for table in (asked, *given.values()) for source in table.sources]
+    made = asked.with_columns(columns)
+    return Table(made.to_arrow(), sources=dict.fromkeys(came), key=asked.key, changes=asked.changes)
 
 
 def _of_view(plan: Plan, source: Frame, frame: Frame, at: Array, *, as_of: bool) -> Found:
@@ -156,17 +158,19 @@ def _check_names(feature_set: FeatureSet, frame: Frame) -> None:
 
 def _sources(
     feature_set: FeatureSet, given: Mapping[str, Any], versions: Mapping[str, int]
-) -> dict[str, tuple[pa.Table, tuple[Source, ...]]]:
-    """Rows of each dataset, and the versions that they come from."""
-    found: dict[str, tuple[pa.Table, tuple[Source, ...]]] = {}
+) -> dict[str, Table]:
+    """The rows of each dataset that is read."""
+    unread = [name for name in (*given, *versions) if name not in feature_set.datasets]
+    if unread:
+        raise NotFound.named("source", unread[0], feature_set.datasets)
+    found: dict[str, Table] = {}
     for name, columns in feature_set.datasets.items():
         if name in given:
-            table = Table.of(given[name])
-            found[name] = table.to_arrow(), table.sources
+            found[name] = Table.of(given[name])
             continue
         data = current_workspace().data
         version = data.version(name, versions.get(name))
         wanted = [column for column in columns if column in version.schema.names]
-        read = data.read(name, version.number, columns=wanted)
-        found[name] = read, (Source(name, version.number, version.digest),)
+        rows = data.read(name, version.number, columns=wanted)
+        found[name] = Table(rows, sources=[Source(name, version.number, version.digest)])
     return found

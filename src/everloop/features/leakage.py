@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 import pyarrow.compute as pc
 
-from everloop.features.frames import arrow_of
 from everloop.features.history import history
-from everloop.features.sets import FeatureSet
+from everloop.features.sets import FeatureSet, Mode
 
 __all__ = ["LeakageReport", "LeakyFeature", "check_leakage"]
 
@@ -44,11 +43,10 @@ def check_leakage(
     versions: Mapping[str, int] | None = None,
 ) -> LeakageReport:
     """Compare the features as known with those as of the event time; see `FeatureSet`."""
+    modes: tuple[Mode, ...] = ("as-known", "as-of")
     both = [
-        arrow_of(
-            history(feature_set, rows, time=time, sources=sources, versions=versions, mode=mode)
-        )
-        for mode in ("as-known", "as-of")
+        history(feature_set, rows, time=time, sources=sources, versions=versions, mode=mode)
+        for mode in modes
     ]
     count = both[0].num_rows
     found = []

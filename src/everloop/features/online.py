@@ -21,10 +21,10 @@ import pyarrow as pa
 from everloop.core.expr import Kind, kind_of
 from everloop.core.feature import Aggregate, Feature, Source
 from everloop.core.time import duration_micros, to_micros
+from everloop.data.frame import Table
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.compile_row import compile_row
 from everloop.features.compile_vector import evaluate
-from everloop.features.frames import arrow_of
 from everloop.features.keys import distinct
 from everloop.features.one import OneRow
 from everloop.features.plan import Frame, Input, Plan, events_of, typed
@@ -174,7 +174,7 @@ class OnlineFeatures:
         if not views:
             known = {view.source.dataset for view in self.feature_set.views}
             raise NotFound.named("source", str(source), known)
-        frame = Frame(arrow_of(rows), str(getattr(source, "dataset", source)))
+        frame = Frame(Table.of(rows).to_arrow(), str(getattr(source, "dataset", source)))
         ready = [(view, view.prepare(frame)) for view in views]  # every fault before any write
         return sum(view.write(self._store, fresh) for view, fresh in ready)
 

@@ -12,6 +12,7 @@ from everloop.core.feature import Aggregate, Feature, FeatureView, Identified
 from everloop.core.schema import Field, Schema
 
 if TYPE_CHECKING:
+    from everloop.data.frame import Table
     from everloop.features.leakage import LeakageReport
 
 __all__ = ["FeatureSet", "Mode"]
@@ -87,7 +88,7 @@ class FeatureSet(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=True
         sources: Mapping[str, Any] | None = None,
         versions: Mapping[str, int] | None = None,
         mode: Mode = "as-known",
-    ) -> Any:
+    ) -> Table:
         """The features of each row, as they were known at the row's own time.
 
         Args:
@@ -103,6 +104,7 @@ class FeatureSet(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=True
             A feature that repeats a request field under its name stays in its place, typed.
 
         Raises:
+            NotFound: If `sources` or `versions` names a dataset that no view reads.
             InvalidInput: With every missing or wrongly typed column, row without a time, or
                 feature that has the name of another column.
         """

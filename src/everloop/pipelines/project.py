@@ -15,11 +15,9 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-import everloop
-
 __all__ = ["distribution_of", "is_project", "module_file", "module_name"]
 
-_OURS = str(Path(everloop.__file__).parent)
+_OURS = str(Path(__file__).parents[1])
 
 
 @functools.cache

@@ -158,7 +158,7 @@ def loop_page(workspace: Workspace, name: str) -> LoopPage:
         rollouts=rollouts,
         service_levels=list(workspace.governance.service_levels(name)),
         series=_series(spec, windows),
-        marks=_marks(workspace, spec, alerts, rollouts),
+        marks=_marks(workspace, deployment, alerts, rollouts),
         story=list(workspace.governance.story(name)),
         alerts=alerts[::-1],
     )
@@ -208,7 +208,10 @@ def _series(spec: LoopSpec, windows: Iterable[Window]) -> list[Series]:
 
 
 def _marks(
-    workspace: Workspace, spec: LoopSpec, alerts: list[Alert], rollouts: list[Rollout]
+    workspace: Workspace,
+    deployment: Deployment | None,
+    alerts: list[Alert],
+    rollouts: list[Rollout],
 ) -> list[Mark]:
     marks = [
         Mark(
@@ -220,7 +223,7 @@ def _marks(
         )
         for alert in alerts
     ]
-    for verdict in workspace.evaluation.verdicts(spec.name):
+    for verdict in workspace.evaluation.verdicts(deployment.model) if deployment else ():
         if verdict.champion:  # the first version has nobody to pass against
             kind: Literal["passed", "refused"] = "passed" if verdict.passed else "refused"
             label = f"version {verdict.candidate} {kind}"

@@ -1,0 +1,232 @@
+"""No way in goes past the decision point: each route is open by name, or a service refuses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+import everloop as ev
+from everloop.access.service import actions_of
+from everloop.api import (
+    mlflow_experiments,
+    mlflow_log,
+    mlflow_models,
+    mlflow_registry,
+    mlflow_runs,
+    native,
+)
+from everloop.errors import NotAllowed
+from everloop.registry.service import RegistryService
+from everloop.server import make_app
+from everloop.workspace import AREAS, Workspace
+from tests.servers import ask, serve
+
+#: What anybody may ask: it tells nothing of what is kept here.
+OPEN = {
+    "/health",
+    "/version",
+    "/api/openapi.json",
+    "/api/3.0/mlflow/server-info",
+    "/ajax-api/3.0/mlflow/server-info",
+    "/static",
+}
+MLFLOW = [
+    (method, path, call)
+    for door in (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
+    for (method, path), call in door.calls.items()
+]
+
+
+class NobodyMay:
+    """Refuses everything and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def authorize(self, principal: str, action: str, object_: str) -> None:
+        self.asked.append(action)
+        raise NotAllowed(f"nobody may {action}")
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    location = str(tmp_path_factory.mktemp("closed") / ".everloop")
+    with Workspace(location, authorizer=NobodyMay()) as workspace:
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def app(closed: Workspace) -> ASGIApp:
+    return make_app(closed)
+
+
+@pytest.fixture(scope="module")
+def open_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIApp]:
+    with ev.open(tmp_path_factory.mktemp("open") / ".everloop", actor="tester") as workspace:
+        yield make_app(workspace)
+
+
+def value_of(hint: Any) -> Any:
+    """Something that decodes as `hint`."""
+    for kind, value in ((int, 1), (float, 1.0), (str, "1"), (bytes, "eA==")):
+        if hint is kind or typing.get_args(hint)[:1] == (kind,):
+            return value
+    return []
+
+
+def body_of(asked: type) -> dict[str, Any]:
+    fields = msgspec.structs.fields(asked)
+    body = {field.name: value_of(field.type) for field in fields if field.required}
+    if "run_id" in {field.name for field in fields}:
+        body["run_id"] = "1"
+    if "experiment_ids" in {field.name for field in fields}:
+        body["experiment_ids"] = ["0"]
+    return body
+
+
+@pytest.mark.parametrize(("method", "path", "call"), MLFLOW, ids=lambda value: str(value)[-40:])
+def test_every_call_of_mlflow_asks_the_decision_point(
+    app: ASGIApp, method: str, path: str, call: Any
+) -> None:
+    body = body_of(call.asked)
+    if "model_json" in body:
+        body["model_json"] = '{"artifact_path": "", "utc_time_created": "", "flavors": {}}'
+    if path == "mlflow/model-versions/create":
+        body["source"] = "s3://bucket/model"
+    if method == "PATCH" and path.endswith("{model_id}"):
+        body["status"] = "LOGGED_MODEL_READY"
+    target = f"/api/2.0/{re.sub(r'{[a-z_]+}', 'm-1', path)}"
+    if method == "GET":
+        query = "&".join(
+            f"{key}={item}"
+            for key, value in body.items()
+            for item in (value if isinstance(value, list) else [value])
+        )
+        answer = ask(app, "GET", f"{target}?{query}")
+    else:
+        answer = ask(app, method, target, body)
+    assert (answer.status, answer.json()["error_code"]) == (403, "PERMISSION_DENIED"), answer.text
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_artifacts_ask_the_decision_point(app: ASGIApp, method: str) -> None:
+    base = "/api/2.0/mlflow-artifacts/artifacts"
+    assert ask(app, method, f"{base}/0/run/file", b"x").status == 403
+    assert ask(app, "GET", f"{base}?path=0").status == 403
+
+
+def test_every_native_method_is_served_and_declares_its_action(
+    app: ASGIApp, closed: Workspace
+) -> None:
+    described = ask(app, "GET", "/api/openapi.json").json()["paths"]
+    expected = {}
+    for area in AREAS:
+        for name, action in actions_of(type(closed.service(area))).items():
+            assert re.fullmatch(r"[a-z_]+:[a-z_]+", action)
+            expected[f"/api/v1/{area}/{name}"] = action
+    assert {path: told["post"]["x-everloop-action"] for path, told in described.items()} == expected
+    for path, told in described.items():
+        schema = told["post"]["requestBody"]["content"]["application/json"]["schema"]
+        answer = ask(app, "POST", path, b"{}")
+        if schema["required"]:
+            missing = {fault["path"] for fault in answer.json()["faults"]}
+            assert (answer.status, missing) == (400, set(schema["required"])), path
+        else:
+            assert answer.status == 403, path
+
+
+def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:
+    text = ask(app, "GET", "/api/openapi.json").text
+    schemas = json.loads(text)["components"]["schemas"]
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert referred
+    assert referred <= schemas.keys()
+    assert {"Run", "ModelVersion", "Verdict", "LoopSpec"} <= schemas.keys()
+
+
+@pytest.mark.parametrize("path", ["/", "/overview.json", "/loops/x", "/loops/x.json"])
+def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
+    assert ask(app, "GET", path).status == 403
+
+
+def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
+    checked = re.compile(
+        r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
+        r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
+    )
+    framework: Any = app
+    while not isinstance(framework, Starlette):
+        framework = getattr(framework, "_app", None) or framework._framework
+    for route in framework.routes:
+        assert isinstance(route, Route | Mount)
+        assert route.path in OPEN or checked.fullmatch(route.path), route.path
+
+
+@pytest.mark.parametrize("path", [*sorted(OPEN - {"/static"}), "/static/everloop.css"])
+def test_open_routes_are_open(app: ASGIApp, path: str) -> None:
+    assert ask(app, "GET", path).status == 200
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/nothing.css", "/static/../pages.py", "/api"])
+def test_unknown_paths_are_404(app: ASGIApp, path: str) -> None:
+    answer = ask(app, "GET", path)
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert ask(app, "DELETE", "/health").status == 405
+
+
+def test_plain_json_drives_the_services(open_app: ASGIApp) -> None:
+    def call(path: str, **arguments: Any) -> Any:
+        answer = ask(open_app, "POST", f"/api/v1/{path}", arguments)
+        assert answer.status == 200, answer.text
+        return answer.json()["value"]
+
+    run = call("tracking/create_run", experiment="curl", params={"lr": "0.1"})
+    point = {"key": "auc", "value": 0.75, "step": 1, "at_ms": 5}
+    call("tracking/log", id=run["id"], metrics=[point])
+    assert call("tracking/run", id=run["id"])["metrics"] == {"auc": 0.75}
+    call("registry/create_model", name="churn", owner="ops@example.org")
+    assert [model["name"] for model in call("registry/models")] == ["churn"]
+    kinds = [event["kind"] for event in call("lineage/events")]
+    assert kinds == ["run.Started", "model.Created"]
+
+
+def test_host_and_origin_are_checked_before_every_door(open_app: ASGIApp) -> None:
+    for path in ("/", "/health", "/api/v1/registry/models", "/v2/health/live", "/static/x"):
+        assert ask(open_app, "GET", path, host="rebound.example").status == 403
+    headers = {"Origin": "https://evil.example"}
+    answer = ask(open_app, "POST", "/api/v1/registry/models", {}, headers=headers)
+    assert answer.status == 403
+
+
+def test_calls_of_the_native_door_are_all_by_post() -> None:
+    [call, _] = native.routes(None)  # type: ignore[arg-type]
+    assert call.methods == {"POST"}
+
+
+def test_a_fault_of_ours_tells_nothing(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object) -> None:
+        raise RuntimeError("SELECT secret FROM t")
+
+    monkeypatch.setattr(RegistryService, "models", fail)
+    with ev.open(tmp_path_factory.mktemp("broken") / ".everloop") as workspace:
+        with serve(workspace) as url, pytest.raises(HTTPError) as caught:
+            urlopen(f"{url}/overview.json")
+        assert caught.value.code == 503
+        text = caught.value.read().decode()
+        assert json.loads(text)["error_code"] == "backend"
+        assert "SELECT" not in text
+        assert "Traceback" not in text
