@@ -189,19 +189,18 @@ def learned(tx: Transaction, spec: LoopSpec) -> tuple[int, int]:
 
     Labels count by batch: one that reaches into the hold-out does not count yet.
     """
-    arms = tx.scalar(
-        select(tables.deployments.c.arms).where(tables.deployments.c.name == spec.name)
-    )
+    if not spec.new_share:
+        return 0, 0  # nobody asks
+    deployed = tables.deployments
+    arms = tx.scalar(select(deployed.c.arms).where(deployed.c.name == spec.name))
     champion = next((arm["version"] for arm in arms or () if arm["name"] == "champion"), None)
-    if champion is None:
-        return 0, 0
     versions, batches = tables.model_versions, tables.label_batches
     manifest = tx.scalar(
         select(versions.c.manifest).where(
             versions.c.name == spec.name, versions.c.version == champion
         )
     )
-    until = manifest.get("trained_until")
+    until = (manifest or {}).get("trained_until")
     if not until:
         return 0, 0
     days = max((gate.days for gate in spec.gates), default=0)
