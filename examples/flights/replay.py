@@ -28,10 +28,10 @@ import everloop as ev
 from everloop.automation.declare import collecting, declared
 from everloop.evaluation.metrics import auc, brier
 from everloop.pipelines.load import load_module
+from everloop.registry.flavors import load_predictor
 
 LOOP_FILE = Path(__file__).with_name("loop.py")
 NAME = "flights-delay"
-FROZEN = "flights-delay-frozen"
 BEGIN = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2014, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -84,19 +84,16 @@ class Replay:
 
     # --- what is there before the first request ---------------------------------------------------
     def prepare(self) -> None:
-        """The first quarter arrives; the first model is trained and deployed, and again frozen."""
+        """The first quarter arrives; the first model is trained and deployed."""
         self._arrive_planes()
         for start in world.months():
-            if BEGIN > start:
+            if start < BEGIN:
                 self._arrive_until(start)
         self._arrive_until(BEGIN)
         self.clock.set(BEGIN)
         for spec in declared():
             self.workspace.automation.declare(spec)
         self.workspace.loop_runner().tick()  # a loop without a model trains its first one
-        known = {d.name for d in self.workspace.deployment.deployments()}
-        if FROZEN not in known:
-            self.workspace.deployment.create(FROZEN, model=NAME, version=1, owner="the comparison")
 
     def days(self) -> Iterator[datetime]:
         """The days that are still to be replayed."""
@@ -108,7 +105,7 @@ class Replay:
     # --- one day ----------------------------------------------------------------------------------
     def run(self, address: str, report: Callable[[Progress], None]) -> None:
         """Replay all days against the serving process at `address` (``host:port``)."""
-        router = self.workspace.open_router(only=(NAME, FROZEN))
+        router = self.workspace.open_router(only=(NAME,))
         online = self.workspace.online_features("delay")
         self._fill(online, self._resume_at())
         runner = self.workspace.loop_runner()
@@ -131,11 +128,10 @@ class Replay:
         in_batch = asked.filter(pl.col("number") % self.http_every != 0)
         traffic = Traffic(address, NAME, by_http)
         traffic.start()
-        for name, rows in ((NAME, in_batch), (FROZEN, asked)):
-            if rows.height:
-                route = router.route(name)
-                answers = route.answer(_columns(route, rows), rows["flight_id"].to_list())
-                self.workspace.log_answers(answers)
+        if in_batch.height:
+            route = router.route(NAME)
+            answers = route.answer(_columns(route, in_batch), in_batch["flight_id"].to_list())
+            self.workspace.log_answers(answers)
         self.counts.batch += in_batch.height
         close()
         traffic.join()
@@ -151,8 +147,7 @@ class Replay:
             known_at="landed_at",
         )
         if labels.height:
-            for name in (NAME, FROZEN):
-                self.workspace.predictions.labels(name, labels.to_arrow())
+            self.workspace.predictions.labels(NAME, labels.to_arrow())
         runner.tick()
 
     def _compare(self, traffic: Traffic, router: Any, rows: pl.DataFrame) -> None:
@@ -305,15 +300,24 @@ def _columns(route: Any, rows: pl.DataFrame) -> Any:
 
 # --- what came of it --------------------------------------------------------------------------------
 def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any]:
-    """By month: AUC and Brier of the frozen model and of the loop, and what the loop did."""
+    """By month: AUC and Brier of the frozen model and of the loop, and what the loop did.
+
+    The frozen model is version 1, scored on the very feature values that were served.
+    """
+    first = workspace.registry.version(NAME, 1)
+    frozen = load_predictor(first, workspace.registry.files(NAME, 1))
     months = []
     for start in (m for m in world.months() if BEGIN <= m < until):
         end = END if start.month == 12 else start.replace(month=start.month + 1)
+        rows = _answered(workspace, start, end)
+        y = rows["label"].to_numpy()
+        served = rows.select(f"f.{name}" for name in frozen.names).cast(pl.Float64).to_numpy()
         months.append(
             {
                 "month": f"{start:%Y-%m}",
-                "frozen": _figures(workspace, FROZEN, start, end),
-                "loop": _figures(workspace, NAME, start, end),
+                "frozen": _figures(y, frozen.predict(served)),
+                "loop": _figures(y, rows["value"].to_numpy()),
+                "flights": rows.height,
                 **_acts(workspace, start, end),
             }
         )
@@ -324,17 +328,14 @@ def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any
     return {"months": months, "mean": mean}
 
 
-def _figures(
-    workspace: ev.Workspace, name: str, start: datetime, end: datetime
-) -> dict[str, float]:
-    table = workspace.predictions.read(
-        name, since=start, until=end, labelled=True, columns=["arm", "value"]
-    )
-    rows = pl.from_arrow(table)
+def _answered(workspace: ev.Workspace, start: datetime, end: datetime) -> pl.DataFrame:
+    rows = pl.from_arrow(workspace.predictions.read(NAME, since=start, until=end, labelled=True))
     assert isinstance(rows, pl.DataFrame)
-    rows = rows.filter((pl.col("arm") != "shadow") & pl.col("label").is_not_null())
-    y, p = rows["label"].to_numpy(), rows["value"].to_numpy()
-    return {"auc": float(auc(y, p)), "brier": float(brier(y, p)), "flights": rows.height}
+    return rows.filter((pl.col("arm") != "shadow") & pl.col("label").is_not_null())
+
+
+def _figures(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    return {"auc": float(auc(y, p)), "brier": float(brier(y, p))}
 
 
 def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, int]:

@@ -18,6 +18,8 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUE = {letter: index for index, letter in enumerate(_ALPHABET)}
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
+_LOW_BITS = 40
+_LOW = (1 << _LOW_BITS) - 1
 
 _lock = threading.Lock()
 _last = 0
@@ -34,10 +36,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _encode(value: int) -> str:
-    # 26 letters = 130 bits; two letters (10 bits) at a time halves the work.
+def _encode(value: int, letters: int) -> str:
+    # Two letters (10 bits) at a time halve the work.
     parts = []
-    for _ in range(13):
+    for _ in range(letters // 2):
         parts.append(_PAIRS[value & 1023])
         value >>= 10
     return "".join(reversed(parts))
@@ -50,7 +52,15 @@ def new_ids(count: int) -> list[str]:
         fresh = (int(time.time() * 1000) << _RANDOM_BITS) | int.from_bytes(os.urandom(10))
         first = fresh if fresh > _last else _last + 1
         _last = first + max(count - 1, 0)
-    return [_encode(first + index) for index in range(count)]
+    ids: list[str] = []
+    value, end = first, first + count
+    while value < end:
+        # Ids in a row share all but their last eight letters.
+        stop = min(end, (value | _LOW) + 1)
+        head = _encode(value >> _LOW_BITS, 18)
+        ids += [head + _encode(low, 8) for low in range(value & _LOW, (stop - 1 & _LOW) + 1)]
+        value = stop
+    return ids
 
 
 def new_id() -> str:
