@@ -80,7 +80,9 @@ def _once(
     key: Array, events: Events, source: Frame, names: tuple[str, ...]
 ) -> tuple[Array, Events]:
     """Keep of rows with the same key, visible time and id the one written last."""
-    ids = KeyCodes(list(source.columns(names).values()), names, source.label).codes
+    ids = source.repeated_ids(names)
+    if ids is None:
+        return key, events
     ids = ids if events.rows is None else ids[events.rows]
     order = np.lexsort((ids, events.visible, key))
     columns = (key[order], events.visible[order], ids[order])

@@ -9,6 +9,7 @@ entity's newest row. A lookup at a time within the slack, or later, is never cha
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -120,7 +121,7 @@ class FeatureRows:
 class OnlineFeatures:
     """Pushes rows of sources into an online store and looks features up in it.
 
-    Lookups may run in many threads and processes beside one process that pushes.
+    Lookups may run in many threads and processes beside the one object that pushes.
 
     Args:
         feature_set: What is looked up.
@@ -131,6 +132,7 @@ class OnlineFeatures:
     def __init__(self, feature_set: FeatureSet, store: OnlineStore, *, slack: str = SLACK) -> None:
         self.feature_set = feature_set
         self._store = store
+        self._pushing = threading.Lock()
         self._views = [
             _OnlineView(Plan(view), duration_micros(slack)) for view in feature_set.views
         ]
@@ -176,7 +178,8 @@ class OnlineFeatures:
             raise NotFound.named("source", str(source), known)
         frame = Frame(Table.of(rows).to_arrow(), str(getattr(source, "dataset", source)))
         ready = [(view, view.prepare(frame)) for view in views]  # every fault before any write
-        return sum(view.write(self._store, fresh) for view, fresh in ready)
+        with self._pushing:  # what is held is read, merged and written back
+            return sum(view.write(self._store, fresh) for view, fresh in ready)
 
     def lookup(
         self, columns: Mapping[str, Any], at_us: npt.NDArray[np.int64] | Sequence[int]

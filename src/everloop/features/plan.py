@@ -16,6 +16,7 @@ from everloop.core.feature import Aggregate, Feature, FeatureView
 from everloop.core.schema import FieldType
 from everloop.errors import Fault, InvalidInput
 from everloop.features.compile_vector import evaluate
+from everloop.features.keys import KeyCodes
 from everloop.features.vectors import Array, Vector, from_arrow
 
 __all__ = ["Events", "Frame", "Input", "Plan", "events_of", "typed"]
@@ -83,6 +84,7 @@ class Frame:
         self.label = label
         self.rows = int(table.num_rows)
         self._read: dict[str, Vector] = {}
+        self._repeated: dict[tuple[str, ...], Array | None] = {}
 
     def column(self, name: str) -> Vector:
         """A column; InvalidInput if its type is none that features read."""
@@ -105,6 +107,16 @@ class Frame:
                 hint=f"there are: {', '.join(self.table.column_names[:20])}",
             )
         return {name: self.column(name) for name in names}
+
+    def repeated_ids(self, names: tuple[str, ...]) -> Array | None:
+        """A number for the id of each row, -1 where it is null; None if no id stands twice."""
+        if names not in self._repeated:
+            columns = list(self.columns(names).values())
+            codes = KeyCodes(columns, names, self.label).codes
+            there = codes[codes >= 0]
+            once = len(np.unique(there)) == len(there)
+            self._repeated[names] = None if once else codes
+        return self._repeated[names]
 
     def instants(self, name: str) -> Vector:
         """A column of times.
