@@ -298,7 +298,7 @@ def _columns(route: Any, rows: pl.DataFrame) -> Any:
     return route.validator.columns(given)
 
 
-# --- what came of it --------------------------------------------------------------------------------
+# --- what came of it ---------------------------------------------------------------------------
 def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any]:
     """By month: AUC and Brier of the frozen model and of the loop, and what the loop did.
 

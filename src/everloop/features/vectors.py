@@ -165,16 +165,14 @@ def _micros(column: pa.Array) -> pa.Array:
 
 
 def _text_from_arrow(column: pa.Array | pa.ChunkedArray) -> Vector:
-    coded = column
-    if not pa.types.is_dictionary(column.type):
-        coded = column.cast(pa.large_string()).dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.unify_dictionaries()
-        words = coded.chunk(0).dictionary if coded.num_chunks else pa.array([], pa.string())
-        parts = [chunk.indices.cast(pa.int32()) for chunk in coded.chunks]
-        codes = pa.concat_arrays(parts) if parts else pa.array([], pa.int32())
-    else:
-        words, codes = coded.dictionary, coded.indices.cast(pa.int32())
+    # Chunks are joined first: unifying the dictionaries of many chunks takes far longer.
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    column = column.cast(pa.large_string())
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    coded = column.dictionary_encode()
+    words, codes = coded.dictionary, coded.indices
     valid = codes.is_valid().to_numpy(zero_copy_only=False) if codes.null_count else None
     if codes.null_count:
         codes = codes.fill_null(0)

@@ -1,0 +1,128 @@
+"""The command line as a person or a script meets it: output, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LISTS = [["data", "list"], ["model", "list"], ["run", "list"], ["deploy", "status"], ["events"]]
+
+
+def everloop(
+    *arguments: str, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "everloop", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    done = everloop("init", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = everloop("run", "loop.py:retrain", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_pipeline_that_ran_is_not_run_again(project: Path) -> None:
+    done = everloop("run", "loop.py:retrain", "--json", cwd=project)
+    document = json.loads(done.stdout)
+    assert document["run"]["state"] == "finished"
+    assert {step["outcome"] for step in document["steps"]} == {"cached"}
+
+
+@pytest.mark.parametrize("command", LISTS, ids=" ".join)
+def test_every_list_speaks_json_and_tabs(project: Path, command: list[str]) -> None:
+    done = everloop(*command, "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), list)
+    piped = everloop(*command, cwd=project)
+    assert piped.returncode == 0
+    assert "\t" in piped.stdout.splitlines()[0]
+    assert "\033" not in piped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["data", "show", "row"], 5, "did you mean 'rows'"),
+        (["model", "show", "my-modle/1"], 5, "my-model"),
+        (["model", "show", "my-model/x"], 2, "write it as name/3"),
+        (["model", "promote", "my-model/99", "--reason", "x"], 5, "99"),
+        (["run", "show", "nothing"], 5, "nothing"),
+        (["run", "loop.py:retrian"], 5, "retrain"),
+        (["run", "nowhere.py:retrain"], 5, "nowhere.py"),
+        (["run", "loop.py:retrain", "untill=2025-01-01"], 2, "until"),
+        (["run", "loop.py:retrain", "until=soon"], 2, "no time"),
+        (["why", "01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "01ARZ3"),
+        (["story", "my-modl"], 5, "my-model"),
+        (["dta", "list"], 2, "Did you mean 'data'"),
+        (["server", "--host", "0.0.0.0"], 2, "127.0.0.1"),
+        (["data", "list", "--dir", "ftp://x"], 2, "ftp"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_a_sentence_and_its_exit_code(
+    project: Path, arguments: list[str], status: int, said: str
+) -> None:
+    done = everloop(*arguments, cwd=project)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == status
+
+
+def test_init_twice_changes_nothing(project: Path) -> None:
+    before = (project / "loop.py").read_text()
+    done = everloop("init", cwd=project)
+    assert done.returncode == 6
+    assert (project / "loop.py").read_text() == before
+
+
+def test_looking_does_not_make_a_workspace(tmp_path: Path) -> None:
+    done = everloop("model", "list", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "everloop init" in done.stderr
+    assert not (tmp_path / ".everloop").exists()
+
+
+def test_a_port_in_use_is_said(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = everloop("server", "--port", str(port), cwd=project)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_step_that_raises_shows_the_users_traceback_first_and_can_be_resumed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "work.py").write_text(
+        "import os\nimport everloop as ev\n\n"
+        "@ev.step\ndef first() -> int:\n    return 1\n\n"
+        "@ev.step(environment=['BROKEN'])\ndef second(x: int) -> int:\n"
+        "    if os.environ.get('BROKEN'):\n        raise RuntimeError('out of cheese')\n"
+        "    return x + 1\n\n"
+        "@ev.pipeline\ndef work() -> int:\n    return second(first())\n"
+    )
+    done = everloop("run", "work.py:work", cwd=tmp_path, env={"BROKEN": "1"})
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: Traceback")
+    assert "out of cheese" in done.stderr
+    assert "everloop/pipelines" not in done.stderr
+    runs = json.loads(everloop("run", "list", "--json", cwd=tmp_path).stdout)
+    assert runs[0]["state"] == "failed"
+    again = everloop("run", "work.py:work", "--resume", runs[0]["id"], "--json", cwd=tmp_path)
+    document = json.loads(again.stdout)
+    assert document["result"] == 2
+    assert document["run"]["id"] == runs[0]["id"]

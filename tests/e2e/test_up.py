@@ -1,0 +1,148 @@
+"""`everloop up`: one process tree that serves, stops cleanly, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+WAIT_S = 60.0
+
+
+class Up(NamedTuple):
+    process: subprocess.Popen[str]
+    pages: str
+    serving: str
+    folder: Path
+
+
+def wait_for(what: str, check: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        found = check()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not happen in {WAIT_S:.0f} s")
+
+
+def answers(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as answer:
+            return answer.read().decode() or "empty"
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return None
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process below `pid`, with its command line."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (OSError, IndexError):
+                continue
+            found[int(entry.name)] = f"{parent} {command}"
+    tree, grew = {pid}, True
+    while grew:
+        more = {child for child, line in found.items() if int(line.split()[0]) in tree}
+        grew = not more <= tree
+        tree |= more
+    return {child: found[child] for child in tree - {pid} if child in found}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    everloop = [sys.executable, "-m", "everloop"]
+    for command in (["init"], ["run", "loop.py:retrain"]):
+        subprocess.run([*everloop, *command], cwd=tmp_path, check=True, capture_output=True)
+    log = (tmp_path / "up.log").open("w")
+    command = [*everloop, "up", "loop.py", "--port", "0", "--serving-port", "0"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=log, text=True)
+    try:
+        text = (tmp_path / "up.log").read_text
+        found = wait_for("the addresses", lambda: re.findall(r"http://[\d.:]+", text()))
+        wait_for("two addresses", lambda: len(re.findall(r"http://[\d.:]+", text())) == 2)
+        pages, serving = re.findall(r"http://[\d.:]+", text())
+        assert found
+        wait_for("the pages", lambda: answers(f"{pages}/health"))
+        wait_for("the model", lambda: answers(f"{serving}/v2/models/my-model/ready"))
+        yield Up(process, pages, serving, tmp_path)
+    finally:
+        children = descendants(process.pid)
+        process.kill()
+        process.wait()
+        wait_for("the end of all", lambda: not any(is_alive(child) for child in children))
+        log.close()
+
+
+REQUEST = {
+    "id": "first",
+    "inputs": [
+        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2025-03-02T10:00:00+00:00"]},
+        {"name": "size", "shape": [1], "datatype": "FP64", "data": [20.0]},
+        {"name": "price", "shape": [1], "datatype": "FP64", "data": [30.0]},
+    ],
+}
+
+
+def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None:
+    infer = f"{up.serving}/v2/models/my-model/infer"
+    first = json.loads(answers(infer, REQUEST))
+    assert 0 < first["outputs"][0]["data"][0] < 1
+    assert json.loads(answers(f"{up.pages}/v2/models/my-model/infer", REQUEST))["outputs"]
+    assert "my-model" in answers(up.pages)
+
+    children = descendants(up.process.pid)
+    worker = next(pid for pid, line in children.items() if "_serve-worker" in line)
+    os.kill(worker, signal.SIGKILL)
+    again = wait_for("an answer of the next worker", lambda: answers(infer, REQUEST))
+    assert json.loads(again)["outputs"][0]["data"] == first["outputs"][0]["data"]
+
+    children = descendants(up.process.pid)
+    assert worker not in children
+    up.process.terminate()
+    assert up.process.wait(30) == 0
+    assert not [pid for pid in children if is_alive(pid)]
+
+    everloop = [sys.executable, "-m", "everloop", "why"]
+    identifier = json.loads(again)["parameters"]["prediction_id"]
+    done = subprocess.run(
+        [*everloop, identifier], cwd=up.folder, capture_output=True, text=True, check=False
+    )
+    assert "my-model/1" in done.stdout, done.stderr
+
+
+def test_up_killed_at_once_leaves_no_orphan_and_starts_again(up: Up) -> None:
+    children = descendants(up.process.pid)
+    assert len(children) >= 3
+    up.process.kill()
+    up.process.wait()
+    wait_for("the end of the children", lambda: not any(is_alive(child) for child in children))
+    done = subprocess.run(
+        [sys.executable, "-m", "everloop", "deploy", "status", "--json"],
+        cwd=up.folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)[0]["deployment"]["state"] == "serving"
