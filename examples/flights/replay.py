@@ -14,9 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -256,21 +257,25 @@ class Traffic(threading.Thread):
 
     def run(self) -> None:
         host, _, port = self._address.partition(":")
-        connection = HTTPConnection(host, int(port), timeout=30)
-        for row in self._rows.iter_rows(named=True):
-            connection.request("POST", self._path, json.dumps(_infer(row)))
-            answer = connection.getresponse()
-            body = json.loads(answer.read())
-            if answer.status != 200:
-                self.errors += 1
-                continue
-            self.values[row["flight_id"]] = (
-                body["outputs"][0]["data"][0],
-                int(body["model_version"]),
-            )
-            self.revisions.add(answer.headers.get("x-everloop-revision", ""))
-            time.sleep(0.001)
-        connection.close()
+        with closing(HTTPConnection(host, int(port), timeout=30)) as connection:
+            for row in self._rows.iter_rows(named=True):
+                try:
+                    self._ask(connection, row)
+                except (OSError, HTTPException):
+                    self.errors += 1
+                    connection.close()  # the next request connects anew
+                time.sleep(0.001)
+
+    def _ask(self, connection: HTTPConnection, row: dict[str, Any]) -> None:
+        connection.request("POST", self._path, json.dumps(_infer(row)))
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        if answer.status != 200:
+            self.errors += 1
+            return
+        value, version = body["outputs"][0]["data"][0], int(body["model_version"])
+        self.values[row["flight_id"]] = (value, version)
+        self.revisions.add(answer.headers.get("x-everloop-revision", ""))
 
 
 def _instant(day: str) -> datetime:

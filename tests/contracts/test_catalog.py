@@ -279,7 +279,8 @@ def test_read_only_catalog_is_said(tmp_path: Path) -> None:
         file.chmod(0o444)
     tmp_path.chmod(0o555)
     code = f"""
-import os
+import os, sqlite3
+from sqlalchemy.dialects.sqlite import pysqlite
 from everloop.catalog.engine import Catalog
 from everloop.errors import BackendError
 if os.getuid() == 0:

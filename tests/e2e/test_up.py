@@ -101,7 +101,12 @@ def up(tmp_path: Path) -> Iterator[Up]:
 REQUEST = {
     "id": "first",
     "inputs": [
-        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2025-03-02T10:00:00+00:00"]},
+        {
+            "name": "asked_at",
+            "shape": [1],
+            "datatype": "BYTES",
+            "data": ["2025-03-02T10:00:00+00:00"],
+        },
         {"name": "size", "shape": [1], "datatype": "FP64", "data": [20.0]},
         {"name": "price", "shape": [1], "datatype": "FP64", "data": [30.0]},
     ],

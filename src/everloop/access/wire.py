@@ -103,13 +103,22 @@ def _encode(value: Any) -> tuple[bytes, int]:
         return view
 
     parts: list[_Bytes] = []
-    builtins = msgspec.to_builtins(value, builtin_types=_BYTES, enc_hook=foreign)
+    builtins = msgspec.to_builtins(_listed(value), builtin_types=_BYTES, enc_hook=foreign)
     plain = _detach(builtins, parts, streams)
     try:
         head = msgspec.json.encode({"value": plain, "sizes": [len(part) for part in parts]})
     except UnicodeEncodeError:
         raise InvalidInput("a text holds half of a surrogate pair, which is no Unicode") from None
     return b"".join([head, *parts]), len(head)
+
+
+def _listed(value: Any) -> Any:
+    # msgspec leaves `builtin_types` as they are in lists and dicts, but not in tuples.
+    if isinstance(value, tuple | list):
+        return [_listed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return value
 
 
 def _is_table(value: Any) -> bool:

@@ -133,6 +133,8 @@ class Catalog:
         assert driver is not None
         self._driver_error: type[Exception] = driver.Error
         _engines_over_fork.add(self)
+        # One that nobody closed gives its connections back when nobody holds it any more.
+        weakref.finalize(self, _dispose, self._reader, self._writer)
         try:
             with self._translated():
                 migrate.upgrade(self._writer, self._write_begin)
@@ -213,6 +215,8 @@ class Catalog:
                 self.url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=8, max_overflow=24
             )
         except ModuleNotFoundError as error:
+            if self._sqlite:
+                raise
             raise MissingExtra.of("postgres", "a catalog on PostgreSQL") from error
         except NoSuchModuleError as error:
             raise InvalidInput(
@@ -290,6 +294,11 @@ def _explained(error: Exception, url: URL) -> BackendError:
     }
     hint = next((text for word, text in hints.items() if word in cause), "")
     return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
+
+
+def _dispose(*engines: Engine) -> None:
+    for engine in engines:
+        engine.dispose()
 
 
 _engines_over_fork: weakref.WeakSet[Catalog] = weakref.WeakSet()

@@ -19,18 +19,18 @@ NAME = "my-model"
 ROWS = ev.Schema(
     fields=(
         ev.Field("id", "string", nullable=False, semantic="id"),
-        ev.Field("at", "timestamp", nullable=False),
+        ev.Field("asked_at", "timestamp", nullable=False),
         ev.Field("size", "float64", nullable=False, ge=0),
         ev.Field("price", "float64", nullable=False, ge=0),
         ev.Field("bought", "float64", nullable=False, among=(0, 1)),
     ),
     key=("id",),
-    time="at",
+    time="asked_at",
 )
 
 features = ev.feature_set(
     "my-features",
-    time="at",
+    time="asked_at",
     request={"size": float, "price": float},
     on_demand={"size": col.size, "price_per_size": col.price / (col.size + 1)},
 )
@@ -45,7 +45,7 @@ def made_up_rows(count: int = 2_000) -> ev.Table:
     return ev.Table.of(
         {
             "id": [f"row-{number}" for number in range(count)],
-            "at": [moment.replace(tzinfo=UTC) for moment in at.astype(datetime)],
+            "asked_at": [moment.replace(tzinfo=UTC) for moment in at.astype(datetime)],
             "size": size,
             "price": price,
             "bought": bought,
@@ -56,7 +56,7 @@ def made_up_rows(count: int = 2_000) -> ev.Table:
 @ev.step
 def train(rows: ev.Table, until: datetime, trees: int = 50) -> ev.ModelArtifact:
     """A model, with what the monitors will compare its life with."""
-    known = features.history(rows.filter(f"at <= TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'"))
+    known = features.history(rows.filter(f"asked_at <= TIMESTAMP '{until:%Y-%m-%d %H:%M:%S}'"))
     x, y = known.to_numpy(features.names), known.to_numpy(["bought"])[:, 0]
     data = lightgbm.Dataset(x, y, feature_name=list(features.names))
     booster = lightgbm.train({"objective": "binary", "verbose": -1, "seed": 7}, data, trees)

@@ -108,11 +108,13 @@ def _wait_ready(address: str) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(address, timeout=5)
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with (
+            contextlib.closing(connection),
+            contextlib.suppress(OSError, http.client.HTTPException),
+        ):
             connection.request("GET", "/v2/health/ready")
             if connection.getresponse().status == 200:
                 return
-        connection.close()
         time.sleep(0.05)
     raise BackendError(
         f"the serving workers are not ready after {_START_S:.0f} s", hint="see what they printed"

@@ -91,7 +91,7 @@ def _run(why: Why) -> Iterator[str]:
 def _known(feature: Any) -> str:
     if not feature.view:
         return ""
-    when = f"known {feature.known_at:%Y-%m-%d %H:%M} UTC" if feature.known_at else "no row"
+    when = f"known {feature.known_at:%Y-%m-%d %H:%M} UTC" if feature.known_at else "no time"
     return f"  ({feature.view}, {when})"
 
 

@@ -21,14 +21,17 @@ from everloop.governance.records import FeatureValue, SourceRow
 __all__ = ["feature_set_body", "feature_values", "source_rows"]
 
 
-def feature_set_body(tx: Transaction, name: str) -> dict[str, Any]:
-    """The definition of a feature set as the catalog keeps it; empty if it is not there."""
+def feature_set_body(tx: Transaction, reference: str) -> dict[str, Any]:
+    """The definition of the feature set ``name`` or ``name@digest``; empty if it is not there."""
     names, bodies = tables.feature_names, tables.feature_definitions
-    query = (
-        select(bodies.c.body)
-        .join(names, names.c.digest == bodies.c.digest)
-        .where(names.c.name == name, names.c.kind == "feature_set")
-    )
+    name, _, digest = reference.partition("@")
+    query = select(bodies.c.body).where(bodies.c.kind == "feature_set")
+    if digest:
+        query = query.where(bodies.c.name == name, bodies.c.digest.startswith(digest))
+    else:
+        query = query.join(names, names.c.digest == bodies.c.digest).where(
+            names.c.name == name, names.c.kind == "feature_set"
+        )
     body = tx.scalar(query)
     return body if isinstance(body, dict) else {}
 

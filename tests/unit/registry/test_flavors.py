@@ -182,10 +182,11 @@ def test_what_is_no_model_is_refused() -> None:
 def test_a_feature_set_gives_the_signature() -> None:
     class Features:
         name = "delay"
+        digest = "0123456789abcdef" * 4
         schema = Schema((Field("a", "float64"), Field("b", "float64"), Field("c", "float64")))
 
     artifact = pack(_booster(), feature_set=Features(), trained_until=datetime(2013, 4, 1))  # noqa: DTZ001
-    assert artifact.feature_set == "delay"
+    assert artifact.feature_set == "delay@0123456789abcdef"
     assert artifact.signature is not None
     assert artifact.signature.inputs is Features.schema
     assert artifact.trained_until == datetime(2013, 4, 1, tzinfo=UTC)
