@@ -137,7 +137,7 @@ def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None
     done = subprocess.run(
         [*everloop, identifier], cwd=up.folder, capture_output=True, text=True, check=False
     )
-    assert "my-model/1" in done.stdout, done.stderr
+    assert "model my-model/" in done.stdout, done.stderr
 
 
 def test_up_killed_at_once_leaves_no_orphan_and_starts_again(up: Up) -> None:
