@@ -79,7 +79,7 @@ class Replay:
 
     workspace: ev.Workspace
     clock: ev.ManualClock
-    http_every: int = 40
+    http_every: int = 100
     until: datetime = END
     counts: Counts = field(default_factory=Counts)
 

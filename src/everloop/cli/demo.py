@@ -32,7 +32,7 @@ __all__ = ["demo"]
 @click.option("--keep-up", is_flag=True, help="Leave the server and the page running at the end.")
 @click.option(
     "--http-every",
-    default=40,
+    default=100,
     show_default=True,
     metavar="N",
     help="Ask about every Nth flight over HTTP, about the rest in batch.",
