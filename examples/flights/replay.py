@@ -26,7 +26,7 @@ import polars as pl
 import world
 
 import everloop as ev
-from everloop.automation.declare import collecting, declared
+from everloop.automation.declare import collecting
 from everloop.evaluation.metrics import auc, brier
 from everloop.pipelines.load import load_module
 from everloop.registry.flavors import load_predictor
@@ -92,9 +92,9 @@ class Replay:
                 self._arrive_until(start)
         self._arrive_until(BEGIN)
         self.clock.set(BEGIN)
-        for spec in declared():
-            self.workspace.automation.declare(spec)
-        self.workspace.loop_runner().tick()  # a loop without a model trains its first one
+        runner = self.workspace.loop_runner()
+        runner.load(LOOP_FILE)
+        runner.tick()  # a loop without a model trains its first one
 
     def days(self) -> Iterator[datetime]:
         """The days that are still to be replayed."""

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import tritonclient.http as triton
 
 from tests.e2e.serving_rig import Rig
-
-triton = pytest.importorskip("tritonclient.http")
 
 BODY = orjson.dumps(
     {"inputs": [{"name": n, "shape": [1], "datatype": "FP64", "data": [1]} for n in ("x", "y")]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import lightgbm
 import numpy as np
 import orjson
 import pytest
@@ -21,10 +22,8 @@ from everloop.serving.log import PredictionLog
 from everloop.serving.metrics import ServingMetrics
 from everloop.workspace import Workspace
 
-pytest_plugins = ["tests.workspaces"]
 # A worker has the catalog and the objects at hand; it does not serve through another server.
 pytestmark = pytest.mark.parametrize("ws", ["sqlite", "postgres"], indirect=True)
-lightgbm = pytest.importorskip("lightgbm")
 
 SIGNATURE = Signature(
     Schema((Field("x", "float64", nullable=False), Field("y", "float64"))),

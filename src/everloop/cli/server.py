@@ -92,21 +92,18 @@ def server_process(fd: int, location: str | None, as_json: bool) -> None:
 @common
 def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: bool) -> None:
     """Triggers, retraining, gates, rollouts."""
-    from everloop.automation.declare import declared
-    from everloop.core.context import using
     from everloop.core.process import watch_lifeline
-    from everloop.pipelines.load import load_module
 
     watch_lifeline()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with open_workspace(location) as workspace, using(workspace):
+    with open_workspace(location) as workspace:
+        runner = workspace.loop_runner()
         for file in loops:
-            load_module(file)
-        for spec in declared():
-            say(f"loop {spec.name}: {spec.pipeline}")
-        workspace.loop_runner().run_forever(stop, interval_s=2.0)
+            for spec in runner.load(file):
+                say(f"loop {spec.name}: {spec.pipeline}")
+        runner.run_forever(stop, interval_s=2.0)
 
 
 @click.command(hidden=True)
