@@ -180,7 +180,8 @@ ev.loop(
     ),
     watch=[ev.performance("auc", fire="3 of 5 days", clear="1 of 5", width=0.67, name="auc"),
            ev.performance("brier", fire="3 of 5 days", clear="1 of 5", width=0.67, name="brier"),
-           ev.quality("nulls", floor=0.05), ev.drift(fire="2 of 3 weeks"), ev.prediction_drift(fire="2 of 3 weeks")],
+           ev.quality("nulls", floor=0.05),
+           ev.drift(fire="2 of 3 weeks"), ev.prediction_drift(fire="2 of 3 weeks")],
     retrain_on=[ev.alert("auc"), ev.alert("brier"),  # not on drift: it tells almost nothing here
                 ev.schedule("0 0 1 * *")],  # a model that has not got worse may still be behind
     gate=[ev.beats_champion("auc", on="latest 14 days"),
