@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import http.client
 import inspect
-import threading
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +25,7 @@ _S = TypeVar("_S", bound=Service)
 
 
 class Transport:
-    """Keep-alive connections to one server, one a thread.
+    """Keep-alive connections to one server; any thread takes an idle one, or opens another.
 
     Args:
         url: ``http://host:port``.
@@ -46,7 +45,7 @@ class Transport:
         )
         self._timeout = timeout_s
         self._actor = actor
-        self._local = threading.local()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def call(self, path: str, body: bytes, head_length: int) -> tuple[bytes, int]:
         """Post `body` and return the answer's body and the length of its head.
@@ -62,44 +61,48 @@ class Transport:
             "Everloop-Cause": current_cause(),
         }
         try:
-            answer = self._send(self._prefix + path, body, headers)
-            data = answer.read()
+            status, answer_head, data = self._exchange(self._prefix + path, body, headers)
         except (OSError, http.client.HTTPException) as error:
-            self._drop()
             raise BackendError(
                 f"the server {self.url} does not answer: {error}",
                 hint="start one with: everloop server",
             ) from error
-        if answer.status != 200:
-            raise self._refusal(answer.status, data)
-        return data, int(answer.headers.get(HEAD_LENGTH, len(data)))
+        if status != 200:
+            raise self._refusal(status, data)
+        return data, int(answer_head or len(data))
 
-    def _send(self, path: str, body: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
-        connection, fresh = self._connection()
+    def _exchange(
+        self, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, str | None, bytes]:
         try:
-            connection.request("POST", path, body, headers)
-            return connection.getresponse()
+            connection = self._idle.pop()
+        except IndexError:
+            return self._send(self._open(), path, body, headers)
+        try:
+            return self._send(connection, path, body, headers)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # A kept connection may have been closed meanwhile; on a fresh one it is a real failure.
-            if fresh:
-                raise
-        self._drop()
-        connection, _ = self._connection()
-        connection.request("POST", path, body, headers)
-        return connection.getresponse()
+            return self._send(self._open(), path, body, headers)
 
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        found = getattr(self._local, "connection", None)
-        if found is not None:
-            return found, False
-        self._local.connection = self._class(self._host, timeout=self._timeout)
-        return self._local.connection, True
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+    ) -> tuple[int, str | None, bytes]:
+        try:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            data = answer.read()
+        except BaseException:
+            connection.close()  # what is left of the answer must not meet the next call
+            raise
+        self._idle.append(connection)
+        return answer.status, answer.headers.get(HEAD_LENGTH), data
 
-    def _drop(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+    def _open(self) -> http.client.HTTPConnection:
+        return self._class(self._host, timeout=self._timeout)
 
     def _refusal(self, status: int, data: bytes) -> Exception:
         try:
@@ -110,8 +113,9 @@ class Transport:
             )
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        self._drop()
+        """Close the connections that are idle; safe to call twice."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def remote(service: type[_S], transport: Transport) -> _S:

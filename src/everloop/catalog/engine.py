@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -127,6 +128,7 @@ class Catalog:
         self.clock = clock or SystemClock()
         self.actor = actor
         self._sqlite = self.url.get_backend_name() == "sqlite"
+        self._closed = threading.Event()
         self._reader = self._make_engine(immediate=False)
         self._writer = self._make_engine(immediate=True) if self._sqlite else self._reader
         driver = self._reader.dialect.dbapi
@@ -204,13 +206,16 @@ class Catalog:
 
     def close(self) -> None:
         """Give the connections back; safe to call twice."""
+        self._closed.set()
         self._reader.dispose()
         self._writer.dispose()
 
     def _make_engine(self, *, immediate: bool) -> Engine:
         try:
             if not self._sqlite:
-                return create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+                engine = create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+                _close_when_given_back_late(engine, self._closed)
+                return engine
             engine = create_engine(
                 self.url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=8, max_overflow=24
             )
@@ -294,6 +299,15 @@ def _explained(error: Exception, url: URL) -> BackendError:
     }
     hint = next((text for word, text in hints.items() if word in cause), "")
     return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
+
+
+def _close_when_given_back_late(engine: Engine, closed: threading.Event) -> None:
+    # A thread may still hold a connection when the catalog is closed; the pool that it would go
+    # back to is gone by then, and nobody else would close it.
+    @event.listens_for(engine, "checkin")
+    def _close(raw: Any, _record: Any) -> None:
+        if raw is not None and closed.is_set():
+            raw.close()
 
 
 def _dispose(*engines: Engine) -> None:
