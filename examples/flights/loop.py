@@ -16,9 +16,9 @@ from everloop import agg, col
 
 NAME = "flights-delay"
 OWNER = "flight-operations@example.org"
-PARAMETERS = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 63, "seed": 1,
-              "min_data_in_leaf": 200, "feature_fraction": 0.7, "num_threads": 2, "verbose": -1,
-              "deterministic": True}  # fmt: skip
+PARAMETERS = {"objective": "binary", "learning_rate": 0.08, "num_leaves": 63, "seed": 1,
+              "min_data_in_leaf": 300, "feature_fraction": 0.5, "num_threads": 2, "verbose": -1,
+              "deterministic": True, "force_row_wise": True}  # fmt: skip
 CARRIERS = tuple("9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split())  # noqa: SIM905
 
 # --- data: what arrives, and what must hold of it ------------------------------------------------
@@ -124,10 +124,10 @@ def features(rows: ev.Table, flights: ev.Table, weather: ev.Table, planes: ev.Ta
 
 
 @ev.step
-def train(rows: ev.Table, until: datetime, reference: bytes, trees: int = 150) -> ev.ModelArtifact:
+def train(rows: ev.Table, until: datetime, reference: bytes, trees: int = 90) -> ev.ModelArtifact:
     """A LightGBM model of all that was known at `until`."""
     model = fit(rows, trees)
-    newest = rows.take(range(max(len(rows) - 20_000, 0), len(rows)))
+    newest = rows.take(range(max(len(rows) - 10_000, 0), len(rows)))
     x, y = newest.to_numpy(delay_features.names), newest.to_numpy(["late"])[:, 0]
     ev.log(rows=len(rows), late_share=y.mean(), train_brier=((model.predict(x) - y) ** 2).mean())
     return ev.model(model, feature_set=delay_features, trained_until=until,
@@ -143,7 +143,7 @@ def first_reference(rows: ev.Table, until: datetime, days: int = 31) -> bytes:
     """
     held_out_from = until - timedelta(days=days)
     moment = f"TIMESTAMP '{held_out_from:%Y-%m-%d %H:%M:%S}'"
-    stand_in = fit(rows.filter(f"landed_at <= {moment}"), 150)
+    stand_in = fit(rows.filter(f"landed_at <= {moment}"), 90)
     later = rows.filter(f"sched_dep > {moment}")
     x = later.to_numpy(delay_features.names)
     by_name = dict(zip(delay_features.names, x.T, strict=True))

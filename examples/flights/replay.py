@@ -9,6 +9,7 @@ through Everloop's own runner. A replay that was stopped goes on with the day it
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -39,6 +40,8 @@ DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
 
 REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_dep")
+
+_INSTANT = pl.Datetime("us", "UTC")
 
 #: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)
@@ -117,9 +120,11 @@ class Replay:
             if (day - BEGIN) % WEEK == timedelta(days=1):
                 self._arrive_until(day - DAY)
             online.push("weather", self._weather(day, day + DAY))
-            online.push("flights", self._known(day, day + DAY))
+            known = self._known(day, day + DAY)
+            online.push("flights", known)
             router.refresh()
-            self._answer(day, router, address, lambda day=day: self._close(day, runner))
+            close = functools.partial(self._close, day, known, runner)
+            self._answer(day, router, address, close)
             self._remember(day + DAY)
         report(Progress(self.until, total, total))
 
@@ -138,10 +143,10 @@ class Replay:
         traffic.join()
         self._compare(traffic, router, by_http)
 
-    def _close(self, day: datetime, runner: Any) -> None:
+    def _close(self, day: datetime, known: pl.DataFrame, runner: Any) -> None:
         """The day ends: what landed is told, and the loop looks at itself."""
         self.clock.set(day + DAY)
-        landed = self._known(day, day + DAY).drop_nulls("arr_delay")
+        landed = known.drop_nulls("arr_delay")
         labels = landed.select(
             request_id="flight_id",
             label=(pl.col("arr_delay") > 15).cast(pl.Float64),
@@ -184,8 +189,7 @@ class Replay:
             if note in notes:
                 continue
             since = notes[-1].rpartition(" ")[2] if notes else "2013-01-01"
-            at = pl.col(time_)
-            rows = frame.filter((at >= _instant(since)) & (at < until))
+            rows = frame.filter(_within(time_, _instant(since), until))
             if rows.height:
                 self.workspace.data.commit(
                     name, rows.to_arrow(), schema=schema, owner=module.OWNER, note=note
@@ -202,7 +206,7 @@ class Replay:
     def _asked(self, day: datetime) -> pl.DataFrame:
         """The flights that depart on `day` by schedule and were not asked about before a stop."""
         rows = world.flights().with_row_index("number")
-        rows = rows.filter((pl.col("sched_dep") >= day) & (pl.col("sched_dep") < day + DAY))
+        rows = rows.filter(_within("sched_dep", day, day + DAY))
         done = self.workspace.predictions.read(
             NAME, since=day, until=day + DAY, columns=["request_id"]
         )
@@ -210,14 +214,12 @@ class Replay:
 
     def _known(self, since: datetime, until: datetime) -> pl.DataFrame:
         """Flights of which something became known in the half-open interval."""
-        rows = world.flights()
-        left = (pl.col("departed_at") >= since) & (pl.col("departed_at") < until)
-        landed = (pl.col("landed_at") >= since) & (pl.col("landed_at") < until)
-        return rows.filter(left | landed)
+        left, landed = (_within(name, since, until) for name in ("departed_at", "landed_at"))
+        return world.flights().filter(left | landed)
 
     def _weather(self, since: datetime, until: datetime) -> pl.DataFrame:
-        at = pl.col("observed_at")
-        return world.weather().filter((at >= since) & (at < until) & (pl.col("wind_speed") <= 200))
+        plausible = pl.col("wind_speed") <= 200
+        return world.weather().filter(_within("observed_at", since, until) & plausible)
 
     def _fill(self, online: Any, now: datetime) -> None:
         """The online store is filled anew, so that a stopped replay cannot count an event twice."""
@@ -276,6 +278,12 @@ class Traffic(threading.Thread):
         value, version = body["outputs"][0]["data"][0], int(body["model_version"])
         self.values[row["flight_id"]] = (value, version)
         self.revisions.add(answer.headers.get("x-everloop-revision", ""))
+
+
+def _within(column: str, since: datetime, until: datetime) -> pl.Expr:
+    # Compared as numbers: Polars takes a millisecond to turn a datetime into an expression.
+    first, after = (pl.lit(round(at.timestamp() * 1e6)).cast(_INSTANT) for at in (since, until))
+    return (pl.col(column) >= first) & (pl.col(column) < after)
 
 
 def _instant(day: str) -> datetime:

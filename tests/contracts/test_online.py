@@ -25,7 +25,7 @@ class TestLmdbOnline(OnlineStoreContract):
 def test_full_map_grows(tmp_path: Path) -> None:
     store = LmdbOnline(tmp_path, first_size=1 << 16)
     values = {str(n).encode(): bytes([n]) * 20_000 for n in range(60)}
-    store.write("v", values)
+    store.write({"v": values})
     assert store.read("v", list(values)) == list(values.values())
     store.close()
 
@@ -52,7 +52,7 @@ def test_reader_follows_a_map_that_another_process_made_larger(tmp_path: Path) -
     )
     assert said(reader) == "[None]"
     store = LmdbOnline(tmp_path, first_size=1 << 16)
-    store.write("v", {str(n).encode(): bytes(20_000) for n in range(60)})
+    store.write({"v": {str(n).encode(): bytes(20_000) for n in range(60)}})
     assert reader.stdin is not None
     print(file=reader.stdin, flush=True)
     assert said(reader) == "20000"
@@ -64,7 +64,7 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     writer = run(
         "store = LmdbOnline(sys.argv[1])\n"
         "for n in range(10**9):\n"
-        "    store.write('v', {b'n': str(n).encode(), b'm': str(n).encode() * 500})\n"
+        "    store.write({'v': {b'n': str(n).encode(), b'm': str(n).encode() * 500}})\n"
         "    print(n, flush=True)\n",
         tmp_path,
     )
@@ -79,7 +79,7 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     assert number is not None
     assert int(number) >= last
     assert copies == number * 500
-    store.write("v", {b"n": b"again"})
+    store.write({"v": {b"n": b"again"}})
     assert store.read("v", [b"n"]) == [b"again"]
     store.close()
 
@@ -95,7 +95,7 @@ def test_reader_that_was_killed_does_not_block_the_writer(tmp_path: Path) -> Non
     os.kill(reader.pid, signal.SIGKILL)
     reader.communicate()
     store = LmdbOnline(tmp_path)
-    store.write("v", {b"a": b"1"})
+    store.write({"v": {b"a": b"1"}})
     assert store.read("v", [b"a"]) == [b"1"]
     store.close()
 
@@ -104,11 +104,11 @@ def test_handle_survives_a_fork(tmp_path: Path) -> None:
     code = (
         "import os\n"
         "store = LmdbOnline(sys.argv[1])\n"
-        "store.write('v', {b'a': b'1'})\n"
+        "store.write({'v': {b'a': b'1'}})\n"
         "child = os.fork()\n"
         "if child == 0:\n"
         "    ok = store.read('v', [b'a']) == [b'1']\n"
-        "    store.write('v', {b'b': b'2'})\n"
+        "    store.write({'v': {b'b': b'2'}})\n"
         "    os._exit(0 if ok else 1)\n"
         "_, status = os.waitpid(child, 0)\n"
         "print(status, store.read('v', [b'a', b'b']), flush=True)\n"
@@ -121,7 +121,7 @@ def test_handle_survives_a_fork(tmp_path: Path) -> None:
 def test_reading_handle_refuses_to_write(tmp_path: Path) -> None:
     store = LmdbOnline(tmp_path, readonly=True)
     with pytest.raises(StateError, match="read only"):
-        store.write("v", {b"a": b"1"})
+        store.write({"v": {b"a": b"1"}})
     with pytest.raises(StateError, match="read only"):
         store.clear("v")
     store.close()

@@ -31,8 +31,9 @@ class MemoryStore:
     def __init__(self) -> None:
         self.held: dict[tuple[str, bytes], bytes] = {}
 
-    def write(self, view: str, values: Mapping[bytes, bytes]) -> None:
-        self.held.update({(view, key): value for key, value in values.items()})
+    def write(self, values: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        for view, own in values.items():
+            self.held.update({(view, key): value for key, value in own.items()})
 
     def read(self, view: str, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.held.get((view, key)) for key in keys]

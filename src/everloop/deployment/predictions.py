@@ -166,7 +166,8 @@ class PredictionService(Service):
         if not found:
             return _empty(columns, labelled)
         rows = files.scan(self._sources(found))
-        rows = rows.filter(pl.col("at") >= since, pl.col("at") < until).sort("at", "id")
+        inside = (pl.col("at") >= files.instant(since)) & (pl.col("at") < files.instant(until))
+        rows = rows.filter(inside).sort("at", "id")
         names = rows.collect_schema().names()
         if columns is not None:
             needed = {*columns, *(("id", "request_id", "at") if labelled else ("id", "at"))}

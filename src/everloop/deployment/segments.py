@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from everloop.core.time import to_micros
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "column_type",
     "conform_labels",
     "conform_predictions",
+    "instant",
     "join_labels",
     "pick",
     "scan",
@@ -181,7 +183,7 @@ def join_labels(
         return rows.with_columns(nothing, never)
     labels = scan(batches)
     if as_of is not None:
-        labels = labels.filter(pl.col("known_at") <= as_of)
+        labels = labels.filter(pl.col("known_at") <= instant(as_of))
     last = (
         labels.sort("known_at", maintain_order=True)
         .unique("request_id", keep="last", maintain_order=True)
@@ -196,6 +198,11 @@ def join_labels(
         pl.when(counts).then(pl.col("label")).alias("label"),
         pl.when(counts).then(pl.col("label_at")).alias("label_at"),
     )
+
+
+def instant(at: datetime) -> pl.Expr:
+    """A time as an expression; as a number, since Polars makes a series of each datetime."""
+    return pl.lit(to_micros(at), pl.Int64).cast(pl.Datetime("us", "UTC"))
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:

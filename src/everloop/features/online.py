@@ -8,7 +8,6 @@ entity's newest row. A lookup at a time within the slack, or later, is never cha
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -170,7 +169,7 @@ class OnlineFeatures:
         Raises:
             NotFound: If no view reads from such a source.
             InvalidInput: If columns are missing or wrongly typed.
-            BackendError: If the store fails; views already written stay written.
+            BackendError: If the store fails; nothing is written then.
         """
         views = [view for view in self._views if _is_of(view.plan.view.source, source)]
         if not views:
@@ -178,8 +177,9 @@ class OnlineFeatures:
             raise NotFound.named("source", str(source), known)
         frame = Frame(Table.of(rows).to_arrow(), str(getattr(source, "dataset", source)))
         ready = [(view, view.prepare(frame)) for view in views]  # every fault before any write
-        with self._pushing:  # what is held is read, merged and written back
-            return sum(view.write(self._store, fresh) for view, fresh in ready)
+        with self._pushing:  # what is held is read, merged and written back, once for all views
+            self._store.write({v.space: v.merged(self._store, fresh) for v, fresh in ready})
+        return sum(len(fresh.records) for _, fresh in ready)
 
     def lookup(
         self, columns: Mapping[str, Any], at_us: npt.NDArray[np.int64] | Sequence[int]
@@ -303,7 +303,7 @@ class _OnlineView:
         if self.plan.ranked:
             records["event"], records["known"] = events.event, events.known
         if view.source.id:
-            records["id"] = _id_hashes(list(frame.columns(view.source.id).values()))[rows]
+            records["id"] = frame.id_hashes(view.source.id)[rows]
         words: dict[str, int] = {}
         for place, vector in enumerate(events.values):
             self.codec.put(records, place, vector, words)
@@ -311,10 +311,10 @@ class _OnlineView:
         keys = [_pack(key) for key in zip(*parts, strict=True)]
         return _Fresh(keys, codes[rows], records, words)
 
-    def write(self, store: OnlineStore, fresh: _Fresh) -> int:
-        """Merge rows with what the store holds of their entities."""
+    def merged(self, store: OnlineStore, fresh: _Fresh) -> dict[bytes, bytes]:
+        """What the store is to hold of the entities of rows: these and what it holds."""
         if not len(fresh.records):
-            return 0
+            return {}
         held, counts, words = self._read(store, fresh.keys)
         old = np.repeat(np.arange(len(fresh.keys)), counts)
         records = fresh.records
@@ -327,10 +327,7 @@ class _OnlineView:
         here, ends = np.unique(key, return_index=True)
         ends = np.append(ends[1:], len(key))
         blobs = self.codec.encode(merged, ends, words)
-        store.write(
-            self.space, {fresh.keys[k]: b for k, b in zip(here.tolist(), blobs, strict=True)}
-        )
-        return len(fresh.records)
+        return {fresh.keys[k]: b for k, b in zip(here.tolist(), blobs, strict=True)}
 
     def look_up(self, store: OnlineStore, columns: list[list[Any]], at: Array) -> Found:
         """The features of entities at instants."""
@@ -431,19 +428,18 @@ class _OnlineView:
 
 def _written_last(key: Array, records: Array) -> Array:
     """Of sorted rows with equal key, visible time and id the places of those written last."""
-    order = np.lexsort((records["id"], records["visible"], key))
-    parts = (key[order], records["visible"][order], records["id"][order])
-    again = np.zeros(len(order), np.bool_)
-    again[:-1] = np.logical_and.reduce([part[:-1] == part[1:] for part in parts])
-    again[:-1] &= parts[2][:-1] != 0  # a row without an id is one of its own
-    return np.asarray(np.sort(order[~again]))
-
-
-def _id_hashes(columns: list[Vector]) -> Array:
-    """64 bits of each row's id; 0 where a part of it is null."""
-    rows = zip(*(column.python() for column in columns), strict=True)
-    return np.array([0 if None in row else _hash(_pack(row)) for row in rows], np.uint64)
-
-
-def _hash(packed: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") or 1
+    visible = records["visible"]
+    same = (key[1:] == key[:-1]) & (visible[1:] == visible[:-1])
+    if not same.any():
+        return np.arange(len(key))
+    # Only rows that share key and visible time with a neighbour can be one row written twice.
+    shared = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    group = np.cumsum(np.append(True, ~same))[shared]
+    ids = records["id"][shared]
+    order = np.lexsort((ids, group))  # stable: of equal ones the earlier written first
+    group, ids = group[order], ids[order]
+    again = (group[1:] == group[:-1]) & (ids[1:] == ids[:-1])
+    again &= ids[1:] != 0  # a row without an id is one of its own
+    keep = np.ones(len(key), np.bool_)
+    keep[shared[order[:-1][again]]] = False
+    return np.flatnonzero(keep)

@@ -6,8 +6,10 @@ Offline and online share this: the same expressions over the same columns give t
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -23,6 +25,8 @@ __all__ = ["Events", "Frame", "Input", "Plan", "events_of", "typed"]
 
 # Instants are compared after a window is taken off, so the ends of 64 bits are kept free.
 _FARTHEST = 1 << 62
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class Input(NamedTuple):
@@ -85,6 +89,7 @@ class Frame:
         self.rows = int(table.num_rows)
         self._read: dict[str, Vector] = {}
         self._repeated: dict[tuple[str, ...], Array | None] = {}
+        self._hashes: dict[tuple[str, ...], Array] = {}
 
     def column(self, name: str) -> Vector:
         """A column; InvalidInput if its type is none that features read."""
@@ -118,6 +123,15 @@ class Frame:
             self._repeated[names] = None if once else codes
         return self._repeated[names]
 
+    def id_hashes(self, names: tuple[str, ...]) -> Array:
+        """64 bits of each row's id; 0 where a part of it is null. Shape (rows,), uint64."""
+        if names not in self._hashes:
+            columns = self.columns(names).values()
+            rows = zip(*(column.python() for column in columns), strict=True)
+            hashes = [0 if None in row else _hash(_pack(row)) for row in rows]
+            self._hashes[names] = np.array(hashes, np.uint64)
+        return self._hashes[names]
+
     def instants(self, name: str) -> Vector:
         """A column of times.
 
@@ -139,6 +153,10 @@ class Frame:
                 f"{self.label} has a time beyond all measure", [Fault(f"rows[{row}].{name}", "")]
             )
         return Vector("timestamp", data, vector.valid)
+
+
+def _hash(packed: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") or 1
 
 
 class Events(NamedTuple):

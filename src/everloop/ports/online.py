@@ -15,8 +15,8 @@ class OnlineStore(Protocol):
     writes. A reader sees a whole ``write`` or nothing of it.
     """
 
-    def write(self, view: str, values: Mapping[bytes, bytes]) -> None:
-        """Store `values` of a view, all or none. Raises BackendError."""
+    def write(self, values: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        """Store values by view and key, all or none. Raises BackendError."""
         ...
 
     def read(self, view: str, keys: Sequence[bytes]) -> list[bytes | None]:

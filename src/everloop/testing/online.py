@@ -39,35 +39,34 @@ class OnlineStoreContract:
         assert store.read("v", []) == []
 
     def test_values_come_in_the_order_asked(self, store: OnlineStore) -> None:
-        store.write("v", {b"a": b"1", b"b": b"2"})
+        store.write({"v": {b"a": b"1", b"b": b"2"}})
         assert store.read("v", [b"b", b"x", b"a", b"b"]) == [b"2", None, b"1", b"2"]
 
     def test_write_replaces(self, store: OnlineStore) -> None:
-        store.write("v", {b"a": b"old", b"b": b"kept"})
-        store.write("v", {b"a": b"new"})
+        store.write({"v": {b"a": b"old", b"b": b"kept"}})
+        store.write({"v": {b"a": b"new"}})
         assert store.read("v", [b"a", b"b"]) == [b"new", b"kept"]
 
     def test_empty_write_does_nothing(self, store: OnlineStore) -> None:
-        store.write("v", {})
+        store.write({"v": {}})
         assert store.read("v", [b"a"]) == [None]
 
     def test_any_bytes_are_a_key_and_none_collide(self, store: OnlineStore) -> None:
-        store.write("v", {key: str(place).encode() for place, key in enumerate(KEYS)})
+        store.write({"v": {key: str(place).encode() for place, key in enumerate(KEYS)}})
         assert store.read("v", KEYS) == [str(place).encode() for place in range(len(KEYS))]
 
     def test_any_bytes_are_a_value(self, store: OnlineStore) -> None:
         values = {b"empty": b"", b"nul": b"\0", b"large": bytes(range(256)) * 8192}
-        store.write("v", values)
+        store.write({"v": values})
         assert store.read("v", list(values)) == list(values.values())
 
     def test_views_do_not_see_each_other(self, store: OnlineStore) -> None:
-        store.write("v", {b"a": b"1", b"w": b"3"})
-        store.write("vw", {b"a": b"2"})
+        store.write({"v": {b"a": b"1", b"w": b"3"}, "vw": {b"a": b"2"}})
         assert store.read("v", [b"a"]) + store.read("vw", [b"a"]) == [b"1", b"2"]
 
     def test_clear_forgets_one_view(self, store: OnlineStore) -> None:
         for view in ("u", "v", "w"):
-            store.write(view, {str(i).encode() * 3: b"1" for i in range(50)})
+            store.write({view: {str(i).encode() * 3: b"1" for i in range(50)}})
         store.clear("v")
         store.clear("never written")
         assert store.read("v", [b"111", b"494949"]) == [None, None]
@@ -75,7 +74,7 @@ class OnlineStoreContract:
 
     def test_what_was_written_outlives_the_handle(self, open_store: Opener) -> None:
         first = open_store()
-        first.write("v", {b"a": b"1"})
+        first.write({"v": {b"a": b"1"}})
         first.close()
         second = open_store()
         assert second.read("v", [b"a"]) == [b"1"]
@@ -83,9 +82,9 @@ class OnlineStoreContract:
 
     def test_two_handles_see_each_other(self, store: OnlineStore, open_store: Opener) -> None:
         other = open_store()
-        store.write("v", {b"a": b"1"})
+        store.write({"v": {b"a": b"1"}})
         assert other.read("v", [b"a"]) == [b"1"]
-        other.write("v", {b"a": b"2"})
+        other.write({"v": {b"a": b"2"}})
         other.close()
         assert store.read("v", [b"a"]) == [b"2"]
 
@@ -96,7 +95,7 @@ class OnlineStoreContract:
 
     def test_reader_sees_a_whole_write_or_nothing(self, store: OnlineStore) -> None:
         keys = [str(place).encode() for place in range(40)]
-        store.write("v", dict.fromkeys(keys, b"0"))
+        store.write({"v": dict.fromkeys(keys, b"0")})
         torn: list[set[bytes | None]] = []
         done = threading.Event()
 
@@ -110,7 +109,7 @@ class OnlineStoreContract:
         for watcher in watchers:
             watcher.start()
         for number in range(30):
-            store.write("v", dict.fromkeys(keys, str(number).encode() * 100))
+            store.write({"v": dict.fromkeys(keys, str(number).encode() * 100)})
         done.set()
         for watcher in watchers:
             watcher.join()

@@ -50,8 +50,10 @@ class LmdbOnline:
         self._size = first_size
         self._shared: _Environment | None = _acquire(self._path, first_size)
 
-    def write(self, view: str, values: Mapping[bytes, bytes]) -> None:
-        items = sorted((_key(view, key), value) for key, value in values.items())
+    def write(self, values: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        items = sorted(
+            (_key(view, key), value) for view, own in values.items() for key, value in own.items()
+        )
         environment = self._environment(writing=True)
 
         def put(transaction: lmdb.Transaction) -> None:
