@@ -67,7 +67,7 @@ class LightGBMFlavor:
         try:
             import lightgbm
         except ModuleNotFoundError as error:
-            raise MissingExtra.of("examples", "a LightGBM model") from error
+            raise MissingExtra.of("lightgbm", "a LightGBM model") from error
         text = _file(files, "model.txt").decode()
         try:
             booster = lightgbm.Booster(model_str=text)
@@ -179,7 +179,7 @@ def _to_skops(model: object) -> bytes | None:
 
 def _from_skops(data: bytes) -> Any:
     if importlib.util.find_spec("skops") is None:
-        raise MissingExtra.of("examples", "a scikit-learn model in skops' format")
+        raise MissingExtra.of("sklearn", "a scikit-learn model in skops' format")
     import skops.io
 
     unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - _REVIEWED)
