@@ -1,0 +1,233 @@
+"""The migrations make what tables.py says, on each database; a change of one alone is caught."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    text,
+)
+
+from everloop.catalog import migrate
+from everloop.catalog.engine import Catalog
+from everloop.catalog.tables import metadata
+
+SQLITE = """
+    SELECT type, name, tbl_name, sql FROM sqlite_master
+    WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'
+"""
+POSTGRES = (
+    """
+    SELECT 'relation', r.relname, r.relkind, r.relpersistence, r.reloptions::text,
+        pg_get_indexdef(i.indexrelid)
+    FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid
+    WHERE r.relnamespace = 'public'::regnamespace AND r.relname NOT LIKE 'alembic_version%'
+    """,
+    """
+    SELECT 'column', r.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+        pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated, a.attcollation
+    FROM pg_class r
+    JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
+    WHERE r.relnamespace = 'public'::regnamespace AND r.relname NOT LIKE 'alembic_version%'
+    """,
+    """
+    SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+    FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace
+        AND conrelid::regclass::text NOT LIKE 'alembic_version%'
+    """,
+    "SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+)
+
+Facts = set[tuple[object, ...]]
+
+
+def described(connection: Connection) -> Facts:
+    """All that the database knows of its schema but the order of columns, which no query uses."""
+    if connection.dialect.name == "sqlite":
+        return {
+            (kind, name, table, clauses(sql) if kind == "table" else sql)
+            for kind, name, table, sql in connection.execute(text(SQLITE))
+        }
+    return {tuple(row) for query in POSTGRES for row in connection.execute(text(query))}
+
+
+def clauses(sql: str) -> frozenset[str]:
+    """A CREATE TABLE taken apart at its outer commas; what stands around them is one of them."""
+    head, _, rest = sql.partition("(")
+    body, _, tail = rest.rpartition(")")
+    parts, depth = [""], 0
+    for sign in body:
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return frozenset(" ".join(part.split()) for part in [f"{head}(){tail}", *parts])
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def migrated(catalog_url: str) -> Iterator[Engine]:
+    """A database that the migrations made."""
+    Catalog(catalog_url).close()
+    engine = create_engine(catalog_url.replace("postgresql:", "postgresql+psycopg:"))
+    yield engine
+    engine.dispose()
+
+
+def described_as_migrated(migrated: Engine) -> Facts:
+    with migrated.connect() as connection:
+        return described(connection)
+
+
+def described_as_declared(declared: MetaData, migrated: Engine) -> Facts:
+    """The schema of `declared`, made in an empty database of the same kind and undone."""
+    engine = create_engine("sqlite://") if migrated.dialect.name == "sqlite" else migrated
+    with engine.connect() as connection:
+        if engine is migrated:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        declared.create_all(connection)
+        found = described(connection)
+    if engine is not migrated:
+        engine.dispose()
+    return found
+
+
+def test_migrations_make_the_declared_schema(migrated: Engine) -> None:
+    assert described_as_migrated(migrated) == described_as_declared(metadata, migrated)
+
+
+def test_alembic_sees_nothing_left_to_migrate(migrated: Engine) -> None:
+    with migrated.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+
+
+Change = Callable[[MetaData], object]
+
+
+def _nullable(declared: MetaData) -> None:
+    declared.tables["objects"].c.size.nullable = True
+
+
+def _type(declared: MetaData) -> None:
+    declared.tables["objects"].c.size.type = Integer()
+
+
+def _default(declared: MetaData) -> None:
+    events = declared.tables["events"]
+    events.append_column(Column("cause", Text, nullable=False), replace_existing=True)
+
+
+def _no_index(declared: MetaData) -> None:
+    alerts = declared.tables["alerts"]
+    alerts.indexes -= {index for index in alerts.indexes if index.name == "alerts_deployment"}
+
+
+def _trigger(declared: MetaData) -> None:
+    statements = {
+        "sqlite": ["CREATE TRIGGER extra AFTER DELETE ON alerts BEGIN SELECT 1; END"],
+        "postgresql": [
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER extra AFTER DELETE ON alerts EXECUTE FUNCTION nothing()",
+        ],
+    }
+
+    @event.listens_for(declared, "after_create")
+    def make(_: MetaData, connection: Connection, **options: object) -> None:
+        for statement in statements[connection.dialect.name]:
+            connection.execute(text(statement))
+
+
+CHANGES: dict[str, Change] = {
+    "new table": lambda m: Table("extra", m, Column("name", Text, primary_key=True)),
+    "lost table": lambda m: m.remove(m.tables["principals"]),
+    "new column": lambda m: m.tables["alerts"].append_column(Column("extra", Text)),
+    "primary key": lambda m: m.tables["alerts"].append_column(
+        Column("extra", Text, primary_key=True)
+    ),
+    "nullable": _nullable,
+    "type": _type,
+    "default": _default,
+    "index": lambda m: Index("extra", m.tables["alerts"].c.state),
+    "partial index": lambda m: Index(
+        "alerts_extra",
+        m.tables["alerts"].c.state,
+        sqlite_where=text("cleared_at IS NULL"),
+        postgresql_where=text("cleared_at IS NULL"),
+    ),
+    "lost index": _no_index,
+    "unique constraint": lambda m: m.tables["alerts"].append_constraint(
+        UniqueConstraint("monitor", "opened_at")
+    ),
+    "foreign key": lambda m: m.tables["alerts"].append_column(
+        Column("deployment", Text, ForeignKey("deployments.name"), nullable=False),
+        replace_existing=True,
+    ),
+    "check": lambda m: m.tables["alerts"].append_constraint(CheckConstraint("state <> ''")),
+    "trigger": _trigger,
+}
+
+
+def copied() -> MetaData:
+    declared = MetaData()
+    for table in metadata.tables.values():
+        table.to_metadata(declared)
+    return declared
+
+
+def test_change_of_tables_without_a_migration_is_seen(migrated: Engine) -> None:
+    before = described_as_migrated(migrated)
+    assert described_as_declared(copied(), migrated) == before
+    unseen = []
+    for name, change in CHANGES.items():
+        declared = copied()
+        change(declared)
+        if described_as_declared(declared, migrated) == before:
+            unseen.append(name)
+    assert unseen == []
+
+
+@pytest.mark.parametrize("name", ["new column", "index", "unique constraint"])
+def test_addition_without_a_migration_is_seen_by_alembic(migrated: Engine, name: str) -> None:
+    declared = copied()
+    CHANGES[name](declared)
+    with migrated.connect() as connection:
+        assert len(compare_metadata(MigrationContext.configure(connection), declared)) == 1
+
+
+def test_migrations_know_nothing_of_the_present_tables() -> None:
+    folder = Path(migrate.__file__).parent / "migrations" / "versions"
+    imported = {
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for file in folder.glob("[0-9]*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported == {"alembic", "sqlalchemy"}
