@@ -158,6 +158,7 @@ class InferenceApp:
         except (asyncio.CancelledError, ClientGone):
             raise
         except Exception:
+            # A fault of ours: the log gets all of it, the client an answer that tells nothing.
             _logger.exception("the inference door failed")
             return self._refusal(EverloopError("internal error"), door, parts)
 
