@@ -19,7 +19,7 @@ import orjson
 import pyarrow.parquet as pq
 import uvicorn
 
-from everloop.api.oip import InferenceApp
+from everloop.api.serving import WorkerInference
 from everloop.core.deploy import Arm, Deployment
 from everloop.core.ids import new_id
 from everloop.core.model import ModelVersion, Signature
@@ -125,7 +125,7 @@ def main() -> int:
             predictions=Segments(Path(folder)),
             load=lambda _version, _files: Booster(path),
         )
-        return run_worker(fd, services, InferenceApp)
+        return run_worker(fd, services, WorkerInference)
 
 
 def _socket(fd: int) -> Any:

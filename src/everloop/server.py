@@ -6,8 +6,10 @@ The serving paths (``/v2``, ``/invocations``, ``/ping``) go to the raw ASGI appl
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -24,32 +26,54 @@ from everloop.errors import EverloopError
 from everloop.ui import pages
 from everloop.workspace import Workspace
 
+if TYPE_CHECKING:
+    from everloop.api.serving import ServerInference
+
 __all__ = ["make_app"]
 
 _SERVING = ("/v2", "/invocations", "/ping")
 
 
 class _Doors:
-    """Sends serving requests past the framework; opens the route when the first one comes."""
+    """Sends serving requests past the framework."""
 
-    def __init__(self, workspace: Workspace, pages_and_api: ASGIApp, registry: CollectorRegistry):
-        self._workspace = workspace
+    def __init__(self, serving: ASGIApp, pages_and_api: ASGIApp) -> None:
+        self._serving = serving
         self._framework = pages_and_api
-        self._registry = registry
-        self._serving: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(_SERVING):
-            if self._serving is None:
-                self._serving = await run_in_threadpool(self._open)
-            await self._serving(scope, receive, send)
-            return
-        await self._framework(scope, receive, send)
+        is_serving = scope["type"] == "http" and scope["path"].startswith(_SERVING)
+        await (self._serving if is_serving else self._framework)(scope, receive, send)
 
-    def _open(self) -> ASGIApp:
-        from everloop.api.serving import serving_app
 
-        return serving_app(self._workspace, self._registry)
+class _Serving:
+    """The serving door, opened when the first request for it comes."""
+
+    def __init__(self, workspace: Workspace, registry: CollectorRegistry) -> None:
+        self._workspace = workspace
+        self._registry = registry
+        self._opening = threading.Lock()
+        self._opened: ServerInference | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened = self._opened
+        if opened is None:
+            opened = await run_in_threadpool(self._open)
+        await opened.app(scope, receive, send)
+
+    def close(self) -> None:
+        """Store what was answered."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
+
+    def _open(self) -> ServerInference:
+        from everloop.api.serving import ServerInference
+
+        with self._opening:
+            if self._opened is None:
+                self._opened = ServerInference(self._workspace, self._registry)
+            return self._opened
 
 
 def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
@@ -61,6 +85,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
     """
     registry = CollectorRegistry()
     registry.register(metrics.StateCollector(workspace))
+    serving = _Serving(workspace, registry)
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("OK")
@@ -73,7 +98,10 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        workspace.close()
+        try:
+            await run_in_threadpool(serving.close)
+        finally:
+            workspace.close()
 
     framework = Starlette(
         routes=[
@@ -90,4 +118,4 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         },
         lifespan=lifespan,
     )
-    return Guard(_Doors(workspace, framework, registry), host=host)
+    return Guard(_Doors(serving, framework), host=host)

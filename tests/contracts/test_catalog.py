@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import func, insert, select, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError
 
 from everloop.catalog import migrate, tables
@@ -253,6 +257,56 @@ def test_revisions_name_every_file() -> None:
     folder = Path(migrate.__file__).parent / "migrations" / "versions"
     files = sorted(file.name[:4] for file in folder.glob("[0-9]*.py"))
     assert list(migrate.REVISIONS) == files
+
+
+# Closing
+
+
+def is_closed(raw: Any) -> bool:
+    try:
+        raw.execute("SELECT 1")
+    except (sqlite3.ProgrammingError, psycopg.OperationalError) as error:
+        return "closed" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_connection_in_use_when_the_catalog_is_closed_is_closed_after_use(
+    catalog: Catalog, write: bool
+) -> None:
+    with catalog.write() if write else catalog.read() as tx:
+        raw = tx.connection.connection.driver_connection
+        catalog.close()
+        assert tx.scalar(select(func.count()).select_from(tables.events)) == 0
+        assert not is_closed(raw)
+    assert is_closed(raw)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_driver_cursor_in_use_when_the_catalog_is_closed_is_closed_after_use(
+    catalog: Catalog, write: bool
+) -> None:
+    with catalog.driver(write=write) as (cursor, _):
+        catalog.close()
+        cursor.execute("SELECT 1")
+        raw = cursor.connection
+    assert is_closed(raw)
+
+
+def test_catalog_closed_while_a_connection_goes_back_leaves_none_open(catalog: Catalog) -> None:
+    # The narrowest case: it is closed by another thread after this one looked, and before the
+    # connection lies in the pool again.
+    listen(catalog._reader, "checkin", lambda _raw, _record: catalog.close())
+    with catalog.read() as tx:
+        raw = tx.connection.connection.driver_connection
+    assert is_closed(raw)
+
+
+def test_connection_opened_after_closing_is_closed_after_use(catalog: Catalog) -> None:
+    catalog.close()
+    with catalog.read() as tx:
+        raw = tx.connection.connection.driver_connection
+    assert is_closed(raw)
 
 
 # What goes wrong outside (SQLite)

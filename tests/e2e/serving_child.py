@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from everloop.api.oip import InferenceApp
+from everloop.api.serving import WorkerInference
 from everloop.core.deploy import Deployment
 from everloop.core.ids import new_id
 from everloop.serving.supervisor import ProcessTree, bind, worker_children
@@ -74,7 +74,7 @@ def work(folder: Path, fd: int, worker: str) -> int:
         predictions=FolderSink(folder),
         load=load,
     )
-    return run_worker(fd, services, InferenceApp, worker=worker, poll_s=0.05)
+    return run_worker(fd, services, WorkerInference, worker=worker, poll_s=0.05)
 
 
 def main() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import signal
 import time
@@ -34,6 +36,15 @@ def go_on(senders: list[Sender], more: int = 100) -> None:
         lambda: all(len(one.ids) > goal for one, goal in zip(senders, goals, strict=True)),
         "clients go on",
     )
+
+
+def test_worker_refuses_a_rebound_name(rig: Rig) -> None:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", rig.port, 20)) as client:
+        for host, status in (("rebound.example", 403), (f"127.0.0.1:{rig.port}", 200)):
+            client.request("GET", "/v2", headers={"Host": host})
+            answer = client.getresponse()
+            answer.read()
+            assert answer.status == status
 
 
 def test_killed_worker_costs_its_requests_in_flight_and_comes_back(rig: Rig) -> None:

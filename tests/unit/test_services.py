@@ -65,11 +65,18 @@ def test_database_is_dropped_even_while_a_client_holds_it(
     monkeypatch.setenv(services.POSTGRES_ENV, postgres_url)
     pytester.makepyfile(
         """
+        import contextlib
         import psycopg
+        import pytest
         from tests.services import *
 
-        def test_hold(postgres_database):
-            globals()["held"] = psycopg.connect(postgres_database)
+        @pytest.fixture
+        def held():
+            with contextlib.ExitStack() as closed_after_the_drop:
+                yield closed_after_the_drop
+
+        def test_hold(held, postgres_database):
+            held.enter_context(contextlib.closing(psycopg.connect(postgres_database)))
             print("made", postgres_database.rsplit("/", 1)[1])
         """
     )

@@ -119,6 +119,16 @@ def test_failing_arm_spoils_its_own_rows_only() -> None:
     assert (answers.values[answers.arm == 0] == 1001.0).all()
 
 
+def test_log_has_the_traceback_of_a_failing_model_once(caplog: pytest.LogCaptureFixture) -> None:
+    models = FakeModels(files_of={2: {"model.txt": b"broken"}})
+    arm = route(*CANARY, models=models).arms[1]
+    for _ in range(3):
+        assert arm.predict(np.ones((1, 2)))[1] == "RuntimeError"
+    (record,) = caplog.records
+    assert record.getMessage() == "the model of version 2 failed: secret of the model"
+    assert record.exc_info is not None
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [(np.zeros(3), "wrong number of values"), (np.full(2, np.nan), "no number"),
@@ -185,6 +195,21 @@ def test_revision_that_does_not_load_leaves_the_one_before() -> None:
     assert router.route("delay").revision == 1
     assert "not what the manifest says" in router.failures["delay"]
     assert router.is_ready
+
+
+def test_fault_of_a_models_own_code_is_logged_once_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def load_badly(_version: Any, _files: Any) -> Any:
+        raise ZeroDivisionError("in a pickle")
+
+    router = Router(FakeDeployments({"delay": deployment()}), RouteLoader(FakeModels(), load_badly))
+    router.refresh()
+    router.refresh()
+    assert router.failures == {"delay": "ZeroDivisionError: in a pickle"}
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 def test_router_is_not_ready_while_a_wanted_model_is_missing() -> None:

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from everloop.backends.exec.local import LocalExecutor
 from everloop.core.process import ChildProcess
-from everloop.errors import BackendError, InvalidInput, NotFound, StateError
-from everloop.ports.executor import JobSpec
+from everloop.errors import BackendError, InvalidInput
 from everloop.serving.supervisor import (
     ChildSpec,
     ProcessTree,
@@ -195,37 +193,3 @@ def test_child_that_cannot_start_leaves_no_descriptor() -> None:
         with pytest.raises(OSError, match="No such file"):
             ChildProcess(["/no/such/program"])
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_local_executor_runs_within_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/sh")
-    executor = LocalExecutor(slots=1, grace_s=1.0)
-    # "sh -m everloop" fails at once: there is no such script.
-    handle = executor.submit(JobSpec(name="job", arguments=("run",)))
-    deadline = time.monotonic() + 20
-    while executor.poll(handle) == "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert executor.poll(handle) == "failed"
-    assert executor.capacity() == 1
-    with pytest.raises(NotFound):
-        executor.poll("nope")
-    with pytest.raises(BackendError):
-        executor.submit(JobSpec(name="job", arguments=(), directory="/no/such/folder"))
-
-
-def test_local_executor_cancels_and_refuses_beyond_its_slots(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    script = tmp_path / "job"
-    script.write_text("#!/bin/sh\nsleep 60\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    executor = LocalExecutor(slots=1)
-    handle = executor.submit(JobSpec(name="job", arguments=("run",)))
-    assert executor.poll(handle) == "running"
-    assert executor.capacity() == 0
-    with pytest.raises(StateError):
-        executor.submit(JobSpec(name="job", arguments=("run",)))
-    executor.cancel(handle)
-    assert executor.poll(handle) == "failed"

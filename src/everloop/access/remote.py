@@ -96,7 +96,8 @@ class Transport:
             answer = connection.getresponse()
             data = answer.read()
         except BaseException:
-            connection.close()  # what is left of the answer must not meet the next call
+            # Also Ctrl-C: what is left of the answer must not meet the next call.
+            connection.close()
             raise
         self._idle.append(connection)
         return answer.status, answer.headers.get(HEAD_LENGTH), data

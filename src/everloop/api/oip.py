@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -79,13 +79,12 @@ class _ModelFailed(EverloopError):
 
 
 class InferenceApp:
-    """The ASGI app of one worker.
+    """The ASGI app of one process that answers.
 
     Args:
         router: The routes; somebody else refreshes them.
         log: Takes over what was answered; None keeps nothing.
         metrics: Counts what was answered.
-        hosts: Names allowed in the Host header, without port; empty allows any.
         max_body: Longest body, bytes.
         body_timeout_s: Time for a body to arrive.
     """
@@ -96,14 +95,12 @@ class InferenceApp:
         log: PredictionLog | None,
         metrics: ServingMetrics,
         *,
-        hosts: Iterable[str] = (),
         max_body: int = MAX_BODY,
         body_timeout_s: float = 30.0,
     ) -> None:
         self._router = router
         self._log = log
         self._metrics = metrics
-        self._hosts = frozenset(host.encode() for host in hosts)
         self._max_body = max_body
         self._body_timeout_s = body_timeout_s
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -129,13 +126,17 @@ class InferenceApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body})
 
+    def close(self) -> None:
+        """Let the model's thread end; what still waits for it is not answered."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await send({"type": "lifespan.startup.complete"})
             else:
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -144,8 +145,6 @@ class InferenceApp:
         parts = _path(scope)
         door = oip_models.door_of(parts)
         try:
-            if self._hosts and headers.get(b"host", b"").rsplit(b":", 1)[0] not in self._hosts:
-                raise BadRequest(403, "this Host is not served here")
             if door == "infer":
                 _need(scope, "POST")
                 return await self._infer(parts, headers, receive)
@@ -159,6 +158,7 @@ class InferenceApp:
         except (asyncio.CancelledError, ClientGone):
             raise
         except Exception:
+            # A fault of ours: the log gets all of it, the client an answer that tells nothing.
             _logger.exception("the inference door failed")
             return self._refusal(EverloopError("internal error"), door, parts)
 

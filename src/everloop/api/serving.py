@@ -1,46 +1,72 @@
-"""The inference application of this process: routes that follow the catalog, a log, metrics."""
+"""Inference as a worker offers it, and within the server's own process."""
 
 from __future__ import annotations
 
 import os
-import threading
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from everloop.api.guard import Guard
 from everloop.api.oip import InferenceApp
-from everloop.errors import EverloopError
+from everloop.serving.follower import Follower
+from everloop.serving.loader import Router
 from everloop.serving.log import PredictionLog
 from everloop.serving.metrics import ServingMetrics
 from everloop.workspace import Workspace
 
-__all__ = ["make_inference_app", "serving_app"]
+__all__ = ["ServerInference", "WorkerInference"]
 
 _POLL_S = 0.5
 
 
-def make_inference_app(router: Any, log: Any, metrics: Any) -> InferenceApp:
-    """The door of a serving worker."""
-    return InferenceApp(router, log, metrics)
+class WorkerInference(Guard):
+    """The door of a serving worker, guarded as the server's doors are.
+
+    Args:
+        router: The routes; somebody else refreshes them.
+        log: Takes over what was answered.
+        metrics: Counts what was answered.
+        host: The address that the worker is bound to.
+    """
+
+    def __init__(
+        self, router: Router, log: PredictionLog, metrics: ServingMetrics, host: str
+    ) -> None:
+        self._inference = InferenceApp(router, log, metrics)
+        super().__init__(self._inference, host=host)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to stop."""
+        return self._inference.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._inference.draining = value
 
 
-def serving_app(workspace: Workspace, registry: CollectorRegistry) -> InferenceApp:
-    """Inference within the server's own process; its routes are loaded before this returns."""
-    router = workspace.open_router(worker=f"server-{os.getpid()}")
-    metrics = ServingMetrics(registry)
-    log = PredictionLog(workspace.predictions, on_drop=metrics.dropped)
-    router.refresh()
-    follow = threading.Thread(target=_follow, args=(router,), name="routes", daemon=True)
-    follow.start()
-    return InferenceApp(router, log, metrics)
+class ServerInference:
+    """Inference within the server's own process; its routes are loaded when it is made.
 
+    Attributes:
+        app: The door; the server guards it.
+    """
 
-def _follow(router: Any) -> None:
-    pause = threading.Event()
-    while not pause.wait(_POLL_S):
-        try:
-            if router.refresh():
-                router.acknowledge()
-        except EverloopError:
-            # The catalog may be away for a while; what is loaded goes on being served.
-            continue
+    def __init__(self, workspace: Workspace, registry: CollectorRegistry) -> None:
+        router = workspace.open_router(worker=f"server-{os.getpid()}")
+        self._follower = Follower(router, _POLL_S)
+        self._follower.update()
+        metrics = ServingMetrics(registry)
+        self._log = PredictionLog(workspace.predictions, on_drop=metrics.dropped)
+        self.app = InferenceApp(router, self._log, metrics)
+        self._follower.start()
+
+    def close(self) -> None:
+        """Store what was answered; the workspace must be open still.
+
+        Raises:
+            StateError: If not all could be stored.
+        """
+        self._follower.stop()
+        self.app.close()
+        self._log.close()

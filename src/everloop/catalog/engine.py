@@ -138,7 +138,7 @@ class Catalog:
         # One that nobody closed gives its connections back when nobody holds it any more.
         weakref.finalize(self, _dispose, self._reader, self._writer)
         try:
-            with self._translated():
+            with self._using(self._writer):
                 migrate.upgrade(self._writer, self._write_begin)
         except EverloopError:
             self.close()
@@ -147,7 +147,7 @@ class Catalog:
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A transaction that only reads; sees one state of the whole catalog."""
-        with self._translated(), self._reader.connect() as connection, connection.begin():
+        with self._using(self._reader), self._reader.connect() as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(
                     text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -162,7 +162,7 @@ class Catalog:
             ordered: Wait for other ordered writers. Only leave it off for transactions that append
                 no event and touch rows of one run alone (metric points).
         """
-        with self._translated(), self._writer.connect() as connection, connection.begin():
+        with self._using(self._writer), self._writer.connect() as connection, connection.begin():
             if ordered:
                 self._write_begin(connection)
             yield Transaction(connection, self.clock, self.actor)
@@ -174,7 +174,7 @@ class Catalog:
         With `write` it is one transaction, as :meth:`write`; without, single reads.
         """
         engine = self._writer if write else self._reader
-        with self._translated(), closing(engine.raw_connection()) as connection:
+        with self._using(engine), closing(engine.raw_connection()) as connection:
             cursor = connection.cursor()
             if write and self._sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
@@ -205,17 +205,18 @@ class Catalog:
             return [Event(**row._asdict()) for row in tx.all(query)]
 
     def close(self) -> None:
-        """Give the connections back; safe to call twice."""
+        """Close the connections; safe to call twice.
+
+        A connection that another thread uses meanwhile is closed when that thread is done.
+        """
         self._closed.set()
-        self._reader.dispose()
-        self._writer.dispose()
+        self._reader.pool.dispose()
+        self._writer.pool.dispose()
 
     def _make_engine(self, *, immediate: bool) -> Engine:
         try:
             if not self._sqlite:
-                engine = create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
-                _close_when_given_back_late(engine, self._closed)
-                return engine
+                return create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
             engine = create_engine(
                 self.url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=8, max_overflow=24
             )
@@ -252,13 +253,19 @@ class Catalog:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"))
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _using(self, engine: Engine) -> Iterator[None]:
+        """Around each use: tells faults in our words; leaves nothing open in a closed catalog."""
         try:
             yield
         except IntegrityError:
             raise  # a caller that races for a name knows what it means
         except (DBAPIError, self._driver_error, OSError) as error:
             raise _explained(error, self.url) from error
+        finally:
+            # By now the connection is back in its pool. `close` says that we are closed before it
+            # empties the pools, and we look after we filled one: one of the two finds it there.
+            if self._closed.is_set():
+                engine.pool.dispose()
 
 
 def _insert(dialect: str, table: Any) -> Any:
@@ -299,15 +306,6 @@ def _explained(error: Exception, url: URL) -> BackendError:
     }
     hint = next((text for word, text in hints.items() if word in cause), "")
     return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
-
-
-def _close_when_given_back_late(engine: Engine, closed: threading.Event) -> None:
-    # A thread may still hold a connection when the catalog is closed; the pool that it would go
-    # back to is gone by then, and nobody else would close it.
-    @event.listens_for(engine, "checkin")
-    def _close(raw: Any, _record: Any) -> None:
-        if raw is not None and closed.is_set():
-            raw.close()
 
 
 def _dispose(*engines: Engine) -> None:

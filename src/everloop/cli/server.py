@@ -112,11 +112,11 @@ def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: boo
 @common
 def serve_worker_process(fd: int, worker: str, location: str | None, as_json: bool) -> None:
     """One serving worker, on a socket of its parent."""
-    from everloop.api.serving import make_inference_app
+    from everloop.api.serving import WorkerInference
     from everloop.serving.worker import run_worker
 
     workspace = open_workspace(location)
-    sys.exit(run_worker(fd, workspace.serving_services(), make_inference_app, worker=worker))
+    sys.exit(run_worker(fd, workspace.serving_services(), WorkerInference, worker=worker))
 
 
 def _serve(location: str, listening: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Definitions of features: sources, aggregates and views. Plain data, named by content.
+"""Definitions of features: sources, aggregates, views and sets. Plain data, named by content.
 
 Every definition has one canonical JSON form; its digest is the identity. Owner and description
 are for people and stay outside the digest. How values are found lives in ``everloop.features``.
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from everloop.core.expr import Call, Column, Constant, columns_of, digest_of
-from everloop.core.schema import FieldType
+from everloop.core.schema import Field, FieldType, Schema
 
 __all__ = [
     "AGGREGATES",
@@ -20,15 +20,19 @@ __all__ = [
     "Closed",
     "Feature",
     "FeatureDefinition",
+    "FeatureSetSpec",
     "FeatureView",
     "Function",
     "Identified",
+    "Mode",
     "Source",
 ]
 
 Function = Literal["count", "sum", "mean", "min", "max"]
 AGGREGATES: tuple[str, ...] = Function.__args__  # type: ignore[attr-defined]
 Closed = Literal["right", "left", "both", "neither"]
+#: How the past is looked at: as it was known then, or by event times alone.
+Mode = Literal["as-known", "as-of"]
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,6 +152,76 @@ class FeatureView(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=Tru
         return digest_of(msgspec.structs.replace(self, owner="", description=""))
 
 
+class FeatureSetSpec(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What a feature set is, without how its values are found.
+
+    Attributes:
+        name: What the catalog knows it by.
+        views: Their features come first, in order.
+        time: Field of a request with the time asked for.
+        request: What a request carries.
+        on_demand: Expressions over the request and the views' features.
+        select: The features to give, in order; all if empty.
+        owner, description: For people; outside the digest.
+    """
+
+    name: str
+    views: tuple[FeatureView, ...]
+    time: str
+    request: Schema
+    on_demand: tuple[Feature, ...] = ()
+    select: tuple[str, ...] = ()
+    owner: str = ""
+    description: str = ""
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What it gives, in order."""
+        every = [f for view in self.views for f in view.features] + list(self.on_demand)
+        if not self.select:
+            return tuple(every)
+        found = {feature.name: feature for feature in every}
+        return tuple(found[name] for name in self.select)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the features, in order: the columns of a model's matrix."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def schema(self) -> Schema:
+        """The types of the features: the inputs of a model's signature."""
+        return Schema(tuple(_field(feature) for feature in self.features))
+
+    @property
+    def request_schema(self) -> Schema:
+        """What a request carries: entity keys, the time, and fields for features on demand."""
+        return self.request
+
+    @property
+    def digest(self) -> str:
+        """Identity: sha256 of the canonical JSON without what is for people, 64 hex digits."""
+        views = tuple(msgspec.structs.replace(v, owner="", description="") for v in self.views)
+        return digest_of(msgspec.structs.replace(self, views=views, owner="", description=""))
+
+    @property
+    def datasets(self) -> dict[str, tuple[str, ...]]:
+        """The datasets it reads, each with the columns."""
+        found: dict[str, dict[str, None]] = {}
+        for view in self.views:
+            found.setdefault(view.source.dataset, {}).update(dict.fromkeys(view.columns))
+        return {name: tuple(columns) for name, columns in found.items()}
+
+    @property
+    def on_demand_columns(self) -> tuple[str, ...]:
+        """Request fields and features that the expressions on demand read, each once."""
+        found: dict[str, None] = {}
+        for feature in self.on_demand:
+            if not isinstance(feature.value, Aggregate):
+                found.update(dict.fromkeys(columns_of(feature.value)))
+        return tuple(found)
+
+
 class FeatureDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """A definition as the catalog lists it."""
 
@@ -156,3 +230,13 @@ class FeatureDefinition(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     owner: str = ""
     updated_at: datetime
+
+
+def _field(feature: Feature) -> Field:
+    value = feature.value
+    if isinstance(value, Aggregate):
+        return Field(feature.name, "float64", semantic="numeric")
+    if isinstance(value, Call) and value.function == "lookup":
+        return Field(feature.name, feature.type, semantic="categorical")
+    numeric = feature.type in ("float64", "int64")
+    return Field(feature.name, feature.type, semantic="numeric" if numeric else "")

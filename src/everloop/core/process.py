@@ -27,7 +27,6 @@ class ChildProcess:
         arguments: The command.
         environment: Added to our own.
         pass_fds: File descriptors that the child inherits under the same numbers.
-        directory: Where it runs; empty means here.
 
     Raises:
         OSError: If it could not be started.
@@ -39,7 +38,6 @@ class ChildProcess:
         *,
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-        directory: str = "",
     ) -> None:
         reader, self._lifeline = os.pipe()
         try:
@@ -47,7 +45,6 @@ class ChildProcess:
                 list(arguments),
                 env={**os.environ, **(environment or {}), _LIFELINE: str(reader)},
                 pass_fds=(*pass_fds, reader),
-                cwd=directory or None,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

@@ -9,21 +9,20 @@ import numpy as np
 
 from everloop.core.context import current_workspace
 from everloop.core.expr import Column, kind_of
-from everloop.core.feature import Aggregate
+from everloop.core.feature import Aggregate, FeatureSetSpec, Mode
 from everloop.data.frame import Source, Table
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.compile_vector import evaluate
 from everloop.features.keys import KeyCodes
 from everloop.features.plan import Events, Frame, Input, Plan, events_of, typed
 from everloop.features.retrieve import Found, Rows, Timeline, best_so_far, look_up
-from everloop.features.sets import FeatureSet, Mode, on_demand_columns
 from everloop.features.vectors import Array, Vector, to_arrow
 
 __all__ = ["history"]
 
 
 def history(
-    feature_set: FeatureSet,
+    feature_set: FeatureSetSpec,
     rows: Any,
     *,
     time: str = "",
@@ -31,7 +30,7 @@ def history(
     versions: Mapping[str, int] | None = None,
     mode: Mode = "as-known",
 ) -> Table:
-    """The features of each row; see :meth:`FeatureSet.history`."""
+    """The features of each row; see ``FeatureSet.history``."""
     asked = Table.of(rows)
     frame = Frame(asked.to_arrow(), "rows")
     _check_names(feature_set, frame)
@@ -96,9 +95,9 @@ def _once(
     return key[keep], Events(keep, events.visible[keep], events.event[keep], known, values)
 
 
-def _on_demand(feature_set: FeatureSet, frame: Frame, values: dict[str, Vector]) -> None:
+def _on_demand(feature_set: FeatureSetSpec, frame: Frame, values: dict[str, Vector]) -> None:
     """Add the features on demand to `values`, in place."""
-    asked = [name for name in on_demand_columns(feature_set) if name not in values]
+    asked = [name for name in feature_set.on_demand_columns if name not in values]
     columns = frame.columns(tuple(asked))
     known = dict(values)
     faults = []
@@ -141,7 +140,7 @@ def _asked(frame: Frame, time: str) -> Array:
     return at.data
 
 
-def _check_names(feature_set: FeatureSet, frame: Frame) -> None:
+def _check_names(feature_set: FeatureSetSpec, frame: Frame) -> None:
     """Refuse features with the name of another column; one that repeats its column may stay."""
     there = set(frame.table.column_names)
     repeats = {
@@ -159,7 +158,7 @@ def _check_names(feature_set: FeatureSet, frame: Frame) -> None:
 
 
 def _sources(
-    feature_set: FeatureSet, given: Mapping[str, Any], versions: Mapping[str, int]
+    feature_set: FeatureSetSpec, given: Mapping[str, Any], versions: Mapping[str, int]
 ) -> dict[str, Table]:
     """The rows of each dataset that is read."""
     unread = [name for name in (*given, *versions) if name not in feature_set.datasets]

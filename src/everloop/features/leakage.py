@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pyarrow.compute as pc
 
+from everloop.core.feature import FeatureSetSpec, Mode
 from everloop.features.history import history
-from everloop.features.sets import FeatureSet, Mode
 
 __all__ = ["LeakageReport", "LeakyFeature", "check_leakage"]
 
@@ -35,7 +35,7 @@ class LeakageReport(msgspec.Struct, frozen=True):
 
 
 def check_leakage(
-    feature_set: FeatureSet,
+    feature_set: FeatureSetSpec,
     rows: Any,
     *,
     time: str = "",

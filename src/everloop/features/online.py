@@ -30,7 +30,7 @@ from everloop.features.one import OneRow
 from everloop.features.plan import Frame, Input, Plan, events_of, typed
 from everloop.features.records import Codec
 from everloop.features.retrieve import Found, Rows, Timeline, best_so_far, look_up
-from everloop.features.sets import FeatureSet, on_demand_columns
+from everloop.features.sets import FeatureSet
 from everloop.features.vectors import Array, Vector, from_values, to_arrow
 from everloop.ports.online import OnlineStore
 
@@ -149,7 +149,7 @@ class OnlineFeatures:
             if not isinstance(feature.value, Aggregate)
         ]
         self._features = feature_set.features
-        inputs = on_demand_columns(feature_set)
+        inputs = feature_set.on_demand_columns
         self._row_inputs = [name for name in inputs if name in self._kinds]
         self._view_inputs = [name for name in inputs if name not in self._kinds]
         keys = [key for view in feature_set.views for key in view.entity]

@@ -3,82 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from everloop.core.expr import Call, columns_of, digest_of
-from everloop.core.feature import Aggregate, Feature, FeatureView, Identified
-from everloop.core.schema import Field, Schema
+from everloop.core.feature import FeatureSetSpec, Mode
 
 if TYPE_CHECKING:
     from everloop.data.frame import Table
     from everloop.features.leakage import LeakageReport
 
-__all__ = ["FeatureSet", "Mode"]
-
-Mode = Literal["as-known", "as-of"]
+__all__ = ["FeatureSet"]
 
 
-class FeatureSet(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """Views and expressions on demand; made by ``ev.feature_set``.
+class FeatureSet(FeatureSetSpec, frozen=True, eq=False, kw_only=True):
+    """Views and expressions on demand, and their values; made by ``ev.feature_set``.
 
-    Attributes:
-        name: What the catalog knows it by.
-        views: Their features come first, in order.
-        time: Field of a request with the time asked for.
-        request: What a request carries.
-        on_demand: Expressions over the request and the views' features.
-        select: The features to give, in order; all if empty.
-        owner, description: For people; outside the digest.
+    To define one loads neither numpy nor Arrow: what computes values loads when they are asked for.
     """
-
-    name: str
-    views: tuple[FeatureView, ...]
-    time: str
-    request: Schema
-    on_demand: tuple[Feature, ...] = ()
-    select: tuple[str, ...] = ()
-    owner: str = ""
-    description: str = ""
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """What it gives, in order."""
-        every = [f for view in self.views for f in view.features] + list(self.on_demand)
-        if not self.select:
-            return tuple(every)
-        found = {feature.name: feature for feature in every}
-        return tuple(found[name] for name in self.select)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the features, in order: the columns of a model's matrix."""
-        return tuple(feature.name for feature in self.features)
-
-    @property
-    def schema(self) -> Schema:
-        """The types of the features: the inputs of a model's signature."""
-        return Schema(tuple(_field(feature) for feature in self.features))
-
-    @property
-    def request_schema(self) -> Schema:
-        """What a request carries: entity keys, the time, and fields for features on demand."""
-        return self.request
-
-    @property
-    def digest(self) -> str:
-        """Identity: sha256 of the canonical JSON without what is for people, 64 hex digits."""
-        views = tuple(msgspec.structs.replace(v, owner="", description="") for v in self.views)
-        return digest_of(msgspec.structs.replace(self, views=views, owner="", description=""))
-
-    @property
-    def datasets(self) -> dict[str, tuple[str, ...]]:
-        """The datasets it reads, each with the columns."""
-        found: dict[str, dict[str, None]] = {}
-        for view in self.views:
-            found.setdefault(view.source.dataset, {}).update(dict.fromkeys(view.columns))
-        return {name: tuple(columns) for name, columns in found.items()}
 
     def history(
         self,
@@ -124,22 +64,3 @@ class FeatureSet(Identified, msgspec.Struct, frozen=True, eq=False, kw_only=True
         from everloop.features.leakage import check_leakage
 
         return check_leakage(self, rows, time=time, sources=sources, versions=versions)
-
-
-def _field(feature: Feature) -> Field:
-    value = feature.value
-    if isinstance(value, Aggregate):
-        return Field(feature.name, "float64", semantic="numeric")
-    if isinstance(value, Call) and value.function == "lookup":
-        return Field(feature.name, feature.type, semantic="categorical")
-    numeric = feature.type in ("float64", "int64")
-    return Field(feature.name, feature.type, semantic="numeric" if numeric else "")
-
-
-def on_demand_columns(feature_set: FeatureSet) -> tuple[str, ...]:
-    """Request fields and features that the expressions on demand read, each once."""
-    found: dict[str, None] = {}
-    for feature in feature_set.on_demand:
-        if not isinstance(feature.value, Aggregate):
-            found.update(dict.fromkeys(columns_of(feature.value)))
-    return tuple(found)

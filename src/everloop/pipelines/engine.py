@@ -7,6 +7,7 @@ cached steps ride with the next commit: should the process die, the resumed run 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -32,6 +33,8 @@ __all__ = [
     "shown_arguments",
     "stored_arguments",
 ]
+
+_logger = logging.getLogger(__name__)
 
 LEASE_S = 60.0
 RENEW_S = 15.0
@@ -169,11 +172,18 @@ class Execution:
                 self._logged.clear()
                 try:
                     return step.function(*args, **kwargs)
-                except Exception:
+                except Exception as error:
+                    # What the step asks to be tried again for may be anything.
                     if attempt == step.retries:
                         raise
+                    _logger.warning(
+                        "step %s failed in try %d of %d: %s: %s",
+                        *(step.name, attempt + 1, step.retries + 1, type(error).__name__, error),
+                        exc_info=True,
+                    )
             raise AssertionError("unreachable")
         except BaseException as error:
+            # Whatever ended the step, it goes on to the caller; first it is noted who failed.
             self.failed_step, self.failure = step.name, error
             if isinstance(error, Exception):
                 told = f"{type(error).__name__}: {error}"

@@ -1,1 +1,1 @@
-"""Small protocols for what lies outside: bytes, online values, execution, notices."""
+"""Small protocols for what lies outside: bytes, online values."""

@@ -193,7 +193,8 @@ def _to_pickle(model: object) -> bytes:
 
     try:
         return bytes(cloudpickle.dumps(model))
-    except Exception as error:  # a model's own __reduce__ may raise anything
+    except Exception as error:
+        # A model's own __reduce__ may raise anything; it is told, with its cause.
         raise InvalidInput(f"{type(model).__name__} cannot be stored: {error}") from error
 
 

@@ -284,16 +284,18 @@ class Router:
         return [d for d in found if d.name in self._only] if self._only else found
 
     def _try_load(self, deployment: Deployment) -> RouteSnapshot | None:
+        fault: Exception | None = None
         try:
             route = self._loader.load(deployment)
         except EverloopError as error:
             reason = error.message
-        except Exception as error:  # noqa: BLE001 - a flavour's loader may raise anything
-            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - a model's own code runs as it is loaded
+            reason, fault = f"{type(error).__name__}: {error}", error
         else:
             self._failed.pop(deployment.name, None)
             return route
         if self._failed.get(deployment.name) != (deployment.revision, reason):
-            _logger.error("cannot serve %s@%d: %s", deployment.name, deployment.revision, reason)
+            where = f"{deployment.name}@{deployment.revision}"
+            _logger.error("cannot serve %s: %s", where, reason, exc_info=fault)
         self._failed[deployment.name] = (deployment.revision, reason)
         return None

@@ -7,6 +7,7 @@ in a replay go through the same :meth:`RouteSnapshot.answer`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ __all__ = [
     "RouteSnapshot",
     "ServedFeatures",
 ]
+
+_logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 Instants = npt.NDArray[np.int64]
@@ -99,6 +102,7 @@ class LoadedArm:
     Attributes:
         picks: Columns of the feature matrix that the model takes; None means all, in order.
         call_us: Microseconds that the model took for one row when it was warmed up.
+        told: Kinds of errors whose traceback the log has; each is told in full once only.
     """
 
     name: str
@@ -106,6 +110,7 @@ class LoadedArm:
     predictor: Predictor
     picks: npt.NDArray[np.intp] | None = None
     call_us: float = 0.0
+    told: set[str] = field(default_factory=set, compare=False)
 
     def predict(self, features: Floats) -> tuple[Floats, str]:
         """Values of shape (n,) and an empty text, or NaN and what went wrong."""
@@ -113,12 +118,19 @@ class LoadedArm:
         try:
             values = np.asarray(self.predictor.predict(matrix), dtype=np.float64)
         except Exception as error:  # noqa: BLE001 - the model is not ours; its fault is an answer
-            return np.full(len(features), np.nan), type(error).__name__
+            return np.full(len(features), np.nan), self._kind_of(error)
         if values.shape != (len(features),):
             return np.full(len(features), np.nan), "wrong number of values"
         if np.isnan(values).any():
             return values, "no number"
         return values, ""
+
+    def _kind_of(self, error: Exception) -> str:
+        kind = type(error).__name__
+        if kind not in self.told:
+            self.told.add(kind)
+            _logger.error("the model of version %d failed: %s", self.version, error, exc_info=error)
+        return kind
 
 
 @dataclass(slots=True)

@@ -1,18 +1,15 @@
 """One serving worker: loads the routes, answers on the inherited socket, follows the catalog.
 
-The ASGI app is given by the door (``everloop.api.oip.InferenceApp``); this module only runs it.
+The ASGI app is given by the door (``everloop.api.serving``); this module only runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -23,18 +20,13 @@ from prometheus_client import CollectorRegistry
 
 from everloop.core.model import ModelVersion
 from everloop.core.process import watch_lifeline
-from everloop.errors import EverloopError
+from everloop.serving.follower import Follower
 from everloop.serving.loader import Deployments, FeatureSource, Models, RouteLoader, Router
 from everloop.serving.log import PredictionLog, PredictionSink
 from everloop.serving.metrics import ServingMetrics
 from everloop.serving.route import Predictor
 
 __all__ = ["DrainableApp", "MakeApp", "ServingServices", "run_worker", "uvicorn_config"]
-
-_logger = logging.getLogger(__name__)
-
-#: How often a worker says that it lives, seconds.
-_HEARTBEAT_S = 5.0
 
 #: While it drains, a worker answers requests on open connections for so long, and closes each
 #: after its answer; only then are idle ones closed. Seconds.
@@ -70,7 +62,8 @@ class DrainableApp(Protocol):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
 
-MakeApp = Callable[[Router, PredictionLog, ServingMetrics], DrainableApp]
+#: Takes, last, the address that the worker is bound to.
+MakeApp = Callable[[Router, PredictionLog, ServingMetrics, str], DrainableApp]
 
 
 def run_worker(
@@ -102,14 +95,15 @@ def run_worker(
     router = Router(services.deployments, loader, only=deployments, worker=worker, pid=os.getpid())
     metrics = ServingMetrics(CollectorRegistry())
     log = PredictionLog(services.predictions, max_loss_s=max_loss_s, on_drop=metrics.dropped)
-    app = make_app(router, log, metrics)
-    follower = _Follower(router, poll_s)
+    listening = socket.socket(fileno=sock_fd)
+    app = make_app(router, log, metrics, str(listening.getsockname()[0]))
+    follower = Follower(router, poll_s)
     # No request is accepted before the routes are loaded: until then the other workers answer.
     follower.update()
     follower.start()
     try:
         server = _Server(uvicorn_config(app), app)
-        server.run(sockets=[socket.socket(fileno=sock_fd)])
+        server.run(sockets=[listening])
     finally:
         follower.stop()
         try:
@@ -167,40 +161,3 @@ class _Server(uvicorn.Server):
         if self.server_state.connections:
             await asyncio.sleep(_DRAIN_S)
         await super().shutdown(sockets)
-
-
-class _Follower:
-    """Keeps the routes up to date, in a thread of its own: loading a model takes time."""
-
-    def __init__(self, router: Router, poll_s: float) -> None:
-        self._router = router
-        self._poll_s = poll_s
-        self._beat_s = 0.0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="routes", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(10)
-
-    def update(self) -> None:
-        """Refresh once; a catalog that does not answer leaves the routes as they are."""
-        try:
-            changed = self._router.refresh()
-            now_s = time.monotonic()
-            if changed or now_s - self._beat_s >= _HEARTBEAT_S:
-                self._router.acknowledge()
-                self._beat_s = now_s
-        except EverloopError as error:
-            _logger.warning("routes stay as they are: %s", error.message)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._poll_s):
-            try:
-                self.update()
-            except Exception:
-                # The thread must live on: without it the worker would serve an old revision.
-                _logger.exception("the routes could not be refreshed")

@@ -141,7 +141,7 @@ class BlobStoreContract:
                     data = datas[(n + turn) % len(datas)]
                     digest, _ = store.put(data)
                     assert store.get(digest) == data
-            except BaseException as error:  # noqa: BLE001 (handed to the main thread)
+            except BaseException as error:  # noqa: BLE001 - the main thread asserts on it
                 failures.append(error)
 
         threads = [threading.Thread(target=work, args=(turn,)) for turn in range(6)]

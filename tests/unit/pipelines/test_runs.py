@@ -235,7 +235,9 @@ def test_user_code_may_catch_what_a_step_raised(sqlite_workspace: Any) -> None:
     assert sqlite_workspace.tracking.run(careful.run_id).state == "finished"
 
 
-def test_retries_try_again(sqlite_workspace: Any) -> None:
+def test_retries_try_again_and_tell_each_failure(
+    sqlite_workspace: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     attempts = iter([1, 2, 3])
 
     @ev.step(cache=False, retries=2)
@@ -249,6 +251,8 @@ def test_retries_try_again(sqlite_workspace: Any) -> None:
         return flaky()
 
     assert tries.run() == 3
+    told = [record.getMessage().partition("flaky ")[2] for record in caplog.records]
+    assert told == ["failed in try 1 of 3: OSError: busy", "failed in try 2 of 3: OSError: busy"]
 
 
 def test_stopped_by_hand_is_killed_and_resumable(sqlite_workspace: Any) -> None:
