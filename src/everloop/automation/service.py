@@ -205,7 +205,7 @@ class AutomationService(Service):
 
     @action("loop:run")
     def recover(self) -> list[Firing]:
-        """Queue the firings that a dead supervisor left running, with the run to go on with.
+        """Queue the firings that a dead supervisor left running, each with its run if it has one.
 
         A firing whose run still counts as running waits until its lease has run out. Only the
         leader may call it, between its own firings.
@@ -218,7 +218,7 @@ class AutomationService(Service):
             for firing in statements.firings(tx, outcomes=("running",)):
                 run_id, state = statements.run_of(tx, firing.id)
                 if state != "running":
-                    resumed = run_id if state in ("lost", "killed") else ""
+                    resumed = run_id if state in ("lost", "killed", "finished") else ""
                     found.append(statements.set_firing(tx, firing.id, "queued", run_id=resumed))
         return found
 

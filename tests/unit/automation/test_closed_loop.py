@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from everloop.core.context import using
 from everloop.governance.render import story_text, why_text
+from everloop.pipelines.load import load_pipeline
 from tests.unit.automation.closed import DAY, NAME, START, ClosedWorld
 
 
@@ -159,4 +161,76 @@ def test_what_a_killed_supervisor_began_goes_on(tmp_path: Path) -> None:
     world.runner.tick()
     assert automation.firings(NAME)[0].outcome == "done"
     assert world.champion() == 1
+    world.close()
+
+
+def dies_after(monkeypatch: pytest.MonkeyPatch, service: object, method: str) -> None:
+    """Let the runner's process end right after a call that was made durable."""
+    real = getattr(service, method)
+
+    def act(*args: object, **kwargs: object) -> None:
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service, method, act)
+
+
+@pytest.mark.parametrize(
+    ("area", "method"),
+    [("pipelines", "finish"), ("evaluation", "record"), ("deployment", "create")],
+)
+def test_a_first_model_whose_runner_died_is_neither_trained_nor_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area: str, method: str
+) -> None:
+    world = ClosedWorld(tmp_path)
+    with monkeypatch.context() as patch:
+        dies_after(patch, getattr(world.workspace, area), method)
+        with pytest.raises(KeyboardInterrupt):
+            world.begin()
+    world.runner.recover()
+    [finished] = world.runner.tick().finished
+    assert finished.outcome == "done"
+    assert world.champion() == 1
+    once = ["run.Started", "model.Registered", "verdict.Given", "deployment.Created"]
+    assert kinds(world, *once) == once
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("area", "method"), [("evaluation", "record"), ("deployment", "start_rollout")]
+)
+def test_a_candidate_whose_runner_died_keeps_the_verdict_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area: str, method: str
+) -> None:
+    world = ClosedWorld(tmp_path, memory=3)
+    world.begin()
+    world.live(8)
+    with monkeypatch.context() as patch:
+        dies_after(patch, getattr(world.workspace, area), method)
+        with pytest.raises(KeyboardInterrupt):
+            world.live(18)
+    trained = kinds(world, "run.Started", "model.Registered", "verdict.Given")
+    world.runner.recover()
+    [finished] = world.runner.tick().finished
+    assert finished.outcome == "done"
+    assert kinds(world, "run.Started", "model.Registered", "verdict.Given") == trained
+    verdict = world.workspace.evaluation.verdicts(NAME)[-1]
+    if verdict.passed:
+        assert kinds(world, "rollout.Started") == ["rollout.Started"]
+    else:
+        assert "was refused" in finished.reason
+        assert world.workspace.registry.version(NAME, verdict.candidate).state == "archived"
+    world.close()
+
+
+def test_a_model_that_somebody_registered_is_served_without_training_another(
+    tmp_path: Path,
+) -> None:
+    world = ClosedWorld(tmp_path)
+    with using(world.workspace):
+        load_pipeline(f"{world.file}:retrain").run(until=START)
+    [finished] = world.runner.tick().finished
+    assert finished.reason == "demand/1 went live: there was no champion yet"
+    assert world.champion() == 1
+    assert kinds(world, "run.Started", "model.Registered") == ["run.Started", "model.Registered"]
     world.close()
