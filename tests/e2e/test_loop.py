@@ -40,7 +40,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     folder = tmp_path_factory.mktemp("loop")
     clock = ManualClock(replay.BEGIN)
     with ev.open(folder, clock=clock, actor="the test") as workspace:
-        run = replay.Replay(workspace, clock, http_every=50, until=UNTIL)
+        run = replay.Replay(workspace, clock, replay.Mark(http_every=50), until=UNTIL)
         run.prepare()
         with processes.serving_process(str(folder)) as address:
             run.run(address, lambda progress: None)
