@@ -64,6 +64,15 @@ REQUEST = {
 }
 
 
+def test_up_serves_the_version_that_run_registered(up: Up) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "everloop", "model", "show", "my-model", "--json"],
+        cwd=up.folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    versions = json.loads(done.stdout)["versions"]
+    assert [(version["version"], version["state"]) for version in versions] == [(1, "live")]
+
+
 def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None:
     infer = f"{up.serving}/v2/models/my-model/infer"
     first = json.loads(answers(infer, REQUEST))
@@ -102,3 +111,13 @@ def test_up_killed_at_once_leaves_no_orphan_and_starts_again(up: Up) -> None:
         cwd=up.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)[0]["deployment"]["state"] == "serving"
+
+
+def test_up_without_a_loop_says_how_to_make_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "everloop", "up", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert "everloop init" in process.stderr.readline()
+        finally:
+            process.terminate()
