@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+import everloop as ev
 from tests.e2e.trees import answers, descendants, is_alive, wait_for
 
 
@@ -64,21 +65,16 @@ REQUEST = {
 }
 
 
-def test_up_serves_the_version_that_run_registered(up: Up) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "everloop", "model", "show", "my-model", "--json"],
-        cwd=up.folder, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    versions = json.loads(done.stdout)["versions"]
-    assert [(version["version"], version["state"]) for version in versions] == [(1, "live")]
-
-
 def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None:
     infer = f"{up.serving}/v2/models/my-model/infer"
     first = json.loads(answers(infer, REQUEST))
     assert 0 < first["outputs"][0]["data"][0] < 1
     assert json.loads(answers(f"{up.pages}/v2/models/my-model/infer", REQUEST))["outputs"]
     assert "my-model" in answers(up.pages)
+    assert first["model_version"] == "1"
+    with ev.open(up.folder / ".everloop") as workspace:
+        # What `everloop run` had registered is served; nothing was trained beside it.
+        assert [one.version for one in workspace.registry.versions("my-model")] == [1]
 
     children = descendants(up.process.pid)
     worker = next(pid for pid, line in children.items() if "_serve-worker" in line)
