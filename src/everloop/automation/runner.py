@@ -176,6 +176,9 @@ class LoopRunner:
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
+            except Exception as error:  # noqa: BLE001 - the model is not ours, and it was called
+                _log.exception("firing %s of loop %s failed", firing.id, spec.name)
+                outcome, reason = "failed", f"{type(error).__name__}: {error}"
             return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
 
     # --- watching and rolling out ----------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from everloop.automation.holdout import group_of
 from everloop.governance.render import story_text, why_text
 from tests.unit.automation.closed import DAY, NAME, START, ClosedWorld
 
@@ -160,3 +162,27 @@ def test_what_a_killed_supervisor_began_goes_on(tmp_path: Path) -> None:
     assert automation.firings(NAME)[0].outcome == "done"
     assert world.champion() == 1
     world.close()
+
+
+class _Broken:
+    def predict(self, matrix: object) -> object:
+        raise ValueError("the model takes three columns")
+
+
+def test_a_model_that_cannot_score_fails_its_firing_and_not_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ClosedWorld(tmp_path)
+    world.begin()
+    world.live(10)
+    monkeypatch.setattr(world.runner, "_load", lambda version: _Broken())
+    world.workspace.automation.fire(NAME, "a try")
+    assert world.live(1) == ["ValueError: the model takes three columns"]
+    assert world.workspace.automation.firings(NAME)[0].outcome == "failed"
+    assert world.champion() == 1
+    world.close()
+
+
+def test_a_request_that_is_no_object_belongs_to_no_group() -> None:
+    rows = pa.table({"request": ['{"shop": "north"}', "oops", "[1]", ""]})
+    assert group_of(rows, "shop").tolist() == ["north", "", "", ""]
