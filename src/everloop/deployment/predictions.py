@@ -149,6 +149,7 @@ class PredictionService(Service):
         labelled: bool = False,
         columns: list[str] | None = None,
         as_of: datetime | None = None,
+        logged_since: datetime | None = None,
     ) -> pa.Table:
         """The predictions for times in [since, until), one row each, by time and id.
 
@@ -158,6 +159,8 @@ class PredictionService(Service):
             columns: Only these, each once (and the two of the label, which come last).
             as_of: Labels that became known later are not shown: for replaying the past without
                 looking ahead. None shows all.
+            logged_since: Only segments logged at that time or later, whatever times their
+                predictions are for. None is all.
 
         Raises:
             NotFound: If there is neither such a deployment nor predictions of it, or no such
@@ -169,6 +172,8 @@ class PredictionService(Service):
             raise InvalidInput(f"since {since.isoformat()} is after until {until.isoformat()}")
         with self._catalog.read() as tx:
             found = self._between(tx, PredictionSegment, deployment, since, until)
+            if logged_since is not None:
+                found = [one for one in found if one.created_at >= utc(logged_since)]
             batches = self._label_batches_for(tx, deployment, since, as_of) if labelled else []
         if not found:
             return _empty(columns, labelled)

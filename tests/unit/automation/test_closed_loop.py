@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from everloop.automation.holdout import group_of
+from everloop.core.ids import new_ids
 from everloop.governance.render import story_text, why_text
 from tests.unit.automation.closed import DAY, NAME, START, ClosedWorld
 
@@ -146,6 +147,31 @@ def test_a_candidate_that_is_too_slow_is_taken_out(tmp_path: Path) -> None:
     assert world.champion() == 1
     aborted = world.workspace.deployment.rollouts(NAME)[0]
     assert "p99" in aborted.reason
+    world.close()
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_candidate_is_seen_whatever_time_its_requests_are_for(tmp_path: Path, days: int) -> None:
+    world = ClosedWorld(tmp_path, shift=3)
+    world.begin()
+    while not kinds(world, "rollout.Started"):
+        world.live(1)
+    begun = world.workspace.deployment.rollouts(NAME)[0]
+    at = world.clock.now() + days * DAY
+    slow = pa.table(
+        {
+            "id": new_ids(200),
+            "at": pa.array([at] * 200, pa.timestamp("us", tz="UTC")),
+            "version": [begun.candidate] * 200,
+            "value": [0.5] * 200,
+            "latency_us": [900_000] * 200,
+        }
+    )
+    world.workspace.predictions.log(NAME, slow)
+    world.runner.tick()
+    aborted = world.workspace.deployment.rollouts(NAME)[0]
+    assert aborted.state.stage == "aborted"
+    assert "p99 900.0 ms" in aborted.reason
     world.close()
 
 
