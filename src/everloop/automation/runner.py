@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -187,6 +187,9 @@ class LoopRunner:
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
+            except Exception as error:  # noqa: BLE001 - the model is not ours, and it was called
+                _log.exception("firing %s of loop %s failed", firing.id, spec.name)
+                outcome, reason = "failed", f"{type(error).__name__}: {error}"
             return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
 
     # --- watching and rolling out ----------------------------------------------------------------
@@ -211,13 +214,17 @@ class LoopRunner:
         return next(iter(self._ws.deployment.rollouts(name, open_only=True)), None)
 
     def _observe(self, rollout: Rollout) -> RolloutObservation:
-        """What the log says of the candidate since its step began."""
+        """What the log says of the candidate since its step began.
+
+        By when it was logged: a request may be for a time that is long past or yet to come.
+        """
         now = self._ws.clock.now()
         seen = self._ws.predictions.read(
             rollout.deployment,
-            since=from_micros(round(rollout.state.since_s * 1e6)),
-            until=now + timedelta(microseconds=1),
+            since=datetime.min.replace(tzinfo=UTC),
+            until=datetime.max.replace(tzinfo=UTC),
             columns=["version", "error", "latency_us"],
+            logged_since=from_micros(round(rollout.state.since_s * 1e6)),
         )
         own = seen.filter(pc.equal(seen.column("version"), rollout.candidate))
         latency = own.column("latency_us").cast(pa.float64()).to_numpy()

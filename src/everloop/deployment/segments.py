@@ -115,7 +115,8 @@ def conform_labels(rows: pa.Table) -> pa.Table:
     """Rows with the columns of ``LABEL_COLUMNS``, each once, sorted by the time they were known.
 
     Raises:
-        InvalidInput: With every fault: missing or unknown columns, wrong types, nulls, NaN.
+        InvalidInput: With every fault: missing or unknown columns, wrong types, nulls, NaN,
+            infinities.
     """
     faults: list[Fault] = []
     columns: dict[str, pa.Array] = {}
@@ -129,7 +130,9 @@ def conform_labels(rows: pa.Table) -> pa.Table:
     faults += [Fault(name, "missing column") for name in missing]
     for name in LABEL_COLUMNS:
         _refuse_rows(columns, name, pc.is_null, "is null", faults)
-    _refuse_rows(columns, "label", pc.is_nan, "is NaN", faults)
+    _refuse_rows(
+        columns, "label", lambda c: pc.invert(pc.is_finite(c)), "is NaN or infinite", faults
+    )
     _refuse_rows(columns, "request_id", lambda ids: pc.equal(ids, ""), "is empty", faults)
     _raise(faults, rows, "the labels are wrong")
     table = pa.table({name: columns[name] for name in LABEL_COLUMNS})
