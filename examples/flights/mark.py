@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -88,8 +87,30 @@ def _not_a_replay(folder: Path) -> Conflict:
 
 
 def peak_memory_mb() -> int:
-    """Most memory that this process and those it waited for have used."""
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 2**20)
+    """Most memory that this process and those below it have held so far, each at its own peak."""
+    tree = [os.getpid()]
+    for pid in tree:
+        tree += _children(pid)
+    held = [found for pid in tree if (found := _peak_bytes(pid)) is not None]
+    if not held:  # no /proc; in bytes on macOS
+        held = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+    return round(sum(held) / 2**20)
+
+
+def _children(pid: int) -> list[int]:
+    # The resource usage of children does not do: a child counts with the memory of its parent until
+    # it runs its own program.
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for t in threads for child in (t / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _peak_bytes(pid: int) -> int | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    lines = dict(line.partition(":")[::2] for line in status.splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024 if "VmHWM" in lines else None
