@@ -30,7 +30,7 @@ import everloop as ev
 from everloop.automation.declare import collecting
 from everloop.automation.runner import LoopRunner
 from everloop.errors import NotFound, StateError
-from everloop.evaluation.metrics import auc, brier
+from everloop.evaluation.metrics import metric
 from everloop.pipelines.load import load_module
 from everloop.registry.flavors import load_predictor
 
@@ -406,7 +406,7 @@ def _answered(workspace: ev.Workspace, start: datetime, end: datetime) -> pl.Dat
 
 
 def _figures(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    return {"auc": float(auc(y, p)), "brier": float(brier(y, p))}
+    return {name: metric(name, y, p) for name in ("auc", "brier")}
 
 
 def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, int]:
