@@ -19,6 +19,7 @@ __all__ = [
     "duration_micros",
     "from_micros",
     "parse_instant",
+    "span_text",
     "to_micros",
     "utc",
 ]
@@ -126,3 +127,12 @@ def duration_micros(text: str | timedelta) -> int:
 def monotonic_ns() -> int:
     """Nanoseconds for measuring; never compared between processes."""
     return time.perf_counter_ns()
+
+
+def span_text(seconds: float) -> str:
+    """A length of time for people, such as ``"7.35 s"`` or ``"4 d"``."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            number = seconds / length
+            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+    return f"{seconds * 1000:.3g} ms"
