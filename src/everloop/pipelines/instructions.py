@@ -7,6 +7,7 @@ to; code that holds any other is not understood, and `unknown_instructions` says
 from __future__ import annotations
 
 import dis
+import functools
 from types import CodeType
 
 __all__ = ["ATTRIBUTES", "GLOBALS", "LOCALS", "STORES", "instructions_of", "unknown_instructions"]
@@ -81,8 +82,10 @@ def instructions_of(code: CodeType) -> list[dis.Instruction]:
 
 def unknown_instructions(code: CodeType) -> frozenset[str]:
     """Names of the instructions of `code`, and of code nested in it, that are not known here."""
-    found = {step.opname for step in dis.get_instructions(code)} - _KNOWN
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= unknown_instructions(constant)
-    return frozenset(found)
+    return _used(code) - _KNOWN
+
+
+@functools.cache
+def _used(code: CodeType) -> frozenset[str]:
+    nested = (_used(item) for item in code.co_consts if isinstance(item, CodeType))
+    return frozenset(step.opname for step in dis.get_instructions(code)).union(*nested)
