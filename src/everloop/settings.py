@@ -1,7 +1,8 @@
 """The one place that reads the environment.
 
 ``EVERLOOP_DIR`` is the workspace (a folder, a catalog URL or a server's URL), ``EVERLOOP_ACTOR``
-the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
+the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens. The
+variables of MLflow's own clients say who asks when runs are imported from a server of MLflow's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 
 import msgspec
 
-__all__ = ["DEFAULT_DIR", "Settings", "load"]
+__all__ = ["DEFAULT_DIR", "MlflowLogin", "Settings", "load", "mlflow_login"]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
@@ -51,4 +52,32 @@ def load() -> Settings:
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+    )
+
+
+class MlflowLogin(msgspec.Struct, frozen=True):
+    """Who asks a server of MLflow's, as its own clients are told. A token goes before a name."""
+
+    username: str = ""
+    password: str = ""
+    token: str = ""
+    workspace: str = ""
+    insecure_tls: bool = False
+    certificate: str = ""
+
+    def __repr__(self) -> str:
+        return "MlflowLogin(...)"  # a password must not reach a log
+
+
+def mlflow_login() -> MlflowLogin:
+    """Read the variables that MLflow's clients read."""
+    given = {
+        name: os.environ.get(f"MLFLOW_TRACKING_{name.upper()}", "")
+        for name in ("username", "password", "token")
+    }
+    return MlflowLogin(
+        **given,
+        workspace=os.environ.get("MLFLOW_WORKSPACE", ""),
+        insecure_tls=os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"),
+        certificate=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", ""),
     )

@@ -7,6 +7,7 @@ holds the same services as stand-ins that call a server. Services load when they
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from everloop.serving.route import Answers, ServedFeatures
     from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
+    from everloop.transfer.report import TransferReport
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
 
@@ -327,6 +329,61 @@ class Workspace:
 
         return LoopRunner(self, root=root)
 
+    def import_mlflow(
+        self, source: str, *, artifacts: str = "", tell: Callable[[str], None] | None = None
+    ) -> TransferReport:
+        """Take in a store of MLflow's; doing it again goes on and changes nothing that is here.
+
+        Args:
+            source: A folder ``mlruns``, a file ``mlflow.db``, the URL of a database or a server.
+            artifacts: Where the files are, if not where the store says.
+            tell: Called with a line of progress now and then.
+
+        Raises:
+            InvalidInput: If the source is none of these.
+            BackendError: If source or workspace is gone in the middle.
+        """
+        from everloop.transfer.importer import IMPORTED, Importer
+        from everloop.transfer.mlflow import open_source
+        from everloop.transfer.report import Findings
+
+        findings = Findings(IMPORTED)
+        place = Path(artifacts) if artifacts else None
+        opened = open_source(source, settings.mlflow_login(), findings.fail, place)
+        try:
+            importer = Importer(
+                opened, self.tracking, self.registry, self.blobs, findings, tell or _silent
+            )
+            return importer.run()
+        finally:
+            opened.close()
+
+    def merge(
+        self, folder: str | os.PathLike[str], *, tell: Callable[[str], None] | None = None
+    ) -> TransferReport:
+        """Take in the runs, datasets and models of another workspace's folder; twice is once.
+
+        Args:
+            folder: Its ``.everloop`` folder, which is only read.
+            tell: Called with a line of progress now and then.
+
+        Raises:
+            InvalidInput: If it is no workspace.
+            StateError: If it is being written, or this workspace is remote.
+            BackendError: If it was made by a newer Everloop.
+        """
+        from everloop.backends.blobs.local import LocalBlobs
+        from everloop.transfer.folder import catalog_copy
+        from everloop.transfer.merge import MERGED, Merger
+        from everloop.transfer.report import Findings
+
+        home, place = self._local("what takes in a folder"), Path(folder)
+        _ = self.tracking  # makes the experiment "0", which every workspace has
+        with catalog_copy(place, home, self.clock) as copy:
+            there = LocalBlobs(place / "objects")
+            merger = Merger(str(place), copy, there, self._catalog, self.blobs, Findings(MERGED))
+            return merger.run(tell or _silent)
+
     def service(self, area: str) -> Service:
         """The service of `area`."""
         found: Service = getattr(self, area)
@@ -380,6 +437,10 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody wants to see."""
 
 
 def _catalog_of(location: str) -> tuple[str, Path]:

@@ -25,12 +25,13 @@ from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.registry import search, write
 from everloop.registry.flavors import true_tier
+from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 
 __all__ = ["RegistryService"]
 
 
-class RegistryService(Service):
+class RegistryService(IntakeMethods, Service):
     """Keeps models: who is what, made from what, and which one is meant by an alias."""
 
     area = "registry"

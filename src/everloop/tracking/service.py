@@ -33,6 +33,7 @@ from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
 from everloop.tracking.artifacts import ArtifactMethods
 from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row
+from everloop.tracking.intake import IntakeMethods
 from everloop.tracking.limits import (
     MAX_NAME,
     check_log,
@@ -69,7 +70,7 @@ _HISTORY = select(
 )
 
 
-class TrackingService(ExperimentMethods, ArtifactMethods, Service):
+class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service):
     """Experiments and runs, as every tracking client knows them."""
 
     area = "tracking"
