@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from everloop.serving.route import Answers, ServedFeatures
     from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
+    from everloop.tracking.traces import TraceService
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
 
@@ -51,6 +52,7 @@ AREAS = (
     "data",
     "lineage",
     "tracking",
+    "traces",
     "pipelines",
     "features",
     "registry",
@@ -188,6 +190,13 @@ class Workspace:
         from everloop.tracking.service import TrackingService
 
         return self._service(TrackingService)
+
+    @cached_property
+    def traces(self) -> TraceService:
+        """Traces of applications."""
+        from everloop.tracking.traces import TraceService
+
+        return self._service(TraceService)
 
     @cached_property
     def pipelines(self) -> PipelineService:
