@@ -24,6 +24,7 @@ from everloop.api import (
     mlflow_registry,
     mlflow_runs,
     mlflow_traces,
+    mlflow_webhooks,
 )
 from everloop.api.mlflow_calls import Call
 from everloop.api.mlflow_wire import decode_body, decode_query, error_answer
@@ -50,6 +51,7 @@ for _door in (
     mlflow_models,
     mlflow_registry,
     mlflow_traces,
+    mlflow_webhooks,
 ):
     for (_method, _path), _call in _door.calls.items():
         if "{" in _path:

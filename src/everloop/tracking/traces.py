@@ -32,7 +32,7 @@ from everloop.core.time import from_micros
 from everloop.core.trace import Assessment, Span, Trace, TracePage
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
-from everloop.tracking.experiments import experiment_row
+from everloop.tracking.experiments import experiment_row, make_default
 from everloop.tracking.limits import check_page, text_faults
 from everloop.tracking.store import chunks, run_row
 from everloop.tracking.trace_rows import (
@@ -68,6 +68,7 @@ class TraceService(Service):
         self._catalog = catalog
         self._blobs = blobs
         self._authorizer = authorizer
+        make_default(catalog)
 
     @action("trace:write")
     def log(self, trace: Trace) -> Trace:
