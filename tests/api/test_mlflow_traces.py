@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,22 @@ def test_trace_and_spans_may_come_in_either_order(app: ASGIApp) -> None:
         answers.append(json.loads(trace))
     assert answers[0] == answers[1]
     assert answers[0]["trace"]["trace_info"]["tags"]["mlflow.traceName"] == "from client"
+
+
+def test_trace_and_spans_at_once_are_one_trace(both: ASGIApp) -> None:
+    body = request_of({}, {}).SerializeToString()
+    named = {"tags": {"mlflow.traceName": "from client"}}
+
+    def send(number: int) -> int:
+        if number % 2:
+            return export(both, body).status
+        return call(both, "POST", "traces", info(TRACE_ID, **named)).status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(send, range(16))) == {200}
+    assert found(both, filter="name = 'from client'") == [TRACE_ID]
+    trace = call(both, "GET", f"traces/get?trace_id={TRACE_ID}").json()["trace"]
+    assert [span["name"] for span in trace["spans"]] == ["span 1", "span 2"]
 
 
 def test_run_of_the_header_is_linked(app: ASGIApp) -> None:

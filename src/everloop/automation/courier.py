@@ -34,6 +34,7 @@ _log = logging.getLogger("everloop.automation")
 _CURSOR = "webhooks"
 _BATCH = 500
 _AT_ONCE = 8
+_AFTER_TROUBLE_S = 5.0
 #: Longer than a delivery may take, so that nobody sends what another one is sending.
 _CLAIM = timedelta(seconds=60)
 #: A delivery that was given up is forgotten after this long.
@@ -72,14 +73,16 @@ class Courier:
         """Plan and deliver until `stop` is set; what is being sent then is finished first."""
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="everloop-webhook") as pool:
             while not stop.is_set():
+                wait = interval_s
                 try:
                     self.plan()
                     while not stop.is_set() and (row := self._claim()) is not None:
                         pool.submit(self._deliver, row)
-                except EverloopError:
-                    # The catalog may be away for a while; the courier outlives that.
+                except Exception:  # noqa: BLE001 (a dead thread would be noticed by nobody)
+                    # Most likely the catalog is away for a while; the courier outlives that.
                     _log.exception("webhooks could not be looked after; it is tried again")
-                stop.wait(interval_s)
+                    wait = _AFTER_TROUBLE_S
+                stop.wait(wait)
 
     def plan(self) -> int:
         """Turn new events into deliveries; returns how many there are of them."""
@@ -154,7 +157,7 @@ class Courier:
     def _deliver(self, row: Row[Any]) -> None:
         try:
             self._settle(row, *self._send(row))
-        except EverloopError:
+        except Exception:  # noqa: BLE001 (nobody waits for a thread of the pool to raise)
             # Its claim runs out and it is sent again: at least once, never not at all.
             _log.exception("the outcome of webhook delivery %s could not be kept", row.id)
         finally:

@@ -1,7 +1,8 @@
 """WebhookService: who is told of what happens in the registry, and what could not be delivered.
 
 A webhook's secret is kept sealed (``everloop.ports.secrets``) and shown to nobody. Deliveries are
-made by ``everloop.automation.courier``; here they are only listed.
+made by ``everloop.automation.courier`` in the server: what happens while none runs is delivered
+when one does. Here they are only listed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,6 +146,38 @@ def test_delivery_of_a_courier_that_died_is_sent_again_under_its_id(
     ids = [headers["X-MLflow-Delivery-Id"] for *_, headers in notifier.sent]
     assert len(ids) == 2
     assert ids[0] == ids[1]
+
+
+def test_slow_receiver_does_not_hold_up_the_others(embedded: Workspace, receiver: Receiver) -> None:
+    assert embedded.catalog is not None
+    released, stop = threading.Event(), threading.Event()
+
+    class Slow(FakeNotifier):
+        def send(self, url: str, body: bytes, headers: dict[str, str]) -> Receipt:
+            if url.endswith("/slow"):
+                assert released.wait(30)
+            elif len(self.sent) == 2:
+                released.set()
+            return super().send(url, body, headers)
+
+    notifier = Slow()
+    for path in ("slow", "quick"):
+        embedded.webhooks.create(path, f"{receiver.url}/{path}", VERSIONS)
+    for _ in range(3):
+        register(embedded)
+    courier = Courier(embedded.catalog, notifier, embedded._secrets)
+    thread = threading.Thread(target=courier.run_forever, args=(stop, 0.01))
+    thread.start()
+    assert released.wait(30), "the slow one held up the quick one"
+    deadline = time.monotonic() + 30
+    while embedded.webhooks.deliveries(state="pending").deliveries:
+        assert time.monotonic() < deadline
+        stop.wait(0.01)
+    stop.set()
+    thread.join()
+    urls = [url.rpartition("/")[2] for url, *_ in notifier.sent]
+    assert sorted(urls) == ["quick"] * 3 + ["slow"] * 3
+    assert urls[:2] == ["quick"] * 2
 
 
 @pytest.mark.parametrize(
