@@ -1,7 +1,10 @@
 """The one place that reads the environment.
 
 ``EVERLOOP_DIR`` is the workspace (a folder, a catalog URL or a server's URL), ``EVERLOOP_ACTOR``
-the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens. The
+the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
+``EVERLOOP_WEBHOOK_HOSTS`` names hosts (``name`` or ``name:port``, with commas between) that
+webhooks may have although their addresses are private or their scheme is http, and
+``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace. The
 variables of MLflow's own clients say who asks when runs are imported from a server of MLflow's.
 """
 
@@ -26,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     objects: str = ""
+    webhook_hosts: tuple[str, ...] = ()
+    secret_key: str = ""
 
 
 def _user() -> str:
@@ -46,12 +51,15 @@ def load() -> Settings:
     port = os.environ.get("EVERLOOP_PORT", str(DEFAULT_PORT))
     if not port.isdigit() or not 0 <= int(port) <= 65535:
         raise InvalidInput("EVERLOOP_PORT must be a number from 0 to 65535", [("", repr(port))])
+    hosts = os.environ.get("EVERLOOP_WEBHOOK_HOSTS", "")
     return Settings(
         location=os.environ.get("EVERLOOP_DIR", DEFAULT_DIR),
         actor=os.environ.get("EVERLOOP_ACTOR") or _user(),
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+        webhook_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
     )
 
 

@@ -23,8 +23,10 @@ from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.access.remote import Transport
+    from everloop.automation.courier import Courier
     from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
+    from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
     from everloop.data.objects import ObjectService
     from everloop.data.service import DataService
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
     from everloop.pipelines.service import PipelineService
+    from everloop.ports.notifier import Notifier
     from everloop.ports.online import OnlineStore
+    from everloop.ports.secrets import SecretBox
     from everloop.registry.service import RegistryService
     from everloop.serving.loader import Router
     from everloop.serving.route import Answers, ServedFeatures
     from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
+    from everloop.tracking.traces import TraceService
     from everloop.transfer.report import TransferReport
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
@@ -53,6 +58,7 @@ AREAS = (
     "data",
     "lineage",
     "tracking",
+    "traces",
     "pipelines",
     "features",
     "registry",
@@ -61,6 +67,7 @@ AREAS = (
     "predictions",
     "monitoring",
     "automation",
+    "webhooks",
     "governance",
 )
 
@@ -192,6 +199,13 @@ class Workspace:
         return self._service(TrackingService)
 
     @cached_property
+    def traces(self) -> TraceService:
+        """Traces of applications."""
+        from everloop.tracking.traces import TraceService
+
+        return self._service(TraceService)
+
+    @cached_property
     def pipelines(self) -> PipelineService:
         """Runs of pipelines and stored results of steps."""
         from everloop.pipelines.service import PipelineService
@@ -252,6 +266,33 @@ class Workspace:
         if self._transport is not None:
             return self._remote(AutomationService)
         return AutomationService(self._catalog, self._authorizer)
+
+    @cached_property
+    def webhooks(self) -> WebhookService:
+        """Webhooks and their deliveries."""
+        from everloop.automation.webhooks import WebhookService
+
+        if self._transport is not None:
+            return self._remote(WebhookService)
+        return WebhookService(self._catalog, self._authorizer, self._notifier, self._secrets)
+
+    @cached_property
+    def _notifier(self) -> Notifier:
+        from everloop.backends.notify.webhook import WebhookNotifier
+
+        return WebhookNotifier(settings.load().webhook_hosts)
+
+    @cached_property
+    def _secrets(self) -> SecretBox:
+        from everloop.backends.secrets.fernet import FernetBox
+
+        return FernetBox(self.folder / "secret.key", settings.load().secret_key)
+
+    def courier(self) -> Courier:
+        """What delivers to the webhooks, in this process."""
+        from everloop.automation.courier import Courier
+
+        return Courier(self._catalog, self._notifier, self._secrets)
 
     @cached_property
     def governance(self) -> GovernanceService:

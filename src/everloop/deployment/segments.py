@@ -166,9 +166,7 @@ def to_parquet(table: pa.Table) -> bytes:
         for field in table.schema
         if pa.types.is_string(field.type) and field.name not in _UNIQUE
     ]
-    pq.write_table(
-        table, sink, compression="zstd", row_group_size=1 << 16, use_dictionary=repeated
-    )
+    pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16, use_dictionary=repeated)
     return sink.getvalue()
 
 

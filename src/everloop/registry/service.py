@@ -143,6 +143,7 @@ class RegistryService(IntakeMethods, Service):
         """Set tags of a model; a tag of None is removed."""
         with self._catalog.write() as tx:
             merged = _merged(write.load_model(tx, name).tags, tags)
+            tx.append("model.Tagged", f"model:{name}", _tag_changes(tags))
             return self._write_model(tx, name, {"tags": merged})
 
     @action("model:delete", on="name")
@@ -338,7 +339,9 @@ class RegistryService(IntakeMethods, Service):
     def tag_version(self, name: str, version: int, tags: dict[str, str | None]) -> ModelVersion:
         """Set tags of a version; a tag of None is removed."""
         with self._catalog.write() as tx:
-            merged = _merged(write.load_version(tx, name, version).tags, tags)
+            found = write.load_version(tx, name, version)
+            merged = _merged(found.tags, tags)
+            tx.append("model.VersionTagged", f"model:{found.ref}", _tag_changes(tags))
             return self._write_version(tx, name, version, {"tags": merged})
 
     @action("model:write", on="name")
@@ -476,7 +479,8 @@ class RegistryService(IntakeMethods, Service):
         }
         made = tx.insert_new(tables.models, row)
         if made:
-            tx.append("model.Created", f"model:{name}", {"owner": owner})
+            body = {"owner": owner, "description": description, "tags": tags}
+            tx.append("model.Created", f"model:{name}", body)
         return made
 
     def _used(self, tx: Transaction, name: str) -> int:
@@ -571,9 +575,17 @@ class RegistryService(IntakeMethods, Service):
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
+        body |= {"description": description, "tags": tags}
         tx.append("model.Registered", subject, body)
         return number
 
 
 def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:
     return {key: value for key, value in {**old, **new}.items() if value is not None}
+
+
+def _tag_changes(tags: dict[str, str | None]) -> dict[str, Any]:
+    return {
+        "set": {key: value for key, value in tags.items() if value is not None},
+        "removed": [key for key, value in tags.items() if value is None],
+    }
