@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from everloop.core.time import ManualClock
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
+    from everloop.errors import RunStopped
+    from everloop.experiments.query import runs
+    from everloop.experiments.run import run
+    from everloop.experiments.stop import stop_if
     from everloop.features.define import agg, col, feature_set, feature_view, source
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
@@ -52,6 +56,10 @@ _NAMES = {
     "everloop.core.time": ("ManualClock",),
     "everloop.data.api": ("commit", "read"),
     "everloop.data.frame": ("Table",),
+    "everloop.errors": ("RunStopped",),
+    "everloop.experiments.query": ("runs",),
+    "everloop.experiments.run": ("run",),
+    "everloop.experiments.stop": ("stop_if",),
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.monitoring.reference": ("make_reference",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
@@ -69,6 +77,7 @@ __all__ = [
     "Field",
     "ManualClock",
     "ModelArtifact",
+    "RunStopped",
     "Schema",
     "Table",
     "Workspace",
@@ -97,11 +106,14 @@ __all__ = [
     "quality",
     "read",
     "register",
+    "run",
+    "runs",
     "schedule",
     "sla",
     "slo",
     "source",
     "step",
+    "stop_if",
     "threshold",
 ]
 

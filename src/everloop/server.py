@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, metrics, mlflow, native, otlp
+from everloop.api import errors, metrics, mlflow, native, otlp, stream
 from everloop.api.guard import Guard
 from everloop.errors import EverloopError
 from everloop.ui import pages
@@ -125,6 +125,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
             Route("/health", health),
             Route("/metrics", prometheus),
             *native.routes(workspace),
+            *stream.routes(workspace),
             *mlflow.routes(workspace),
             *otlp.routes(workspace),
             *pages.routes(workspace),

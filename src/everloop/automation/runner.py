@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
     from everloop.monitoring.service import MonitoringService
-    from everloop.pipelines.service import PipelineService
     from everloop.registry.service import RegistryService
     from everloop.tracking.service import TrackingService
 
@@ -68,7 +67,7 @@ class Workplace(Protocol):
     @property
     def monitoring(self) -> MonitoringService: ...
     @property
-    def pipelines(self) -> PipelineService: ...
+    def tracking(self) -> TrackingService: ...
     @property
     def registry(self) -> RegistryService: ...
     @property
@@ -149,7 +148,7 @@ class LoopRunner:
 
     def recover(self) -> list[Firing]:
         """Take up what a runner that died left behind; only one runner may be at work then."""
-        self._ws.pipelines.reap()
+        self._ws.tracking.reap()
         return self._ws.automation.recover()
 
     def run_forever(self, stop: threading.Event, interval_s: float = 5.0) -> None:
@@ -427,6 +426,7 @@ class LoopRunner:
             while not done.wait(_LEASE_S / 3):
                 try:
                     self._ws.automation.lead(self.holder, _LEASE_S)
+                    self._ws.tracking.reap()
                 except EverloopError:
                     _log.exception("the lead could not be renewed; it is tried again")
 

@@ -33,9 +33,9 @@ from blake3 import blake3
 
 from everloop.core.artifact import ModelArtifact
 from everloop.core.pipeline import StoredValue
+from everloop.core.project import module_name
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.paths import content_of_path
-from everloop.pipelines.project import module_name
 from everloop.ports.blobs import BlobStore, HasPaths
 
 __all__ = ["Encoder", "Unreadable", "load", "store", "text_of"]

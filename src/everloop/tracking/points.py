@@ -61,7 +61,7 @@ class MetricWriter:
     def known(self, points: Sequence[Metric]) -> dict[str, int] | None:
         """The keys of the names in `points`; None if one of them has none yet."""
         keys = self._keys
-        return keys if all(point.key in keys for point in points) else None
+        return keys if {point.key for point in points} <= keys.keys() else None
 
     @staticmethod
     def write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import bindparam, delete, select, tuple_, update
@@ -20,13 +20,7 @@ from everloop.catalog.tables import (
     runs,
 )
 from everloop.core.machines import RunState
-from everloop.core.run import (
-    Metric,
-    Run,
-    RunInput,
-    RunOutput,
-    RunPage,
-)
+from everloop.core.run import Metric, Run, RunInput, RunOutput, RunPage
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
@@ -39,6 +33,7 @@ from everloop.tracking.limits import (
     check_page,
     text_faults,
 )
+from everloop.tracking.owned import OwnedRunMethods
 from everloop.tracking.points import MetricWriter, latest_points, point_of, sample_points
 from everloop.tracking.runs import page_of_runs
 from everloop.tracking.store import (
@@ -69,7 +64,7 @@ _HISTORY = select(
 )
 
 
-class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service):
+class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRunMethods, Service):
     """Experiments and runs, as every tracking client knows them."""
 
     area = "tracking"
@@ -99,6 +94,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service
         trigger: str = "",
         actor: str = "",
         started_at: datetime | None = None,
+        owner: str = "",
+        lease_s: float = 0,
     ) -> Run:
         """Start a run in the experiment of this name (made if new) or id.
 
@@ -115,6 +112,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service
             trigger: Id of the firing that started it.
             actor: Who runs it; whoever is asking if not given.
             started_at: UTC; now if not given.
+            owner: The process that keeps it, as :func:`everloop.core.owner.this_process` says.
+            lease_s: Seconds until it counts as lost without a renewal; 0 means never.
 
         Raises:
             NotFound: If an id names no experiment.
@@ -130,6 +129,9 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service
             values: dict[str, Any] = {"actor": actor} if actor else {}
             if started_at is not None:
                 values["started_at"] = started_at
+            if lease_s:
+                until = tx.now + timedelta(seconds=lease_s)
+                values |= {"owner": owner, "fence": 1, "lease_until": until}
             run_pk = insert_run(
                 tx,
                 id_,
@@ -288,31 +290,14 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service
         """
         points = metrics or []
         check_log(points, params or {}, tags or {}, of_client=True)
-        if not (params or tags) and self._log_points(id, points):
+        if not (params or tags) and self._log_known(id, points):
             return
         with self._catalog.write(ordered=False) as tx:
             row = active_run(tx, id)
             put_params(tx, row.pk, id, params or {})
-            keys = self._metrics.make_keys(tx, points)
-            cursor = tx.connection.connection.cursor()
-            self._metrics.write(cursor, tx.dialect, row.pk, points, keys)
-            logged.write_model_metrics(tx, id, points)
+            keys = self._write_points(tx, row, points)
             put_tags(tx, row.pk, tags or {})
         self._metrics.remember(keys)
-
-    def _log_points(self, id_: str, points: list[Metric]) -> bool:
-        """The hot path: points under known names alone, on the driver's cursor."""
-        keys = self._metrics.known(points)
-        if keys is None or any(point.model_id for point in points):
-            return False
-        with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
-            mark = "?" if dialect == "sqlite" else "%s"
-            cursor.execute(f"SELECT pk, lifecycle FROM runs WHERE id = {mark}", (id_,))
-            row = cursor.fetchone()
-            if row is None or row[1] != "active":
-                return False  # the other path says what is wrong
-            self._metrics.write(cursor, dialect, row[0], points, keys)
-        return True
 
     @action("run:write", on="id")
     def set_tag(self, id: str, key: str, value: str) -> None:
