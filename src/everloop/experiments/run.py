@@ -37,6 +37,7 @@ LEASE_S, RENEW_S = 60.0, 15.0
 PARENT_TAG = "mlflow.parentRunId"
 #: Longest text of an error that is kept; its end says most.
 _MAX_ERROR = 20_000
+_INT64 = 1 << 63
 
 
 def run(
@@ -174,7 +175,7 @@ class ActiveRun(LoggedRun):
             raise StateError(f"run {self.id} has ended", hint="go on with ev.run(resume=...)")
         if metrics:
             named = {**metrics, **named}
-        if type(step) is not int:
+        if type(step) is not int or not -_INT64 <= step < _INT64:
             step = point_step(step)
         at_ms = time.time_ns() // 1_000_000
         known = self._names.known
@@ -360,4 +361,6 @@ def _end_open_runs() -> None:
         except EverloopError as fault:
             faults.append(fault)
     if faults:
-        raise ExceptionGroup("at the end of the program not everything was stored", faults)
+        # What is raised here is printed without the parts of a group, so the text has them all.
+        told = "\n".join(str(fault) for fault in faults)
+        raise ExceptionGroup(f"at the end of the program not everything was stored: {told}", faults)
