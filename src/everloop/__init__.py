@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from everloop.core.context import set_opener
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -125,6 +127,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
+
+
+# Plain functions (`ev.read`, `ev.run`, a pipeline) open the default workspace where none is set.
+set_opener(lambda: __getattr__("open")())
 
 
 def __dir__() -> list[str]:

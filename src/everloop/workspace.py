@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from everloop import settings
 from everloop.access.policy import Authorizer, EmbeddedAuthorizer
 from everloop.access.service import Service
-from everloop.core.context import set_opener
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
@@ -72,9 +71,6 @@ AREAS = (
 )
 
 _S = TypeVar("_S", bound=Service)
-
-# Plain functions (`ev.read`, a pipeline's `run`) open the default workspace where none is set.
-set_opener(lambda: open_workspace())
 
 
 def open_workspace(

@@ -124,18 +124,27 @@ def show(run_id: str, location: str | None, as_json: bool) -> None:
 
 
 @run.command("compare")
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.option("--experiment", default="", help="The newest runs of this experiment, up to five.")
 @click.option("--all", "show_all", is_flag=True, help="Also what is the same in all of them.")
 @common
-def compare(run_ids: tuple[str, ...], show_all: bool, location: str | None, as_json: bool) -> None:
-    """Runs side by side: what they were given, what came of it."""
+def compare(
+    run_ids: tuple[str, ...], experiment: str, show_all: bool, location: str | None, as_json: bool
+) -> None:
+    """Runs side by side: in what they differ, and what came of it."""
+    if bool(run_ids) == bool(experiment):
+        raise click.UsageError("Name the runs to compare, or an experiment.")
     with open_workspace(location) as workspace:
         workspace.tracking.reap()
         found = [workspace.tracking.run(run_id) for run_id in dict.fromkeys(run_ids)]
-    lines = [line for line in _side_by_side(found) if show_all or len(set(line[1:])) > 1]
+        if experiment:
+            chosen = workspace.tracking.experiment_by_name(experiment).id
+            found = list(workspace.tracking.runs([chosen], limit=5).runs)
+    lines = _side_by_side(found)
+    differ = [line for line in lines if show_all or len({str(cell) for cell in line[1:]}) > 1]
     if as_json:
-        return json_document({"runs": found, "differ": [line[0] for line in lines]})
-    table(("", *(r.id for r in found)), lines)
+        return json_document({"runs": found, "differ": [line[0] for line in differ]})
+    table(("", *(r.id for r in found)), differ)
 
 
 def _side_by_side(found: list[Run]) -> list[tuple[Any, ...]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import everloop as ev
 from everloop.core.context import using
 from everloop.core.time import ManualClock
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.experiments.run import ActiveRun
 from everloop.workspace import Workspace
 
 
-def values(run: object, metric: str) -> list[float]:
-    return [point.value for point in run.history(metric)]  # type: ignore[attr-defined]
+def values(run: ActiveRun, metric: str) -> list[float]:
+    return [point.value for point in run.history(metric)]
 
 
 def test_run_keeps_what_is_logged(ws: Workspace) -> None:
@@ -125,10 +127,21 @@ def test_run_within_a_run_is_its_child(ws: Workspace) -> None:
     assert (values(inner, "x"), values(outer, "x")) == ([1.0], [2.0])
 
 
+def fail(run: ActiveRun) -> None:
+    run.log(loss=1.0)
+    raise ZeroDivisionError("division by zero")
+
+
+def train(run: ActiveRun, losses: Iterable[float]) -> None:
+    with run:
+        for step, loss in enumerate(losses):
+            run.log(loss=loss, step=step)
+
+
 def test_error_ends_the_run_as_failed_and_is_kept(ws: Workspace) -> None:
-    with pytest.raises(ZeroDivisionError), ev.run("e") as run:
-        run.log(loss=1.0)
-        1 / 0  # noqa: B018
+    run = ev.run("e")
+    with pytest.raises(ZeroDivisionError), run:
+        fail(run)
     found = ws.tracking.run(run.id)
     assert found.state == "failed"
     assert found.error.endswith("ZeroDivisionError: division by zero")
@@ -193,10 +206,9 @@ def test_run_that_somebody_else_took_over_is_told_so(ws: Workspace, clock: Manua
 
 def test_deleted_run_is_told_at_the_end_with_the_own_error(ws: Workspace) -> None:
     run = ev.run("e")
+    ws.tracking.delete_run(run.id)
     with pytest.raises(ZeroDivisionError) as caught, run:
-        ws.tracking.delete_run(run.id)
-        run.log(loss=1.0)
-        1 / 0  # noqa: B018
+        fail(run)
     assert "must be in the 'active' state" in caught.value.__notes__[0]
     assert ws.tracking.run(run.id).state == "failed"
 
@@ -261,29 +273,22 @@ def test_runs_are_filtered_sorted_and_made_tables(ws: Workspace) -> None:
 
 
 def test_hopeless_run_is_stopped_by_a_bound(ws: Workspace) -> None:
-    rule = ev.stop_if("loss", 10, after=3)
-    run = ev.run("e", stop=[rule])
-    with pytest.raises(ev.RunStopped, match="loss is 12 at step 3, worse than 10"), run:
-        run.log(loss=12.0, step=0)
-        run.log(acc=99.0, step=5)
-        run.log(loss=12.0, step=3)
+    run = ev.run("e", stop=[ev.stop_if("loss", 10, after=3)])
+    run.log(acc=99.0, step=5)
+    with pytest.raises(ev.RunStopped, match="loss is 12 at step 3, worse than 10"):
+        train(run, [12.0] * 9)
     assert run.state == "killed"
     assert "worse than 10" in run.record.error
-    assert values(run, "loss") == [12.0, 12.0]
+    assert values(run, "loss") == [12.0] * 4
 
 
 def test_hopeless_run_is_stopped_by_the_median_of_the_others(ws: Workspace) -> None:
     for level in (1.0, 2.0, 3.0):
-        with ev.run("e") as run:
-            for step in range(10):
-                run.log(loss=level, step=step)
-    with ev.run("e", stop=[ev.stop_if("loss", after=5)]) as good:
-        for step in range(10):
-            good.log(loss=2.0, step=step)
+        train(ev.run("e"), [level] * 10)
+    train(ev.run("e", stop=[ev.stop_if("loss", after=5)]), [2.0] * 10)
     bad = ev.run("e", stop=[ev.stop_if("loss", after=5)])
-    with pytest.raises(ev.RunStopped, match="the median of 4 finished runs"), bad:
-        for step in range(10):
-            bad.log(loss=2.5, step=step)
+    with pytest.raises(ev.RunStopped, match="the median of 4 finished runs"):
+        train(bad, [2.5] * 10)
     assert [point.step for point in bad.history("loss")] == [0, 1, 2, 3, 4, 5]
 
 

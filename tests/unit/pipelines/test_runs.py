@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 
 from everloop.core.artifact import ModelArtifact
+from everloop.core.owner import is_dead, this_process
 from everloop.core.run import StepRun
 from everloop.data.frame import Table
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError, UserCodeError
 from everloop.pipelines import api as ev
 from everloop.pipelines import engine
-from everloop.core.owner import is_dead, this_process
 
 
 @pytest.fixture(autouse=True)
