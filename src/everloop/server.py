@@ -6,6 +6,8 @@ The serving paths (``/v2``, ``/invocations``, ``/ping``) go to the raw ASGI appl
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["make_app"]
 
+_log = logging.getLogger(__name__)
+
+#: Between two looks for runs whose process died, seconds.
+REAP_S = 15.0
 _SERVING = ("/v2", "/invocations", "/ping")
 
 
@@ -92,6 +98,16 @@ def _delivering(workspace: Workspace) -> Iterator[None]:
         thread.join()
 
 
+async def _reap(workspace: Workspace) -> None:
+    """Mark runs as lost whose process died: a server may run without a supervisor."""
+    while True:
+        await asyncio.sleep(REAP_S)
+        try:
+            await run_in_threadpool(lambda: workspace.tracking.reap())
+        except EverloopError:
+            _log.exception("dead runs could not be looked for; it is tried again")
+
+
 def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
     """The application over `workspace`.
 
@@ -113,8 +129,10 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        reaping = asyncio.create_task(_reap(workspace))
         with _delivering(workspace):
             yield
+        reaping.cancel()
         try:
             await run_in_threadpool(serving.close)
         finally:

@@ -33,7 +33,9 @@ from everloop.tracking.leases import EndState
 
 __all__ = ["ActiveRun", "run"]
 
-LEASE_S, RENEW_S = 60.0, 15.0
+#: A run whose process died is lost this long after the last renewal, and somebody looks every 15 s:
+#: together less than a minute.
+LEASE_S, RENEW_S = 40.0, 10.0
 PARENT_TAG = "mlflow.parentRunId"
 #: Longest text of an error that is kept; its end says most.
 _MAX_ERROR = 20_000
@@ -295,12 +297,12 @@ class ActiveRun(LoggedRun):
         if self._home != os.getpid():
             self._writer.close()
             return
-        self._describing.join(timeout=10)
         try:
             self._writer.close()
         except EverloopError as fault:
             self._end_lost(state, f"{error}\nnot everything was stored: {fault.message}".strip())
             raise
+        self._describing.join(timeout=10)
         self.record = self._tracking.end_run(
             self.id, self.record.fence, state, error=error[-_MAX_ERROR:]
         )

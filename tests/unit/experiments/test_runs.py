@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,11 +18,13 @@ import numpy as np
 import pytest
 
 import everloop as ev
+from everloop import server
 from everloop.core.context import using
 from everloop.core.time import ManualClock
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.experiments.run import ActiveRun
 from everloop.workspace import Workspace
+from tests.servers import serve
 
 
 def values(run: ActiveRun, metric: str) -> list[float]:
@@ -179,6 +183,20 @@ def test_run_whose_process_died_is_lost_and_goes_on_under_its_id(
     assert (run.state, values(run, "loss")) == ("finished", [1.0])
     with pytest.raises(StateError, match="finished"):
         ev.run(resume=first.id)
+
+
+def test_server_notices_by_itself_that_a_run_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REAP_S", 0.01)
+    clock = ManualClock(datetime(2013, 4, 1, tzinfo=UTC))
+    with ev.open(tmp_path, clock=clock) as embedded, serve(embedded) as url, ev.open(url) as ws:
+        run = ws.tracking.create_run("e", owner="elsewhere:1:1", lease_s=60)
+        clock.advance(seconds=61)
+        deadline = time.monotonic() + 30
+        while ws.tracking.run(run.id).state != "lost":
+            assert time.monotonic() < deadline, "nobody noticed"
+            time.sleep(0.01)
 
 
 def test_owner_that_only_slept_keeps_its_run(ws: Workspace, clock: ManualClock) -> None:
