@@ -21,7 +21,14 @@ from typing import Any
 from everloop.core.context import current_workspace
 from everloop.core.owner import this_process
 from everloop.core.run import Metric, Run
-from everloop.errors import EverloopError, InvalidInput, NotFound, RunStopped, StateError
+from everloop.errors import (
+    BackendError,
+    EverloopError,
+    InvalidInput,
+    NotFound,
+    RunStopped,
+    StateError,
+)
 from everloop.experiments.describe import describe
 from everloop.experiments.record import LoggedRun, artifact_root
 from everloop.experiments.stop import MOST, SAMPLED, StopIf, StopWatch
@@ -287,11 +294,19 @@ class ActiveRun(LoggedRun):
         In the child of a fork it only stores what the child logged: the run is the parent's.
 
         Raises:
-            EverloopError: If something could not be stored; the run then ends as failed.
+            BackendError: If the catalog is away; nothing is lost, and `end` may be called again.
+            EverloopError: If something could not be stored for good; the run then ends as failed.
         """
         if self._ended:
             return
         self._ended = True
+        try:
+            self._end(state, error)
+        except BackendError:
+            self._ended = False  # the end of the program tries it again, too
+            raise
+
+    def _end(self, state: EndState, error: str) -> None:
         if self._system is not None:
             self._system.close()
         if self._home != os.getpid():
@@ -299,15 +314,18 @@ class ActiveRun(LoggedRun):
             return
         try:
             self._writer.close()
-        except EverloopError as fault:
-            self._end_lost(state, f"{error}\nnot everything was stored: {fault.message}".strip())
+        except BackendError:
+            raise
+        except Exception as fault:
+            # Whatever the writer met, the run says that it is not complete.
+            self._end_incomplete(state, f"{error}\nnot everything was stored: {fault}".strip())
             raise
         self._describing.join(timeout=10)
         self.record = self._tracking.end_run(
             self.id, self.record.fence, state, error=error[-_MAX_ERROR:]
         )
 
-    def _end_lost(self, state: EndState, error: str) -> None:
+    def _end_incomplete(self, state: EndState, error: str) -> None:
         after: EndState = "failed" if state == "finished" else state
         try:
             self._tracking.end_run(self.id, self.record.fence, after, error=error[-_MAX_ERROR:])

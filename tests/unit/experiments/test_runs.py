@@ -21,7 +21,7 @@ import everloop as ev
 from everloop import server
 from everloop.core.context import using
 from everloop.core.time import ManualClock
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.errors import BackendError, Conflict, InvalidInput, NotFound, StateError
 from everloop.experiments.run import ActiveRun
 from everloop.workspace import Workspace
 from tests.servers import serve
@@ -229,6 +229,23 @@ def test_deleted_run_is_told_at_the_end_with_the_own_error(ws: Workspace) -> Non
         fail(run)
     assert "must be in the 'active' state" in caught.value.__notes__[0]
     assert ws.tracking.run(run.id).state == "failed"
+
+
+def test_end_can_be_repeated_when_the_catalog_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: object, **options: object) -> None:
+        raise BackendError("the catalog is away")
+
+    with ev.open(tmp_path) as ws, using(ws):
+        for call in ("log_points", "end_run"):
+            run = ev.run("e")
+            with monkeypatch.context() as patch:
+                patch.setattr(ws.tracking, call, away)
+                with pytest.raises(BackendError, match="is away"):
+                    train(run, [1.0, 2.0])
+            run.end()
+            assert (run.state, values(run, "loss")) == ("finished", [1.0, 2.0])
 
 
 def test_nothing_is_logged_after_the_end(tmp_path: Path) -> None:
