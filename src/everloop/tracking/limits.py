@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 from everloop.core.run import Metric
@@ -56,6 +57,11 @@ def key_faults(path: str, key: str) -> Iterable[Fault]:
         yield Fault(path, f"{key!r} must be a plain path, without .., // or a leading /")
 
 
+@lru_cache(maxsize=10_000)
+def _is_sound_key(key: str) -> bool:
+    return not any(key_faults("", key))
+
+
 def metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
     """What keeps a point from being stored."""
     yield from key_faults(f"{path}.key", metric.key)
@@ -98,20 +104,16 @@ def check_log(
                 faults.append(Fault(name, f"{count} in one batch, at most {limit} are allowed"))
         if sum(counts) > MAX_TOTAL:
             faults.append(Fault("", f"{sum(counts)} entities in one batch, at most {MAX_TOTAL}"))
-    # Points of a batch mostly share few keys: each is checked once.
-    sound: set[str] = set()
     for index, metric in enumerate(metrics):
         is_sound = (
-            metric.key in sound
+            len(metric.key) <= MAX_KEY  # what is remembered is bounded
+            and _is_sound_key(metric.key)
             and type(metric.value) is float
             and 0 <= metric.at_ms < _INT64
             and -_INT64 <= metric.step < _INT64
         )
         if not is_sound:
-            found = list(metric_faults(f"metrics[{index}]", metric))
-            faults += found
-            if not found:
-                sound.add(metric.key)
+            faults += metric_faults(f"metrics[{index}]", metric)
     for name, values in (("params", params), ("tags", tags)):
         for index, (key, value) in enumerate(values.items()):
             faults += key_faults(f"{name}[{index}].key", key)
