@@ -140,14 +140,6 @@ def test_select_orders_fields_and_leaves_rules_out() -> None:
     assert made == Schema((Field("b", "string"), Field("a", "int64")))
 
 
-def test_compatible_names_what_stands_against() -> None:
-    old = Schema((Field("a", "int64", nullable=False), Field("b", "string"), Field("c", "int8")))
-    new = Schema((Field("a", "int64"), Field("b", "int64")))
-    assert old.compatible(old) == []
-    assert old.compatible(new) == ["a may now be null", "b was string, is int64"]
-    assert old.compatible(Schema((Field("b", "string"),))) == ["a is missing"]
-
-
 def test_numeric_fields_are_known() -> None:
     numeric = {kind for kind in FIELD_TYPES if Field("x", kind).is_numeric}  # type: ignore[arg-type]
     assert numeric == {k for k in FIELD_TYPES if k.lstrip("u").startswith(("int", "float"))}

@@ -253,18 +253,3 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     def select(self, names: Sequence[str]) -> Schema:
         """A schema of just these fields, in this order, without checks or key."""
         return Schema(tuple(self.field(name) for name in names))
-
-    def compatible(self, newer: Schema) -> list[str]:
-        """Why data of `newer` cannot stand where this schema is expected; empty if it can."""
-        reasons = []
-        have = {field.name: field for field in newer.fields}
-        for field in self.fields:
-            other = have.get(field.name)
-            if other is None:
-                if not field.nullable:
-                    reasons.append(f"{field.name} is missing")
-            elif other.type != field.type:
-                reasons.append(f"{field.name} was {field.type}, is {other.type}")
-            elif other.nullable and not field.nullable:
-                reasons.append(f"{field.name} may now be null")
-        return reasons
