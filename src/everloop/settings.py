@@ -1,7 +1,8 @@
 """The one place that reads the environment.
 
 ``EVERLOOP_DIR`` is the workspace (a folder, a catalog URL or a server's URL), ``EVERLOOP_ACTOR``
-the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
+the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens,
+``EVERLOOP_UNDO`` how long a delete can be undone, ``EVERLOOP_SIGNING_KEY`` signs model versions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __all__ = ["DEFAULT_DIR", "Settings", "load"]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
+DEFAULT_UNDO = "30d"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -25,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     objects: str = ""
+    undo: str = DEFAULT_UNDO
+    signing_key: str = ""
 
 
 def _user() -> str:
@@ -51,4 +55,6 @@ def load() -> Settings:
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+        undo=os.environ.get("EVERLOOP_UNDO", DEFAULT_UNDO),
+        signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
     )
