@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -69,12 +70,24 @@ def remember(ws: Workspace, key: str, value: Any, run_id: str, fence: int) -> No
     ws.pipelines.commit_step(run_id, fence, row, memo)
 
 
+def snapshot(ws: Workspace, text: str) -> str:
+    """Store a code snapshot of one file."""
+    tree = canonical_json({"loop.py": ws.blobs.put(text.encode())[0]})
+    return ws.blobs.put(tree)[0]
+
+
+def code_of(ws: Workspace, digest: str) -> str:
+    """The one file of a code snapshot."""
+    [file] = msgspec.json.decode(ws.blobs.get(digest), type=dict[str, str]).values()
+    return ws.blobs.get(file).decode()
+
+
 # --- everything at once, on each kind of workspace ------------------------------------------------
 
 
 def fill(ws: Workspace) -> None:
-    tree = canonical_json({"loop.py": ws.blobs.put(b"the code")[0]})
-    run = ws.pipelines.start("p", code=ws.blobs.put(tree)[0], lease_s=3600)
+    run = ws.pipelines.start("p", code=snapshot(ws, "the code"), lease_s=3600)
+    ws.pipelines.start("q", code=snapshot(ws, "other code"), lease_s=3600)
     remember(ws, "k1", {"bytes": b"short", "more": [b"two"]}, run.id, 1)
     remember(ws, "k2", {"bytes": b"within a long text", "pad": LONG}, run.id, 1)
     remember(ws, "k3", pa.table({"x": [1, 2, 3]}), run.id, 1)
@@ -101,9 +114,8 @@ def check(ws: Workspace) -> None:
     assert ws.registry.files("m", 1) == {"0.txt": b"weights", "1.txt": b"more"}
     assert ws.blobs.get(version.reference) == b"WEIGHTS"
     assert ws.blobs.get(version.card) == b"# card"
-    assert b"loop.py" in ws.blobs.get(version.code)
-    for digest in ws.blobs.get(version.code).decode().split('"')[3::4]:
-        assert ws.blobs.get(digest) == b"the code"
+    assert code_of(ws, version.code) == "the code"
+    assert {code_of(ws, run.code) for run in ws.tracking.runs().runs} == {"the code", "other code"}
     assert ws.tracking.artifact("0/x/artifacts/a.txt") == b"an artifact"
     assert ws.data.read("rows").num_rows == 2
     until = START.replace(year=2014)
@@ -359,7 +371,8 @@ class Player:
         self.ws = ws
         self._clock = clock
         self._folder = folder
-        self._runs = [ws.pipelines.start("p", lease_s=1).id for _ in range(3)]
+        codes = [snapshot(ws, f"code {n}") for n in range(3)]
+        self._runs = [ws.pipelines.start("p", code=code, lease_s=1).id for code in codes]
         self._steps = 0
 
     def do(self, operation: tuple[Any, ...]) -> None:
@@ -438,6 +451,9 @@ class Player:
             paths = [row.path for row in tx.all(select(tables.artifacts.c.path))]
             keys = [row.key for row in tx.all(select(tables.memos.c.key))]
             trash = [row.body for row in tx.all(select(tables.trash.c.body))]
+            codes = [row.code for row in tx.all(select(tables.runs.c.code))]
+        for code in codes:
+            assert code_of(ws, code).startswith("code")
         for path in paths:
             ws.tracking.artifact(path)
         for key in keys:
