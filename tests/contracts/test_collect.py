@@ -347,6 +347,7 @@ NUMBERS = st.integers(1, 3)
 
 OPERATIONS = st.one_of(
     st.tuples(st.just("register"), NAMES, TEXTS),
+    st.tuples(st.just("register"), NAMES, TEXTS),  # often, or the others find nothing to change
     st.tuples(st.just("card"), NAMES, NUMBERS, TEXTS),
     st.tuples(st.just("delete_version"), NAMES, NUMBERS),
     st.tuples(st.just("restore_version"), NAMES, NUMBERS),
@@ -473,8 +474,8 @@ class Player:
             ws.data.read(dataset.name)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(OPERATIONS, max_size=40))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(OPERATIONS, min_size=25, max_size=50))
 def test_nothing_that_a_row_names_ever_goes(operations: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder, clock = Path(place) / ".everloop", ManualClock(START)
