@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import world
+from mark import Counts, Mark, mark_of, peak_memory_mb
 
 import everloop as ev
 from everloop.automation.declare import collecting
-from everloop.evaluation.metrics import auc, brier
+from everloop.automation.runner import LoopRunner
+from everloop.errors import NotFound, StateError
 from everloop.pipelines.load import load_module
-from everloop.registry.flavors import load_predictor
+
+__all__ = ["BEGIN", "DAY", "END", "NAME", "Mark", "Replay", "mark_of"]
 
 LOOP_FILE = Path(__file__).with_name("loop.py")
 NAME = "flights-delay"
@@ -44,22 +45,10 @@ REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_de
 _INSTANT = pl.Datetime("us", "UTC")
 
 #: Between two requests of a day, so that they last about as long as the day's end takes.
-_BETWEEN_S = 0.012
+_BETWEEN_S = 0.006
 
 #: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)
-
-
-@dataclass
-class Counts:
-    """How the answers were got."""
-
-    http: int = 0
-    batch: int = 0
-    compared: int = 0
-    different: int = 0
-    http_errors: int = 0
-    swaps_under_traffic: int = 0
 
 
 @dataclass
@@ -71,53 +60,76 @@ class Progress:
     total: int
 
 
-@dataclass
 class Replay:
-    """One replay in one workspace.
+    """One replay in one workspace; it goes on where an earlier one in the same folder was stopped.
 
     Args:
         workspace: Embedded, with a :class:`everloop.ManualClock`.
         clock: That clock.
-        address: ``host:port`` of the serving process.
-        http_every: Every so-manieth flight is asked about over HTTP, the rest in batch.
+        mark: Where it stands.
         until: First instant that is not replayed.
     """
 
-    workspace: ev.Workspace
-    clock: ev.ManualClock
-    http_every: int = 100
-    until: datetime = END
-    counts: Counts = field(default_factory=Counts)
+    def __init__(
+        self,
+        workspace: ev.Workspace,
+        clock: ev.ManualClock,
+        mark: Mark,
+        *,
+        until: datetime = END,
+    ) -> None:
+        self.workspace = workspace
+        self.clock = clock
+        self.until = until
+        self._folder = Path(workspace.folder)
+        self.mark = mark
+        self._spent = self.mark.seconds
+        self._begun = time.monotonic()
+        self._runner: LoopRunner = workspace.loop_runner()
+
+    @property
+    def counts(self) -> Counts:
+        """How the answers were got."""
+        return self.mark.counts
 
     # --- what is there before the first request ---------------------------------------------------
     def prepare(self) -> None:
-        """The first quarter arrives; the first model is trained and deployed."""
+        """The first quarter arrives; the first model is trained and deployed. Once."""
+        self.clock.set(self.mark.next or BEGIN)
+        self._runner.load(LOOP_FILE)
+        if self.mark.next is not None:
+            return
         self._arrive_planes()
         for start in world.months():
             if start < BEGIN:
                 self._arrive_until(start)
         self._arrive_until(BEGIN)
-        self.clock.set(BEGIN)
-        runner = self.workspace.loop_runner()
-        runner.load(LOOP_FILE)
-        runner.tick()  # a loop without a model trains its first one
+        self._runner.recover()
+        self._runner.tick()  # a loop without a model trains its first one
+        self._check_deployed()
+        self._remember(BEGIN)
 
-    def days(self) -> Iterator[datetime]:
-        """The days that are still to be replayed."""
-        day = max(self._resume_at(), BEGIN)
-        while day < self.until:
-            yield day
-            day += DAY
+    def _check_deployed(self) -> None:
+        try:
+            self.workspace.deployment.deployment(NAME)
+        except NotFound:
+            told = self.workspace.automation.firings(NAME, limit=1)
+            raise StateError(
+                f"the first model is not there: {told[0].reason if told else 'nothing was tried'}",
+                hint="everloop run list --dir DIR shows its run; begin anew in another folder",
+            ) from None
 
     # --- one day ----------------------------------------------------------------------------------
     def run(self, address: str, report: Callable[[Progress], None]) -> None:
         """Replay all days against the serving process at `address` (``host:port``)."""
+        assert self.mark.next is not None, "prepare() comes first"
         router = self.workspace.open_router(only=(NAME,))
         online = self.workspace.online_features("delay")
-        self._fill(online, self._resume_at())
-        runner = self.workspace.loop_runner()
+        self._recount()
+        self._catch_up(online, router, address)
+        self._fill(online, self.mark.next)
         total = (self.until - BEGIN) // DAY
-        for day in self.days():
+        for day in _days(self.mark.next, self.until):
             report(Progress(day, (day - BEGIN) // DAY, total))
             self.clock.set(day)
             if (day - BEGIN) % WEEK == timedelta(days=1):
@@ -126,15 +138,14 @@ class Replay:
             known = self._known(day, day + DAY)
             online.push("flights", known)
             router.refresh()
-            close = functools.partial(self._close, day, known, runner)
-            self._answer(day, router, address, close)
+            self._answer(day, router, address, functools.partial(self._close, day, known))
             self._remember(day + DAY)
         report(Progress(self.until, total, total))
 
     def _answer(self, day: datetime, router: Any, address: str, close: Callable[[], None]) -> None:
         asked = self._asked(day)
-        by_http = asked.filter(pl.col("number") % self.http_every == 0)
-        in_batch = asked.filter(pl.col("number") % self.http_every != 0)
+        by_http = asked.filter(self._is_http)
+        in_batch = asked.filter(~self._is_http)
         if in_batch.height:
             route = router.route(NAME)
             answers = route.answer(_columns(route, in_batch), in_batch["flight_id"].to_list())
@@ -147,7 +158,7 @@ class Replay:
         traffic.join()
         self._compare(traffic, router, by_http)
 
-    def _close(self, day: datetime, known: pl.DataFrame, runner: Any) -> None:
+    def _close(self, day: datetime, known: pl.DataFrame) -> None:
         """The day ends: what landed is told, and the loop looks at itself."""
         self.clock.set(day + DAY)
         landed = known.drop_nulls("arr_delay")
@@ -158,7 +169,8 @@ class Replay:
         )
         if labels.height:
             self.workspace.predictions.labels(NAME, labels.to_arrow())
-        runner.tick()
+        self._runner.recover()
+        self._runner.tick()
 
     def _compare(self, traffic: Traffic, router: Any, rows: pl.DataFrame) -> None:
         """Answers over HTTP must equal those of the same route code in batch."""
@@ -209,12 +221,21 @@ class Replay:
 
     def _asked(self, day: datetime) -> pl.DataFrame:
         """The flights that depart on `day` by schedule and were not asked about before a stop."""
+        return self._flights(day, day + DAY).filter(~pl.col("answered"))
+
+    def _flights(self, since: datetime, until: datetime) -> pl.DataFrame:
+        """Flights by scheduled departure, numbered, with whether the log has an answer."""
         rows = world.flights().with_row_index("number")
-        rows = rows.filter(_within("sched_dep", day, day + DAY))
+        rows = rows.filter(_within("sched_dep", since, until))
         done = self.workspace.predictions.read(
-            NAME, since=day, until=day + DAY, columns=["request_id"]
+            NAME, since=since, until=until, columns=["request_id"]
         )
-        return rows.filter(~pl.col("flight_id").is_in(done["request_id"].to_pylist()))
+        known = pl.Series(done["request_id"].to_pylist(), dtype=pl.String)
+        return rows.with_columns(answered=pl.col("flight_id").is_in(known.implode()))
+
+    @property
+    def _is_http(self) -> pl.Expr:
+        return pl.col("number") % self.mark.http_every == 0
 
     def _known(self, since: datetime, until: datetime) -> pl.DataFrame:
         """Flights of which something became known in the half-open interval."""
@@ -233,20 +254,44 @@ class Replay:
         online.push("flights", self._known(now - _REACH, now))
 
     # --- stop and resume --------------------------------------------------------------------------
-    def _resume_at(self) -> datetime:
-        try:
-            return datetime.fromisoformat(json.loads(self._mark.read_text())["next"])
-        except FileNotFoundError:
-            return BEGIN
+    def _recount(self) -> None:
+        """Count the answers in the log: a process that was killed told nobody of its last ones."""
+        assert self.mark.next is not None
+        answered = self._flights(BEGIN, self.mark.next + DAY).filter("answered")
+        self.counts.http = answered.filter(self._is_http).height
+        self.counts.batch = answered.height - self.counts.http
+
+    def _catch_up(self, online: Any, router: Any, address: str) -> None:
+        """Ask again about flights of days gone by whose answers never reached the log.
+
+        A serving process that is killed may lose those of its last second. They are asked of the
+        model that is served now; the days themselves are not replayed again.
+        """
+        assert self.mark.next is not None
+        for day in self._unanswered(self.mark.next):
+            self._fill(online, day + DAY)
+            router.refresh()
+            self._answer(day, router, address, lambda: None)
+
+    def _unanswered(self, until: datetime) -> list[datetime]:
+        """The days before `until` with flights that the log has no answer for."""
+        lost = self._flights(BEGIN, until).filter(~pl.col("answered"))
+        return lost["sched_dep"].dt.truncate("1d").unique().sort().to_list()
+
+    def is_finished(self) -> bool:
+        """Whether all days are replayed and all their flights answered."""
+        done = self.mark.next is not None and self.mark.next >= self.until
+        return done and not self._unanswered(self.until)
 
     def _remember(self, day: datetime) -> None:
-        temporary = self._mark.with_suffix(".new")
-        temporary.write_text(json.dumps({"next": day.isoformat()}))
-        os.replace(temporary, self._mark)
+        self.mark.next = day
+        self.take_stock()
 
-    @property
-    def _mark(self) -> Path:
-        return Path(self.workspace.folder) / "replay.json"
+    def take_stock(self) -> None:
+        """Keep how far it has come, and what it took."""
+        self.mark.seconds = round(self._spent + time.monotonic() - self._begun, 1)
+        self.mark.peak_memory_mb = max(self.mark.peak_memory_mb, peak_memory_mb())
+        self.mark.save(self._folder)
 
 
 class Traffic(threading.Thread):
@@ -290,6 +335,12 @@ def _within(column: str, since: datetime, until: datetime) -> pl.Expr:
     return (pl.col(column) >= first) & (pl.col(column) < after)
 
 
+def _days(since: datetime, until: datetime) -> Iterator[datetime]:
+    while since < until:
+        yield since
+        since += DAY
+
+
 def _instant(day: str) -> datetime:
     return datetime.fromisoformat(day).replace(tzinfo=UTC)
 
@@ -313,59 +364,3 @@ def _columns(route: Any, rows: pl.DataFrame) -> Any:
     given = {name: rows[name].to_list() for name in REQUEST if name != "sched_dep"}
     given["sched_dep"] = rows["sched_dep"].dt.epoch("us").to_numpy()
     return route.validator.columns(given)
-
-
-# --- what came of it ---------------------------------------------------------------------------
-def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any]:
-    """By month: AUC and Brier of the frozen model and of the loop, and what the loop did.
-
-    The frozen model is version 1, scored on the very feature values that were served.
-    """
-    first = workspace.registry.version(NAME, 1)
-    frozen = load_predictor(first, workspace.registry.files(NAME, 1))
-    months = []
-    for start in (m for m in world.months() if BEGIN <= m < until):
-        end = END if start.month == 12 else start.replace(month=start.month + 1)
-        rows = _answered(workspace, start, end)
-        y = rows["label"].to_numpy()
-        served = rows.select(f"f.{name}" for name in frozen.names).cast(pl.Float64).to_numpy()
-        months.append(
-            {
-                "month": f"{start:%Y-%m}",
-                "frozen": _figures(y, frozen.predict(served)),
-                "loop": _figures(y, rows["value"].to_numpy()),
-                "flights": rows.height,
-                **_acts(workspace, start, end),
-            }
-        )
-    mean = {
-        who: {k: float(np.mean([m[who][k] for m in months])) for k in ("auc", "brier")}
-        for who in ("frozen", "loop")
-    }
-    return {"months": months, "mean": mean}
-
-
-def _answered(workspace: ev.Workspace, start: datetime, end: datetime) -> pl.DataFrame:
-    rows = pl.from_arrow(workspace.predictions.read(NAME, since=start, until=end, labelled=True))
-    assert isinstance(rows, pl.DataFrame)
-    return rows.filter((pl.col("arm") != "shadow") & pl.col("label").is_not_null())
-
-
-def _figures(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    return {"auc": float(auc(y, p)), "brier": float(brier(y, p))}
-
-
-def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, int]:
-    def within(kind: str, **match: Any) -> int:
-        events = workspace.lineage.events(kind=kind, limit=10_000)
-        return sum(
-            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items())
-            for e in events
-        )
-
-    return {
-        "alerts": within("alert.Fired"),
-        "retrained": within("trigger.Fired"),
-        "refused": within("verdict.Given", passed=False),
-        "promoted": within("rollout.Promoted"),
-    }

@@ -41,49 +41,26 @@ if TYPE_CHECKING:
     from everloop.workspace import Workspace
     from everloop.workspace import open_workspace as open
 
-#: Public name -> (module, name there).
-_HOMES = {
-    **dict.fromkeys(
-        (
-            "alert",
-            "beats_champion",
-            "canary",
-            "charter",
-            "data",
-            "drift",
-            "loop",
-            "no_group_worse",
-            "performance",
-            "prediction_drift",
-            "quality",
-            "schedule",
-            "sla",
-            "slo",
-            "threshold",
-        ),
-        ("everloop.automation.declare", ""),
+#: Public names by the module that they are loaded from.
+_NAMES = {
+    "everloop.automation.declare": (
+        "alert", "beats_champion", "canary", "charter", "data", "drift", "loop", "no_group_worse",
+        "performance", "prediction_drift", "quality", "schedule", "sla", "slo", "threshold",
     ),
-    "ModelArtifact": ("everloop.core.artifact", ""),
-    "Check": ("everloop.core.schema", ""),
-    "Field": ("everloop.core.schema", ""),
-    "Schema": ("everloop.core.schema", ""),
-    "ManualClock": ("everloop.core.time", ""),
-    "commit": ("everloop.data.api", ""),
-    "read": ("everloop.data.api", ""),
-    "champion": ("everloop.registry.api", ""),
-    "make_reference": ("everloop.monitoring.reference", ""),
-    "register": ("everloop.registry.api", ""),
-    "Table": ("everloop.data.frame", ""),
-    "agg": ("everloop.features.define", ""),
-    "col": ("everloop.features.define", ""),
-    "feature_set": ("everloop.features.define", ""),
-    "feature_view": ("everloop.features.define", ""),
-    "source": ("everloop.features.define", ""),
-    "log": ("everloop.pipelines.api", ""),
-    "pipeline": ("everloop.pipelines.api", ""),
-    "step": ("everloop.pipelines.api", ""),
+    "everloop.core.artifact": ("ModelArtifact",),
+    "everloop.core.schema": ("Check", "Field", "Schema"),
+    "everloop.core.time": ("ManualClock",),
+    "everloop.data.api": ("commit", "read"),
+    "everloop.data.frame": ("Table",),
+    "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
+    "everloop.monitoring.reference": ("make_reference",),
+    "everloop.pipelines.api": ("log", "pipeline", "step"),
+    "everloop.registry.api": ("champion", "register"),
+    "everloop.workspace": ("Workspace",),
+}  # fmt: skip
+#: Public name -> (module, name there).
+_HOMES = {name: (module, name) for module, names in _NAMES.items() for name in names} | {
     "model": ("everloop.registry.flavors", "pack"),
-    "Workspace": ("everloop.workspace", ""),
     "open": ("everloop.workspace", "open_workspace"),
 }
 
@@ -133,7 +110,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'everloop' has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    value = getattr(importlib.import_module(module), attribute or name)
+    value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 

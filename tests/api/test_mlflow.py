@@ -23,6 +23,8 @@ from everloop.api import (
     mlflow_models,
     mlflow_registry,
     mlflow_runs,
+    mlflow_traces,
+    mlflow_webhooks,
 )
 from everloop.ports.blobs import HasPaths
 from everloop.server import make_app
@@ -606,7 +608,7 @@ def test_unknown_things_are_404_in_the_words_clients_match(
         ("PUT", f"{API}/runs/create"),
         ("GET", f"{API}/runs/create"),
         ("GET", "/api/2.0/"),
-        ("POST", "/api/3.0/mlflow/traces"),
+        ("POST", "/api/3.0/mlflow/traces/metrics"),
         ("GET", f"{API}/logged-models/a/b/c/d"),
     ],
 )
@@ -648,9 +650,24 @@ _FIELDS = st.sampled_from(
         "new_name",
         "tag_key",
         "model_json",
+        "trace",
+        "assessment",
+        "locations",
+        "request_ids",
+        "trace_ids",
+        "events",
+        "url",
     ]
 )
-_DOORS = (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
+_DOORS = (
+    mlflow_experiments,
+    mlflow_runs,
+    mlflow_log,
+    mlflow_models,
+    mlflow_registry,
+    mlflow_traces,
+    mlflow_webhooks,
+)
 _CALLS = st.sampled_from(
     [
         (method, path.removeprefix("mlflow/").replace("{model_id}", "m-0"))

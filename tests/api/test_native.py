@@ -6,6 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
@@ -132,7 +133,7 @@ class InProcess:
 
         headers = {
             HEAD_LENGTH: str(head_length),
-            "Everloop-Actor": current_actor(),
+            "Everloop-Actor": quote(current_actor()),
             "Everloop-Cause": current_cause(),
         }
         answer = ask(self.app, "POST", path, body, headers=headers)
@@ -188,6 +189,8 @@ def test_bytes_and_tuples(echo: EchoService) -> None:
 def test_actor_and_cause_travel(echo: EchoService) -> None:
     with acting(actor="loop:flights", cause="01J"):
         assert echo.context() == ["loop:flights", "01J"]
+    with acting(actor="Łukasz & Zoë\n%41"):
+        assert echo.context() == ["Łukasz & Zoë\n%41", ""]
     assert echo.context() == ["server", ""]
 
 

@@ -57,6 +57,7 @@ def test_every_list_speaks_json_and_tabs(project: Path, command: list[str]) -> N
         (["data", "show", "row"], 5, "did you mean 'rows'"),
         (["model", "show", "my-modle/1"], 5, "my-model"),
         (["model", "show", "my-model/x"], 2, "write it as name/3"),
+        (["run", "loop.py"], 2, "write it as loop.py:retrain"),
         (["model", "promote", "my-model/99", "--reason", "x"], 5, "99"),
         (["run", "show", "nothing"], 5, "nothing"),
         (["run", "loop.py:retrian"], 5, "retrain"),
@@ -85,6 +86,46 @@ def test_init_twice_changes_nothing(project: Path) -> None:
     done = everloop("init", cwd=project)
     assert done.returncode == 6
     assert (project / "loop.py").read_text() == before
+
+
+def test_init_elsewhere_says_where_to_go(tmp_path: Path) -> None:
+    done = everloop("init", "my loop", cwd=tmp_path)
+    assert "next:  cd 'my loop'   then   everloop run loop.py:retrain" in done.stderr
+    assert "cd " not in everloop("init", cwd=tmp_path).stderr
+
+
+def test_up_refuses_a_loop_file_that_is_not_there(tmp_path: Path) -> None:
+    done = everloop("up", "loop.py", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "there is no file loop.py" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--dir", "full"], 6, "holds something else than a replay"),
+        (["--dir", "full/file"], 2, "is a file, not a folder"),
+        (["--dir", "http://127.0.0.1:1"], 2, "is no folder"),
+        (["--until", "2013-03-31"], 2, "is no day of the replay"),
+        (["--until", "soon"], 2, "is no time"),
+        (["--http-every", "0"], 2, "--http-every"),
+    ],
+    ids=str,
+)
+def test_a_demo_that_cannot_be_says_why_and_touches_nothing(
+    tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    done = everloop("demo", *arguments, "--json", cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "full",
+        "full/file",
+    ]
 
 
 def test_looking_does_not_make_a_workspace(tmp_path: Path) -> None:

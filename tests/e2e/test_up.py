@@ -8,16 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-WAIT_S = 60.0
+import everloop as ev
+from tests.e2e.trees import answers, descendants, is_alive, wait_for
 
 
 class Up(NamedTuple):
@@ -25,52 +23,6 @@ class Up(NamedTuple):
     pages: str
     serving: str
     folder: Path
-
-
-def wait_for(what: str, check: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        found = check()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not happen in {WAIT_S:.0f} s")
-
-
-def answers(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as answer:
-            return answer.read().decode() or "empty"
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return None
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Every process below `pid`, with its command line."""
-    found: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (OSError, IndexError):
-                continue
-            found[int(entry.name)] = f"{parent} {command}"
-    tree, grew = {pid}, True
-    while grew:
-        more = {child for child, line in found.items() if int(line.split()[0]) in tree}
-        grew = not more <= tree
-        tree |= more
-    return {child: found[child] for child in tree - {pid} if child in found}
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @pytest.fixture
@@ -119,6 +71,10 @@ def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None
     assert 0 < first["outputs"][0]["data"][0] < 1
     assert json.loads(answers(f"{up.pages}/v2/models/my-model/infer", REQUEST))["outputs"]
     assert "my-model" in answers(up.pages)
+    assert first["model_version"] == "1"
+    with ev.open(up.folder / ".everloop") as workspace:
+        # What `everloop run` had registered is served; nothing was trained beside it.
+        assert [one.version for one in workspace.registry.versions("my-model")] == [1]
 
     children = descendants(up.process.pid)
     worker = next(pid for pid, line in children.items() if "_serve-worker" in line)
@@ -151,3 +107,13 @@ def test_up_killed_at_once_leaves_no_orphan_and_starts_again(up: Up) -> None:
         cwd=up.folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)[0]["deployment"]["state"] == "serving"
+
+
+def test_up_without_a_loop_says_how_to_make_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "everloop", "up", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert "everloop init" in process.stderr.readline()
+        finally:
+            process.terminate()

@@ -80,7 +80,31 @@ def test_every_fault_of_a_definition_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "regex", ["(", "[a", "*", "(?=a)", "(?!a)x", "(?<=a)b", r"(a)\1", "(?P<n>a)(?P=n)"]
+    "regex",
+    [
+        "(",
+        "[a",
+        "*",
+        "(?=a)",
+        "(?!a)x",
+        "(?<=a)b",
+        r"(a)\1",
+        "(?P<n>a)(?P=n)",
+        "a++a",
+        "a{2}+",
+        "(?>a)b",
+        "(?#c)a",
+        r"a\Z",
+        "a{,3}",
+        "(?x)a # b",
+        "(?a)b",
+        "(?i-x:a)",
+        "[[a]]",
+        "[a&&b]",
+        "[a--b]",
+        "[^a||b]",
+        "[a~~b]",
+    ],
 )
 def test_regex_that_engines_read_differently_is_refused(regex: str) -> None:
     [fault] = faults_of(Field("s", "string", regex=regex))
@@ -88,7 +112,22 @@ def test_regex_that_engines_read_differently_is_refused(regex: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "regex", ["[A-Z]{2}", r"\d+", r"\\1", r"\(=", "(?i)ab", "(?:a|b)+", r"\(\?=a"]
+    "regex",
+    [
+        "[A-Z]{2}",
+        r"\d+",
+        r"\\1",
+        r"\(=",
+        "(?i)ab",
+        "(?:a|b)+",
+        r"\(\?=a",
+        "[*+]+",
+        r"\++",
+        "[(?=]",
+        r"[\[&\&]",
+        "(?i-s:a)",
+        r"\{,3",
+    ],
 )
 def test_plain_regex_is_taken(regex: str) -> None:
     assert list(Field("s", "string", regex=regex).faults()) == []

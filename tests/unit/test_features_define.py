@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from everloop.core.expr import digest_of
 from everloop.core.schema import Field, Schema, canonical_json
 from everloop.errors import InvalidInput
 from everloop.features.define import agg, col, feature_set, feature_view, lit, source
@@ -188,3 +190,22 @@ def test_set_collects_every_fault() -> None:
 def test_what_means_nothing_is_refused(build: Any) -> None:
     with pytest.raises(InvalidInput):
         build()
+
+
+def test_an_infinite_bound_of_clip_bounds_nothing() -> None:
+    assert digest_of(col.x.clip(-math.inf, 5)) == digest_of(col.x.clip(high=5))
+    assert digest_of(col.x.clip(0, math.inf)) == digest_of(col.x.clip(low=0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(math.nan, 1), (0, math.nan), (math.inf, None), (None, -math.inf), (2, 1)]
+)
+def test_clip_without_an_order_is_refused(low: Any, high: Any) -> None:
+    with pytest.raises(InvalidInput, match="low <= high"):
+        col.x.clip(low, high)
+
+
+def test_an_unknown_feature_gets_the_nearest() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make(view(), select=[view().names[0] + "x"])
+    assert f"did you mean {view().names[0]!r}" in caught.value.faults[0].message

@@ -263,3 +263,16 @@ def test_source_that_no_view_reads_is_refused() -> None:
         one_view().history(
             pa.table({"k": ["a"], "t": [at(1)]}), sources={"event": pa.table(EVENTS)}
         )
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    at = pa.array([datetime(2013, 1, 1, tzinfo=UTC)], pa.timestamp("us", "UTC"))
+    delay = feature_set(
+        "delay",
+        feature_view("v", entity="k", source=source("events"), features={"x": col.a}),
+        time="at",
+        request={"k": int},
+    )
+    rows = pa.table([pa.array([1]), pa.array([1]), at], names=["k", "k", "at"])
+    with pytest.raises(InvalidInput, match="k: stands twice"):
+        delay.history(rows, sources={"events": {"k": [1], "a": [2.0]}})

@@ -137,3 +137,16 @@ def test_definitions_cross_the_wire() -> None:
     assert decode_call(FeatureService.apply, body, head)["definition"] == definition
     body, head = encode_result(definition)
     assert decode_result(FeatureService.feature_set, body, head) == definition
+
+
+def test_new_description_is_recorded(features: FeatureService, catalog: Catalog) -> None:
+    first = features.apply(delay(owner="ann", description="one"))
+    again = features.apply(delay(owner="ann", description="two"))
+    assert first.digest == again.digest
+    found = features.feature_set("delay@1")
+    assert (found.owner, found.description) == ("ann", "two")
+    features.apply(delay(owner="bob", description="two"))
+    assert features.feature_set("delay@1").owner == "bob"
+    before = len(catalog.events())
+    features.apply(delay(owner="bob", description="two"))
+    assert len(catalog.events()) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +111,18 @@ def test_places_of_one_machine_are_recognised(line: str, what: str) -> None:
 @pytest.mark.parametrize("line", ["GET /api/work/1", "chroot/x", "pip install everloop"])
 def test_other_lines_are_left_alone(line: str) -> None:
     assert not any(pattern.search(line) for pattern in PLACES_OF_ONE_MACHINE.values())
+
+
+def test_the_wheel_has_the_example_that_the_demo_runs(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    example = {path.name: path.read_bytes() for path in (ROOT / "examples/flights").glob("*.py")}
+    prefix = "everloop/examples/flights/"
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {
+            name.removeprefix(prefix): archive.read(name)
+            for name in archive.namelist()
+            if name.startswith(prefix)
+        }
+    assert shipped == example

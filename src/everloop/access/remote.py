@@ -10,7 +10,7 @@ import functools
 import http.client
 import inspect
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -57,7 +57,8 @@ class Transport:
         headers = {
             "Content-Type": "application/octet-stream",
             HEAD_LENGTH: str(head_length),
-            "Everloop-Actor": current_actor() or self._actor,
+            # A header holds ASCII only, a name does not.
+            "Everloop-Actor": quote(current_actor() or self._actor),
             "Everloop-Cause": current_cause(),
         }
         try:

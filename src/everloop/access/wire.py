@@ -14,7 +14,7 @@ import inspect
 import math
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -177,14 +177,20 @@ def _attach(value: Any, parts: list[memoryview], depth: int) -> Any:
         if _looks_like_a_mark(value):
             [(mark, item)] = value.items()
             return _marked(mark, item, parts, depth)
+        _refuse_nul(value)
         return {key: _attach(item, parts, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_attach(item, parts, depth + 1) for item in value]
-    if isinstance(value, str) and "\0" in value:
-        raise InvalidInput("a text holds a NUL character, which cannot be stored")
+    if isinstance(value, str):
+        _refuse_nul([value])
     if isinstance(value, int) and not _INT64.start <= value < _INT64.stop:
         raise InvalidInput(f"a number of {value.bit_length()} bits does not fit 64 bits")
     return value
+
+
+def _refuse_nul(texts: Iterable[str]) -> None:
+    if any("\0" in text for text in texts):
+        raise InvalidInput("a text holds a NUL character, which cannot be stored")
 
 
 def _marked(mark: str, item: Any, parts: list[memoryview], depth: int) -> Any:
@@ -195,6 +201,7 @@ def _marked(mark: str, item: Any, parts: list[memoryview], depth: int) -> Any:
     if mark == "$float" and item in ("nan", "inf", "-inf"):
         return float(item)
     if mark == "$object" and isinstance(item, dict):
+        _refuse_nul(item)
         return {key: _attach(inner, parts, depth + 1) for key, inner in item.items()}
     raise InvalidInput("an object of one key that starts with $ must be wrapped as $object")
 

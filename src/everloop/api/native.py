@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -34,7 +35,7 @@ def routes(workspace: Workspace) -> list[Route]:
         area, name = request.path_params["area"], request.path_params["method"]
         method = _method(workspace, area, name)
         body, head_length = _framed(request, await _read(request))
-        actor = request.headers.get("Everloop-Actor") or workspace.actor
+        actor = unquote(request.headers.get("Everloop-Actor", "")) or workspace.actor
         cause = request.headers.get("Everloop-Cause", "")
 
         def work() -> tuple[bytes, int]:

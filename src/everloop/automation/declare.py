@@ -26,6 +26,7 @@ from everloop.core.monitor import Monitor
 from everloop.core.policy import Charter, LoopSpec, ServiceLevel, Trigger
 from everloop.core.time import SystemClock, duration_micros
 from everloop.errors import Fault, InvalidInput
+from everloop.evaluation.gates import gate_faults
 
 __all__ = [
     "Objective",
@@ -128,6 +129,7 @@ def loop(
     monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
     faults += _loop_faults(name, owner, monitors, retrain_on)
     gates = (beats_champion("brier"),) if gate is None else tuple(gate)
+    faults += gate_faults(gates)
     if not gates:
         faults.append(Fault("gate", "must not be empty: no model goes live because it is new"))
     if faults:
@@ -210,7 +212,7 @@ def beats_champion(
         metric=metric,
         by=margin,
         days=days_of(on),
-        level=_level(level),
+        level=level,
         min_rows=min_rows,
     )
 
@@ -231,7 +233,7 @@ def no_group_worse(
         group=group,
         by=by,
         days=days_of(on),
-        level=_level(level),
+        level=level,
         min_rows=min_rows,
     )
 
@@ -251,17 +253,9 @@ def canary(
     abort_on: Sequence[Objective] = (),
 ) -> RolloutPlan:
     """Move traffic in `steps` (per cent, ascending, 100 last), after a time in the shadow."""
-    shares = steps or (5, 25, 100)
-    faults = []
-    if list(shares) != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 100:
-        faults.append(Fault("steps", f"{shares} must ascend from above 0 to 100"))
-    if min_requests < 0:
-        faults.append(Fault("min_requests", "must be 0 or more"))
-    if faults:
-        raise InvalidInput("the rollout is wrong", faults)
     limits = {objective.name: objective.below for objective in abort_on}
     return RolloutPlan(
-        steps=tuple(float(share) for share in shares),
+        steps=tuple(float(share) for share in steps or (5, 25, 100)),
         every_s=duration_micros(every) / 1e6,
         shadow_s=duration_micros(shadow) / 1e6 if shadow else 0,
         min_requests=min_requests,
@@ -273,7 +267,7 @@ def canary(
 def slo(text: str) -> Objective:
     """A limit for a rollout: ``"p99_ms < 50"`` or ``"error_rate < 0.1%"``."""
     match = re.fullmatch(r"\s*(p99_ms|error_rate)\s*<=?\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
-    if match is None or (match[3] and match[1] == "p99_ms"):
+    if match is None or (match[1] == "p99_ms" and (match[3] or not float(match[2]))):
         raise InvalidInput(
             f"{text!r} is no objective", hint='write "p99_ms < 50" or "error_rate < 0.1%"'
         )
@@ -326,8 +320,8 @@ def drift(
 ) -> Monitor:
     """Watch how far each feature has moved from the reference. For diagnosis: see ``docs``."""
     return _monitor(
-        name, "feature_drift", "distance", fire=fire, clear=clear, window=window, delay=None,
-        bound=None, width=width, floor=floor, min_rows=min_rows,
+        name, "feature_drift", "distance", fire=fire, clear=clear, window=window,
+        width=width, floor=floor, min_rows=min_rows,
     )  # fmt: skip
 
 
@@ -343,8 +337,8 @@ def prediction_drift(
 ) -> Monitor:
     """Watch how far the scores have moved from the reference's."""
     return _monitor(
-        name, "prediction_drift", "distance", fire=fire, clear=clear, window=window, delay=None,
-        bound=None, width=width, floor=floor, min_rows=min_rows,
+        name, "prediction_drift", "distance", fire=fire, clear=clear, window=window,
+        width=width, floor=floor, min_rows=min_rows,
     )  # fmt: skip
 
 
@@ -361,8 +355,8 @@ def quality(
 ) -> Monitor:
     """Watch for more nulls, unseen levels, values out of range or broken scores than before."""
     return _monitor(
-        name, "quality", metric, fire=fire, clear=clear, window=window, delay=None,
-        bound=None, width=width, floor=floor, min_rows=min_rows,
+        name, "quality", metric, fire=fire, clear=clear, window=window,
+        width=width, floor=floor, min_rows=min_rows,
     )  # fmt: skip
 
 
@@ -396,11 +390,11 @@ def _monitor(
     fire: str,
     clear: str,
     window: str | timedelta | None,
-    delay: str | timedelta | None,
-    bound: float | None,
     width: float,
     floor: float,
     min_rows: int,
+    delay: str | timedelta | None = None,
+    bound: float | None = None,
 ) -> Monitor:
     faults: list[Fault] = []
     k, m, unit_s = _collect(faults, "fire", lambda: rule_of(fire), (1, 1, 86_400))
@@ -461,9 +455,3 @@ def _pipeline_path(pipeline: Callable[..., Any] | str) -> str:
     # Relative to the project, so that the folder can be copied elsewhere and still runs.
     here = Path.cwd().resolve()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{function.__name__}"
-
-
-def _level(level: float) -> float:
-    if not 0 < level < 1:
-        raise InvalidInput("the gate is wrong", [("level", f"{level} must be between 0 and 1")])
-    return level

@@ -7,7 +7,7 @@ of the two was trained on are left out by the gate itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +22,7 @@ from everloop.errors import StateError
 from everloop.evaluation.gates import HoldOut
 from everloop.monitoring.reference import make_reference
 
-__all__ = ["Scorer", "build_holdout", "reference_of"]
+__all__ = ["Scorer", "build_holdout", "group_of", "reference_of"]
 
 _FEATURE = "f."
 
@@ -69,7 +69,7 @@ def build_holdout(
         candidate_p=candidate[1].predict(_matrix(rows, candidate[0])),
         champion_p=champion_p,
         at_us=rows.column("at").cast(pa.int64()).to_numpy(),
-        groups={name: _group(rows, name) for name in sorted(set(groups))},
+        groups={name: group_of(rows, name) for name in sorted(set(groups))},
         candidate_until=candidate[0].trained_until,
         champion_until=champion[0].trained_until,
     )
@@ -128,10 +128,19 @@ def _matrix(rows: pa.Table, version: ModelVersion) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _group(rows: pa.Table, name: str) -> npt.NDArray[Any]:
+def group_of(rows: pa.Table, name: str) -> npt.NDArray[Any]:
+    """The group of each answer as text: a column of the log, a feature, or a request's field."""
     for column in (name, _FEATURE + name):
         if column in rows.column_names:
             return np.array([str(value) for value in rows.column(column).to_pylist()])
     decode = msgspec.json.Decoder(dict[str, Any]).decode
-    requests = [decode(text) if text else {} for text in rows.column("request").to_pylist()]
-    return np.array([str(request.get(name, "")) for request in requests])
+    return np.array(
+        [_of_request(decode, text, name) for text in rows.column("request").to_pylist()]
+    )
+
+
+def _of_request(decode: Callable[[str], dict[str, Any]], text: str, name: str) -> str:
+    try:
+        return str(decode(text).get(name, ""))
+    except msgspec.DecodeError:  # the log takes any text, and such a request names no group
+        return ""

@@ -80,8 +80,9 @@ def obstacle(spec: LoopSpec, past: Past, now: datetime) -> Obstacle | None:
 
 def latest_tick(cron: str, after: datetime, now: datetime) -> datetime | None:
     """The latest time of `cron` (UTC) within ``(after, now]``; of missed times only that one."""
-    # One second on, for the iterator leaves out the time that it starts at.
-    found: datetime = next(CronSim(cron, now + timedelta(seconds=1), reverse=True), after)
+    # A whole second on, for the iterator leaves out the time that it starts at.
+    begin = now.replace(microsecond=0) + timedelta(seconds=1)
+    found: datetime = next(CronSim(cron, begin, reverse=True), after)
     return found.astimezone(UTC) if found > after else None
 
 

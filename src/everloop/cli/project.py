@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shlex
 from importlib import resources
 from pathlib import Path
 
@@ -31,4 +33,7 @@ def init(folder: Path, location: str | None, as_json: bool) -> None:
     if as_json:
         return json_document({"workspace": where, "loop": str(target)})
     say(f"made {target} and the workspace {where}")
-    say("next:  everloop run loop.py:retrain   then   everloop up")
+    if importlib.util.find_spec("lightgbm") is None:
+        say("it trains with LightGBM, which is not installed: pip install 'everloop[examples]'")
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))}   then   "
+    say(f"next:  {there}everloop run loop.py:retrain   then   everloop up")

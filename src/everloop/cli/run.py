@@ -22,7 +22,7 @@ class _RunGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and ":" in args[0]:
+        if args and (":" in args[0] or args[0].endswith(".py")):
             args = ["start", *args]
         return super().resolve_command(ctx, args)
 

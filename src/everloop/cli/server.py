@@ -15,7 +15,7 @@ from everloop import settings
 from everloop.cli import processes
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import say
-from everloop.errors import InvalidInput
+from everloop.errors import InvalidInput, NotFound
 
 __all__ = ["scheduler_process", "serve_worker_process", "server", "server_process", "up"]
 
@@ -65,8 +65,15 @@ def up(
     address, number = _address(host, port)
     where = processes.absolute(location or settings.load().location)
     files = loops or (("loop.py",) if Path("loop.py").exists() else ())
-    with open_workspace(where, must_exist=False):
-        pass  # say here, in a sentence, if it cannot be opened
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise NotFound(
+            f"there is no file {', '.join(missing)}", hint="give the paths of files with loops"
+        )
+    with open_workspace(where, must_exist=False) as workspace:
+        # Said here, in a sentence, if it cannot be opened.
+        if not files and not workspace.automation.loops():
+            say("there is no loop yet: everloop init makes a first loop.py, everloop up runs it")
     if serving_port is None:
         serving_port = number + 1 if number else 0
     sys.exit(

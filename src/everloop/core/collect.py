@@ -16,7 +16,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
         dry_run: Nothing was changed; the figures say what would have been.
         before: What was deleted before this is purged.
         purged: How many of each kind of thing went: models, model_versions, runs, experiments,
-            logged_models, artifacts, memos.
+            logged_models, artifacts, memos, traces.
         kept: Deleted runs and logged models past the window that a model or dataset version names.
         objects: Objects that nothing refers to, removed.
         size: Their bytes.

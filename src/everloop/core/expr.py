@@ -165,11 +165,14 @@ class Expr:
 
     def clip(self, low: float | None = None, high: float | None = None) -> Call:
         """`low` where it is below, `high` where it is above; NaN stays."""
-        if low is not None and high is not None and low > high:
+        # An infinite bound bounds nothing, and JSON has no word for it.
+        least = None if low is None or low == -math.inf else float(low)
+        most = None if high is None or high == math.inf else float(high)
+        if not all(bound is None or math.isfinite(bound) for bound in (least, most)) or (
+            least is not None and most is not None and least > most
+        ):
             raise InvalidInput(f"clip needs low <= high, got {low} and {high}")
-        options = {"low": None if low is None else float(low)}
-        options["high"] = None if high is None else float(high)
-        return Call("clip", (_node(self),), options)
+        return Call("clip", (_node(self),), {"low": least, "high": most})
 
     def fill(self, other: Any) -> Call:
         """`other` where this is null. NaN is kept."""

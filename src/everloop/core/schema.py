@@ -38,6 +38,7 @@ FIELD_TYPES: tuple[str, ...] = FieldType.__args__  # type: ignore[attr-defined]
 Semantic = Literal["", "numeric", "categorical", "id", "text", "embedding", "timestamp", "target"]
 OnFail = Literal["fail", "drop", "warn"]
 
+_ESCAPE_OR_CLASS = re.compile(r"(\\[Z1-9])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _NUMERIC = frozenset(t for t in FIELD_TYPES if t.startswith(("int", "uint", "float")))
 
 
@@ -87,8 +88,10 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
             not nullable.
         ge, le: Inclusive bounds for numbers.
         among: Allowed values, of the field's type; empty means any.
-        regex: The whole text must match. Without look-around and back-references, so that a match
-            takes linear time and means the same over a frame and over a request.
+        regex: The whole text must match. Without look-around, back-references and what engines
+            read differently, so that a match takes linear time and means the same over a frame
+            and over a request; only rare characters outside ASCII may be a letter or a space to
+            one and not to the other.
         max_length: Longest text, in characters; 0 means any.
         unique: No two rows hold the same value (of a frame, not of all versions).
         unit: Unit of measure, such as ``"mile"``.
@@ -154,12 +157,22 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
 def _regex_fault(regex: str) -> str:
     # Frames are matched in linear time (Rust's regex, RE2), requests by Python's re: only what all
     # of them understand alike is allowed.
+    for found in _ESCAPE_OR_CLASS.finditer(regex):
+        within = re.sub(r"\\.", "x", found[0][1:-1], flags=re.DOTALL)
+        if found[0][0] == "[" and re.search(r"\[|--|&&|\|\||~~", within):
+            return f"{found[0]} means several things: write \\[, \\-, \\&, \\| or \\~ in a class"
     try:
         re.compile(regex)
     except re.error as error:
         return str(error)
-    if re.search(r"(?<!\\)(?:\\\\)*(?:\(\?(?:=|!|<=|<!|P=)|\\[1-9])", regex):
+    # What stands in a class or after a backslash means itself, save a back-reference and the end.
+    bare = _ESCAPE_OR_CLASS.sub(lambda found: found[1] or "x", regex)
+    if re.search(r"\(\?(?:=|!|<=|<!|P=)|\\[1-9]", bare):
         return "look-around and back-references are not supported"
+    if re.search(r"\(\?[>#(]|[*+?}]\+|\\Z|\{,", bare):
+        return "atomic groups, possessive repeats, comments, \\Z and {,n} are not supported"
+    if re.search(r"\(\?[ims]*(?:-[ims]*)?[aLux]", bare):
+        return "of the flags only i, m and s are supported"
     return ""
 
 

@@ -17,7 +17,6 @@ from everloop.core.schema import Field, FieldType, Schema
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = ["Conformed", "arrow_type", "conform", "field_type", "from_arrow_schema", "inspect"]
-__all__ += ["to_arrow_schema"]
 
 _TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -62,11 +61,6 @@ def field_type(kind: pa.DataType) -> FieldType | None:
     if _is_bytes(kind):
         return "binary"
     return _NAMES.get(kind)
-
-
-def to_arrow_schema(schema: Schema) -> pa.Schema:
-    """The Arrow schema of the fields, in order, with their nullability."""
-    return pa.schema([pa.field(f.name, _TYPES[f.type], nullable=f.nullable) for f in schema.fields])
 
 
 def from_arrow_schema(schema: pa.Schema, **options: Any) -> Schema:

@@ -199,7 +199,9 @@ class Table:
             ) from error
         mask = np.zeros(self.num_rows, dtype=bool)
         mask[found.to_numpy()] = True
-        replaced = pc.replace_with_mask(old.combine_chunks(), mask, new.combine_chunks())
+        plain = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
+        dense = (part.cast(plain).combine_chunks() for part in (old, new))
+        replaced = pc.replace_with_mask(next(dense), mask, next(dense)).cast(old.type)
         position = self._rows.schema.get_field_index(column)
         rows = self._rows.set_column(position, column, replaced)
         shown = [name for name in self.column_names if name in {*self._key_or_all(), column}]
@@ -360,16 +362,21 @@ def _read(data: Any) -> pa.Table:
     if isinstance(data, Mapping):
         return pa.table(dict(data))
     if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
-        return pa.Table.from_pylist(data)
+        # Every row's columns: Arrow's own from_pylist drops those that the first row lacks.
+        names = dict.fromkeys(name for row in data for name in row)
+        return pa.table({name: [row.get(name) for row in data] for name in names})
     raise TypeError("it has no Arrow stream and is no dict, list of dicts or pandas frame")
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
-    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        raise pa.ArrowInvalid("text")
-    if pa.types.is_timestamp(kind):
-        raise pa.ArrowInvalid("time")
+    # Arrow would read numbers out of text, and count the days of a time.
+    numbers = (
+        pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+        pa.types.is_null,
+    )  # fmt: skip
+    if not any(is_one(kind) for is_one in numbers):
+        raise pa.ArrowInvalid("no numbers")
     cast = column if pa.types.is_float64(kind) else column.cast(pa.float64(), safe=False)
     filled: np.ndarray = pc.fill_null(cast, np.nan).to_numpy()
     return filled

@@ -84,7 +84,9 @@ def evaluate(table: pa.Table, rule: str, expression: str) -> pa.ChunkedArray:
     found = _query(table, row, {rule: query})
     value = found.sort_by(row).column("value")
     if pa.types.is_timestamp(value.type):
-        return value.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+        # Its unit stays: cutting nanoseconds off would change values in silence.
+        unit = value.type.unit
+        return value.cast(pa.timestamp(unit)).cast(pa.timestamp(unit, tz="UTC"))
     return value
 
 
@@ -110,6 +112,7 @@ def _rows(table: pa.Table, wanted: dict[str, str]) -> dict[str, np.ndarray]:
 def _query(
     table: pa.Table, row: str, alone: Mapping[str, str], together: str | None = None
 ) -> pa.Table:
+    _refuse_ambiguous(table, alone)
     cursor = _cursor()
     numbered = _as_seen(table).append_column(row, pa.array(np.arange(table.num_rows)))
     cursor.register("rows", numbered)
@@ -122,6 +125,21 @@ def _query(
         raise InvalidInput("a rule cannot be evaluated", faults, hint=_HINT) from None
     finally:
         cursor.close()
+
+
+def _refuse_ambiguous(table: pa.Table, alone: Mapping[str, str]) -> None:
+    """Refuse expressions over columns that SQL takes for one: it knows no upper and lower case."""
+    names: dict[str, list[str]] = {}
+    for column in table.column_names:
+        names.setdefault(column.lower(), []).append(column)
+    faults = [
+        Fault(rule, f"SQL cannot tell the columns {' and '.join(map(repr, alike))} apart")
+        for rule, query in alone.items()
+        for lower, alike in names.items()
+        if len(alike) > 1 and lower in query.lower()
+    ]
+    if faults:
+        raise InvalidInput("a rule cannot be evaluated", faults, hint="rename one of the columns")
 
 
 _HINT = 'a rule is an SQL condition over the columns; quote names that SQL reserves: "at"'
@@ -150,7 +168,7 @@ def _first_line(error: Exception) -> str:
 
 def _row_name(table: pa.Table) -> str:
     name = "__row"
-    while any(column.startswith(name) for column in table.column_names):
+    while any(column.lower().startswith(name) for column in table.column_names):
         name += "_"
     return name
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from everloop.core.deploy import Arm
 from everloop.errors import InvalidInput
 
-__all__ = ["Splitter", "assign"]
+__all__ = ["Splitter"]
 
 _MASK = (1 << 64) - 1
 # The finalizer of splitmix64. CRC-32 alone is affine: keys would split alike under every salt.
@@ -79,8 +79,3 @@ class Splitter:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
         mixed ^= mixed >> np.uint64(31)
         return (mixed >> np.uint64(11)).astype(np.float64) * _UNIT
-
-
-def assign(salt: str, keys: Sequence[str], arms: Sequence[Arm]) -> npt.NDArray[np.intp]:
-    """The index in `arms` for each of `keys`, shape (n,); raises as :class:`Splitter` does."""
-    return Splitter(salt, arms).many(keys)

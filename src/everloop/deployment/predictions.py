@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
 import polars as pl
@@ -33,6 +33,13 @@ from everloop.ports.blobs import BlobStore, HasPaths
 __all__ = ["PredictionService"]
 
 _MIN_PREFIX = 8
+_Kept = TypeVar("_Kept", PredictionSegment, LabelBatch)
+_TABLES: dict[type, Table] = {
+    PredictionSegment: tables.prediction_segments,
+    LabelBatch: tables.label_batches,
+}
+# What `read` adds for the label.
+_OF_LABELS = ("label", "label_at")
 
 
 class PredictionService(Service):
@@ -122,7 +129,7 @@ class PredictionService(Service):
     ) -> list[PredictionSegment]:
         """The segments that hold predictions for times in [since, until), oldest first."""
         with self._catalog.read() as tx:
-            return self._segments(tx, deployment, since, until)
+            return self._between(tx, PredictionSegment, deployment, since, until)
 
     @action("prediction:read", on="deployment")
     def label_batches(
@@ -142,15 +149,18 @@ class PredictionService(Service):
         labelled: bool = False,
         columns: list[str] | None = None,
         as_of: datetime | None = None,
+        logged_since: datetime | None = None,
     ) -> pa.Table:
         """The predictions for times in [since, until), one row each, by time and id.
 
         Args:
             labelled: Add ``label`` and ``label_at``, null where no label is known. A label that
                 became known more than a day before the time of the prediction is not its label.
-            columns: Only these (and the two of the label).
+            columns: Only these, each once (and the two of the label, which come last).
             as_of: Labels that became known later are not shown: for replaying the past without
                 looking ahead. None shows all.
+            logged_since: Only segments logged at that time or later, whatever times their
+                predictions are for. None is all.
 
         Raises:
             NotFound: If there is neither such a deployment nor predictions of it, or no such
@@ -161,7 +171,9 @@ class PredictionService(Service):
         if since > until:
             raise InvalidInput(f"since {since.isoformat()} is after until {until.isoformat()}")
         with self._catalog.read() as tx:
-            found = self._segments(tx, deployment, since, until)
+            found = self._between(tx, PredictionSegment, deployment, since, until)
+            if logged_since is not None:
+                found = [one for one in found if one.created_at >= utc(logged_since)]
             batches = self._label_batches_for(tx, deployment, since, as_of) if labelled else []
         if not found:
             return _empty(columns, labelled)
@@ -170,12 +182,12 @@ class PredictionService(Service):
         rows = rows.filter(inside).sort("at", "id")
         names = rows.collect_schema().names()
         if columns is not None:
-            needed = {*columns, *(("id", "request_id", "at") if labelled else ("id", "at"))}
+            names = [n for n in dict.fromkeys(columns) if not (labelled and n in _OF_LABELS)]
+            needed = {*names, *(("id", "request_id", "at") if labelled else ("id", "at"))}
             rows = files.pick(rows, sorted(needed))
-            names = list(columns)
         if labelled:
             rows = files.join_labels(rows, self._sources(batches), _utc(as_of))
-            names += [name for name in ("label", "label_at") if name not in names]
+            names += _OF_LABELS
         return files.to_arrow(rows.select(names).collect())
 
     @action("prediction:read", on="prediction_id")
@@ -266,28 +278,41 @@ class PredictionService(Service):
         tx.append("predictions.Logged", f"segment:{segment.id}", _told(segment))
         return segment
 
-    def _segments(
-        self, tx: Transaction, deployment: str, since: datetime | None, until: datetime | None
-    ) -> list[PredictionSegment]:
+    def _between(
+        self,
+        tx: Transaction,
+        kind: type[_Kept],
+        deployment: str,
+        since: datetime | None,
+        until: datetime | None,
+    ) -> list[_Kept]:
+        """The segments or batches that reach into [since, until), oldest first."""
         self._check_known(tx, deployment)
-        rows = _between(tx, tables.prediction_segments, deployment, since, until)
-        return [PredictionSegment(**row._asdict()) for row in rows]
+        table = _TABLES[kind]
+        query = select(table).where(table.c.deployment == deployment)
+        if since is not None:
+            query = query.where(table.c.to_at >= utc(since))
+        if until is not None:
+            query = query.where(table.c.from_at < utc(until))
+        rows = tx.all(query.order_by(table.c.from_at, table.c.id))
+        return [kind(**row._asdict()) for row in rows]
 
     def _batches(
         self, tx: Transaction, deployment: str, since: datetime | None, until: datetime | None
     ) -> list[LabelBatch]:
-        self._check_known(tx, deployment)
-        rows = _between(tx, tables.label_batches, deployment, since, until)
-        return sorted((LabelBatch(**row._asdict()) for row in rows), key=lambda batch: batch.id)
+        """The batches in order of arrival."""
+        found = self._between(tx, LabelBatch, deployment, since, until)
+        return sorted(found, key=lambda batch: batch.id)
 
     def _label_batches_for(
         self, tx: Transaction, deployment: str, since: datetime, as_of: datetime | None
     ) -> list[LabelBatch]:
-        found = self._batches(tx, deployment, since - files.LABEL_SLACK, None)
+        earliest = datetime.min.replace(tzinfo=UTC) + files.LABEL_SLACK
+        found = self._batches(tx, deployment, max(since, earliest) - files.LABEL_SLACK, None)
         return [batch for batch in found if as_of is None or batch.from_at <= utc(as_of)]
 
     def _check_known(self, tx: Transaction, deployment: str) -> None:
-        for table in (tables.prediction_segments, tables.label_batches):
+        for table in _TABLES.values():
             query = select(table.c.id).where(table.c.deployment == deployment).limit(1)
             if tx.first(query) is not None:
                 return
@@ -338,21 +363,6 @@ class PredictionService(Service):
             features={name[2:]: _plain(row[name]) for name in row if name.startswith("f.")},
             times={name[2:]: row[name] for name in row if name.startswith("t.")},
         )
-
-
-def _between(
-    tx: Transaction,
-    table: Table,
-    deployment: str,
-    since: datetime | None,
-    until: datetime | None,
-) -> Sequence[Any]:
-    query = select(table).where(table.c.deployment == deployment)
-    if since is not None:
-        query = query.where(table.c.to_at >= utc(since))
-    if until is not None:
-        query = query.where(table.c.from_at < utc(until))
-    return tx.all(query.order_by(table.c.from_at, table.c.id))
 
 
 def _meets(

@@ -66,6 +66,8 @@ _DEFAULTS = {
     "request": "{}",
 }
 
+_UNIQUE = ("id", "request_id", "request")
+
 #: How long before the time of its prediction a label may have become known (clocks differ).
 LABEL_SLACK = timedelta(days=1)
 
@@ -115,7 +117,8 @@ def conform_labels(rows: pa.Table) -> pa.Table:
     """Rows with the columns of ``LABEL_COLUMNS``, each once, sorted by the time they were known.
 
     Raises:
-        InvalidInput: With every fault: missing or unknown columns, wrong types, nulls, NaN.
+        InvalidInput: With every fault: missing or unknown columns, wrong types, nulls, NaN,
+            infinities.
     """
     faults: list[Fault] = []
     columns: dict[str, pa.Array] = {}
@@ -129,7 +132,9 @@ def conform_labels(rows: pa.Table) -> pa.Table:
     faults += [Fault(name, "missing column") for name in missing]
     for name in LABEL_COLUMNS:
         _refuse_rows(columns, name, pc.is_null, "is null", faults)
-    _refuse_rows(columns, "label", pc.is_nan, "is NaN", faults)
+    _refuse_rows(
+        columns, "label", lambda c: pc.invert(pc.is_finite(c)), "is NaN or infinite", faults
+    )
     _refuse_rows(columns, "request_id", lambda ids: pc.equal(ids, ""), "is empty", faults)
     _raise(faults, rows, "the labels are wrong")
     table = pa.table({name: columns[name] for name in LABEL_COLUMNS})
@@ -155,7 +160,13 @@ def column_type(name: str, given: pa.DataType) -> pa.DataType | None:
 def to_parquet(table: pa.Table) -> bytes:
     """The bytes of a Parquet file; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
+    # A dictionary of what is nearly always another value costs time and space.
+    repeated = [
+        field.name
+        for field in table.schema
+        if pa.types.is_string(field.type) and field.name not in _UNIQUE
+    ]
+    pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16, use_dictionary=repeated)
     return sink.getvalue()
 
 

@@ -116,7 +116,10 @@ class DeploymentService(Service):
 
     @action("deployment:write", on="name")
     def stop(self, name: str, reason: str = "") -> Deployment:
-        """Stop serving; an open rollout stands still. Stopping twice does nothing."""
+        """Stop serving; an open rollout stands still, and its step begins anew with the start.
+
+        Stopping twice does nothing.
+        """
         return self._set_state(name, "stopped", reason)
 
     @action("deployment:write", on="name")
@@ -451,6 +454,15 @@ class DeploymentService(Service):
         if version not in served:
             write.change_state(tx, found.model, version, "archived", reason=reason, cause=cause)
 
+    def _begin_step_anew(self, tx: Transaction, name: str) -> None:
+        """The time in which nothing was served does not count for the step of an open rollout."""
+        rollout = open_rollout(tx, name)
+        if rollout is not None:
+            state = msgspec.structs.replace(rollout.state, since_s=tx.now.timestamp())
+            table = tables.rollouts
+            values = {"state": state, "updated_at": tx.now}
+            tx.execute(table.update().where(table.c.id == rollout.id).values(values))
+
     def _set_state(self, name: str, state: str, reason: str) -> Deployment:
         with self._catalog.write() as tx:
             found = load_deployment(tx, name)
@@ -458,6 +470,8 @@ class DeploymentService(Service):
                 table = tables.deployments
                 values = {"state": state, "revision": found.revision + 1, "updated_at": tx.now}
                 tx.execute(table.update().where(table.c.name == name).values(values))
+                if state == "serving":
+                    self._begin_step_anew(tx, name)
                 kind = "deployment.Stopped" if state == "stopped" else "deployment.Started"
                 tx.append(kind, f"deployment:{name}", {"reason": reason})
             return load_deployment(tx, name)

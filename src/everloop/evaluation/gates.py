@@ -22,7 +22,7 @@ from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.evaluation.bootstrap import MIN_DAYS, Interval, difference, single
 from everloop.evaluation.metrics import Floats, MetricSpec, metric, parse_metric
 
-__all__ = ["HoldOut", "judge"]
+__all__ = ["HoldOut", "gate_faults", "judge"]
 
 _DAY_US = 86_400_000_000
 
@@ -248,7 +248,7 @@ def _check(
 ) -> None:
     if not gates:
         raise InvalidInput("there is no gate to judge by", hint="ev.beats_champion('brier')")
-    faults = _faults_of_gates(gates)
+    faults = gate_faults(gates)
     columns = {"y": rows.y, "candidate_p": rows.candidate_p, "at_us": rows.at_us}
     if rows.champion_p is not None:
         columns["champion_p"] = rows.champion_p
@@ -268,9 +268,17 @@ def _check(
             raise NotFound.named("group column", gate.group, rows.groups)
 
 
-def _faults_of_gates(gates: Sequence[Gate]) -> list[Fault]:
+def gate_faults(gates: Sequence[Gate]) -> list[Fault]:
+    """What makes no sense in the definitions of gates, with ``gates[i].`` before each path."""
     faults = []
     for index, gate in enumerate(gates):
+        try:
+            parse_metric(gate.metric)
+        except (InvalidInput, NotFound) as error:
+            asked = f"; {error.hint}" if error.hint else ""
+            faults.append(Fault(f"gates[{index}].metric", f"{error.message}{asked}"))
+        if gate.kind == "no_group_worse" and not gate.group:
+            faults.append(Fault(f"gates[{index}].group", "must name a column"))
         if not 0 < gate.level < 0.5:
             faults.append(Fault(f"gates[{index}].level", f"must be in (0, 0.5), got {gate.level}"))
         if gate.days < 1:

@@ -21,9 +21,6 @@ __all__ = [
     "Floats",
     "MetricSpec",
     "auc",
-    "brier",
-    "group_average",
-    "log_loss",
     "metric",
     "parse_metric",
     "ratio_parts",
@@ -118,33 +115,6 @@ def auc(labels: Floats, scores: Floats) -> float:
     ranks = np.repeat(starts + (sizes + 1) / 2, sizes)
     above = float(ranks[labels[order] == 1].sum()) - positives * (positives + 1) / 2
     return above / (positives * negatives)
-
-
-def brier(labels: Floats, scores: Floats) -> float:
-    """The mean squared difference of probability and outcome, 0 (best) to 1."""
-    return metric("brier", labels, scores)
-
-
-def log_loss(labels: Floats, scores: Floats) -> float:
-    """The mean negative log-likelihood in nats; probabilities are kept 1e-15 off 0 and 1."""
-    return metric("log_loss", labels, scores)
-
-
-def group_average(
-    name: str, labels: Floats, scores: Floats, groups: npt.NDArray[np.generic]
-) -> float:
-    """The mean of a metric over groups, each with the same weight.
-
-    Groups in which it is not defined are left out; NaN if none is left.
-    """
-    spec = parse_metric(name)
-    _, which = np.unique(groups, return_inverse=True)
-    values = [
-        metric(spec, labels[which == group], scores[which == group])
-        for group in range(which.max(initial=-1) + 1)
-    ]
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
 
 
 def ratio_parts(spec: MetricSpec, labels: Floats, scores: Floats) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ from everloop.core.expr import lit as lit
 from everloop.core.feature import Aggregate, Closed, Feature, FeatureView, Function, Source
 from everloop.core.schema import FIELD_TYPES, Field, FieldType, Schema
 from everloop.core.time import duration_micros
-from everloop.errors import Fault, InvalidInput
+from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.sets import FeatureSet
 
 __all__ = ["agg", "col", "feature_set", "feature_view", "lit", "source"]
@@ -224,7 +224,9 @@ def feature_set(
     names = [feature.name for feature in (*given, *asked)]
     faults += _repeated("features", names)
     faults += [
-        Fault(f"select.{label}", "no such feature") for label in select if label not in names
+        Fault(f"select.{label}", f"no such feature; {NotFound.named('feature', label, names).hint}")
+        for label in select
+        if label not in names
     ]
     faults += _repeated("select", list(select))
     if not name or not names:

@@ -87,6 +87,11 @@ class Frame:
         self.table = table
         self.label = label
         self.rows = int(table.num_rows)
+        names = table.column_names
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            faults = [Fault(name, "stands twice") for name in twice]
+            raise InvalidInput(f"{label} has columns of one name", faults)
         self._read: dict[str, Vector] = {}
         self._repeated: dict[tuple[str, ...], Array | None] = {}
         self._hashes: dict[tuple[str, ...], Array] = {}

@@ -13,6 +13,7 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.dataset import DatasetVersion
 from everloop.core.feature import FeatureDefinition, FeatureView
+from everloop.core.schema import canonical_json
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.sets import FeatureSet
 from everloop.ports.blobs import BlobStore
@@ -57,8 +58,9 @@ class FeatureService(Service):
     def apply(self, definition: FeatureSet) -> FeatureDefinition:
         """Record a feature set and its views under their names.
 
-        Applying what is there already changes nothing and appends no event. A dataset that is not
-        there yet is not checked.
+        Applying what is there already changes nothing and appends no event; another owner or
+        description takes the place of the one before. A dataset that is not there yet is not
+        checked.
 
         Raises:
             InvalidInput: If a dataset lacks columns that a view reads, with all of them; or if a
@@ -125,18 +127,16 @@ class FeatureService(Service):
     ) -> FeatureDefinition:
         digest, name, owner = definition.digest, definition.name, definition.owner
         found = tx.first(select(_names).where(_names.c.kind == kind, _names.c.name == name))
-        if found is not None and (found.digest, found.owner) == (digest, owner):
+        body = msgspec.to_builtins(definition)
+        kept = tx.scalar(select(_definitions.c.body).where(_definitions.c.digest == digest))
+        same = kept is not None and canonical_json(kept) == canonical_json(body)
+        if found is not None and same and (found.digest, found.owner) == (digest, owner):
             return FeatureDefinition(**found._asdict())
-        tx.insert_new(
-            _definitions,
-            {
-                "digest": digest,
-                "kind": kind,
-                "name": name,
-                "body": msgspec.to_builtins(definition),
-                "created_at": tx.now,
-            },
-        )
+        made = {"digest": digest, "kind": kind, "name": name, "created_at": tx.now}
+        if not tx.insert_new(_definitions, {**made, "body": body}):
+            # The digest leaves out what is for people: the last who said it is right.
+            there = _definitions.update().where(_definitions.c.digest == digest)
+            tx.execute(there.values(body=body))
         row = {"kind": kind, "name": name, "digest": digest, "owner": owner}
         tx.upsert(_names, {**row, "updated_at": tx.now}, key=["kind", "name"])
         before = "" if found is None else found.digest

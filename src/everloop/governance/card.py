@@ -11,6 +11,7 @@ from everloop.core.gate import Verdict
 from everloop.core.model import Model, ModelVersion
 from everloop.core.policy import LoopSpec
 from everloop.core.run import Run
+from everloop.core.time import span_text
 from everloop.governance.records import DatasetUse, MeasuredLevel
 
 __all__ = ["NOT_STATED", "make_card"]
@@ -129,15 +130,8 @@ def _level(level: MeasuredLevel) -> str:
     if level.measured_s is None:
         measured = "not measured yet"
     else:
-        measured = f"measured {_span(level.measured_s)}, {'kept' if level.kept else 'missed'}"
-    return f"- {level.name}: at most {_span(level.at_most_s)}; {measured}"
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds * 1000:.3g} ms"
+        measured = f"measured {span_text(level.measured_s)}, {'kept' if level.kept else 'missed'}"
+    return f"- {level.name}: at most {span_text(level.at_most_s)}; {measured}"
 
 
 def _dataset(use: DatasetUse) -> str:

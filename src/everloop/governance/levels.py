@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,10 @@ _Measured = tuple[float | None, int]
 def measure_levels(
     tx: Transaction, spec: LoopSpec, latencies: Callable[[datetime, datetime], pa.Table | None]
 ) -> list[MeasuredLevel]:
-    """Measure the promises of a loop's charter.
+    """Measure the promises of a loop's charter, up to the last answer.
+
+    A service that rests, or a past that was replayed, is measured by what it did, not by how long
+    ago that is.
 
     Args:
         tx: Where the runs and rollouts are.
@@ -33,11 +37,13 @@ def measure_levels(
         latencies: Reads ``latency_us`` and ``arm`` of what was answered in a time; None if
             nothing is deployed.
     """
+    last = _last_answer(tx, spec)
+    until = tx.now if last is None else min(last, tx.now)
     measures: dict[str, Callable[[], _Measured]] = {
-        "prediction": lambda: _prediction(tx, latencies),
+        "prediction": lambda: _prediction(until, latencies),
         "retraining": lambda: _retraining(tx, spec),
         "deployment": lambda: _deployment(tx, spec),
-        "renewal": lambda: _renewal(tx, spec),
+        "renewal": lambda: _renewal(tx, spec, until),
     }
     found = []
     for level in spec.charter.service_levels:
@@ -49,17 +55,25 @@ def measure_levels(
                 measured_s=measured,
                 samples=samples,
                 kept=None if measured is None else measured <= level.at_most_s,
+                as_of=until,
+                of_answers=last is not None,
                 description=level.description,
             )
         )
     return found
 
 
+def _last_answer(tx: Transaction, spec: LoopSpec) -> datetime | None:
+    table = tables.prediction_segments
+    query = select(table.c.to_at).where(table.c.deployment == spec.name)
+    return cast("datetime | None", tx.scalar(query.order_by(table.c.to_at.desc()).limit(1)))
+
+
 def _prediction(
-    tx: Transaction, latencies: Callable[[datetime, datetime], pa.Table | None]
+    at: datetime, latencies: Callable[[datetime, datetime], pa.Table | None]
 ) -> _Measured:
     """99th percentile of the latency of answers that went to a client."""
-    until = tx.now + timedelta(microseconds=1)
+    until = at + timedelta(microseconds=1)
     log = latencies(until - timedelta(days=LATENCY_DAYS), until)
     if log is None:
         return None, 0
@@ -92,8 +106,8 @@ def _deployment(tx: Transaction, spec: LoopSpec) -> _Measured:
     return (max(spans), len(spans)) if spans else (None, 0)
 
 
-def _renewal(tx: Transaction, spec: LoopSpec) -> _Measured:
-    """How long ago the live model was registered."""
+def _renewal(tx: Transaction, spec: LoopSpec, until: datetime) -> _Measured:
+    """How old the live model is."""
     table, versions = tables.deployments, tables.model_versions
     row = tx.first(select(table).where(table.c.name == spec.name))
     champion = next((a for a in (row.arms if row else ()) if a["name"] == "champion"), None)
@@ -104,4 +118,4 @@ def _renewal(tx: Transaction, spec: LoopSpec) -> _Measured:
             versions.c.name == row.model, versions.c.version == champion["version"]
         )
     )
-    return (None, 0) if made is None else ((tx.now - made).total_seconds(), 1)
+    return (None, 0) if made is None else (max((until - made).total_seconds(), 0.0), 1)

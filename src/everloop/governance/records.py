@@ -42,6 +42,8 @@ class MeasuredLevel(msgspec.Struct, frozen=True, kw_only=True):
         measured_s: Seconds, or None where nothing was measured yet.
         samples: How many measurements that rests on.
         kept: Whether the promise is kept; None where nothing was measured.
+        as_of: Up to when: the time of the last answer, or now before the first one.
+        of_answers: Whether there was an answer.
     """
 
     name: str
@@ -49,6 +51,8 @@ class MeasuredLevel(msgspec.Struct, frozen=True, kw_only=True):
     measured_s: float | None
     samples: int
     kept: bool | None
+    as_of: datetime
+    of_answers: bool
     description: str = ""
 
 

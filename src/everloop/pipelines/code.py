@@ -6,7 +6,8 @@ and ``functools.partial`` wrapped. Installed distributions count by version. The
 named parts, so that two of them can be compared and the difference told.
 
 What cannot be followed (an object without a canonical form, ``eval``) is covered by the module
-in which it stands, as a whole, and noted. Where even that fails the code is not cacheable.
+in which it stands, as a whole, and noted. Where even that fails the code is not cacheable; nor is
+bytecode of a Python whose instructions we do not know, for it could import from anywhere.
 
 A result is remembered together with every binding that was read on the way. It is used again only
 if all of them still hold, so that a monkeypatch or a new notebook cell is seen.
@@ -36,6 +37,7 @@ import msgspec
 from blake3 import blake3
 
 from everloop.pipelines.constants import NotCanonical, canonical, snapshot
+from everloop.pipelines.instructions import unknown_instructions
 from everloop.pipelines.project import distribution_of, is_project, module_file, module_name
 from everloop.pipelines.scan import references
 from everloop.pipelines.source import code_digest, file_digest_of_syntax
@@ -184,16 +186,25 @@ class _Walk:
         digest, is_syntax = code_digest(code)
         if not is_syntax and code.co_filename != "<string>":  # as dataclasses make their methods
             self.notes.append(f"{label}: by its bytecode, as its source is not what runs")
-        bound = [digest]
-        for reference in references(code):
-            found = self._reference(function, reference.kind, reference.path, label)
-            bound.append(f"{'.'.join(reference.path)}={found}")
+        bound = [digest, *self._references(function, label)]
         if defaults or keywords:
             bound.append("defaults=" + self._constant((defaults, keywords), f"{label}()", module))
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
             bound.append("wraps=" + self.token(wrapped, f"{label}.__wrapped__", module))
         self.parts[label] = _digest("\n".join(bound))
+
+    def _references(self, function: FunctionType, label: str) -> list[str]:
+        unknown = unknown_instructions(function.__code__)
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            self._give_up(f"{label} has instructions of Python {PYTHON} not known here ({names})")
+            return []
+        bound = []
+        for reference in references(function.__code__):
+            found = self._reference(function, reference.kind, reference.path, label)
+            bound.append(f"{'.'.join(reference.path)}={found}")
+        return bound
 
     def _reference(
         self, function: FunctionType, kind: str, path: tuple[str, ...], label: str
@@ -215,8 +226,8 @@ class _Walk:
                 return f"builtin:{name}" if value is not _MISSING else "missing"
         while attributes and isinstance(value, ModuleType) and is_project(value.__name__):
             attribute = attributes.pop(0)
-            self._file(value.__name__)
-            value, name = self._bound(vars(value), attribute), f"{value.__name__}.{attribute}"
+            name = f"{value.__name__}.{attribute}"
+            value = self._attribute(value, attribute)
         if value is _MISSING:
             return "missing"
         if attributes and isinstance(value, ModuleType):  # installed: only its version counts
@@ -247,6 +258,16 @@ class _Walk:
             return importlib.import_module(name)
         except (ImportError, ValueError):
             return _MISSING
+
+    def _attribute(self, module: ModuleType, name: str) -> Any:
+        """An attribute of a project module, which may be a module that is not yet imported."""
+        self._file(module.__name__)
+        if name not in vars(module) and "__path__" in vars(module):
+            self._import(f"{module.__name__}.{name}", vars(module))
+        value = self._bound(vars(module), name)
+        if value is _MISSING and "__getattr__" in vars(module):
+            self._whole_module(module.__name__, f"{module.__name__}.{name} is made by __getattr__")
+        return value
 
     def _bound(self, namespace: Any, name: str) -> Any:
         value = namespace.get(name, _MISSING)

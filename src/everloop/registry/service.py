@@ -34,13 +34,14 @@ from everloop.ports.blobs import BlobStore
 from everloop.registry import seal, search, write
 from everloop.registry.aliases import AliasMethods
 from everloop.registry.flavors import true_tier
+from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 from everloop.registry.trash import TrashMethods, refuse_used, rename, used_numbers
 
 __all__ = ["RegistryService"]
 
 
-class RegistryService(AliasMethods, TrashMethods, Service):
+class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
     """Keeps models: who is what, made from what, and which one is meant by an alias."""
 
     area = "registry"
@@ -152,6 +153,7 @@ class RegistryService(AliasMethods, TrashMethods, Service):
         """Set tags of a model; a tag of None is removed."""
         with self._catalog.write() as tx:
             merged = _merged(write.load_model(tx, name).tags, tags)
+            tx.append("model.Tagged", f"model:{name}", _tag_changes(tags))
             return self._write_model(tx, name, {"tags": merged})
 
     @action("model:delete", on="name")
@@ -318,7 +320,9 @@ class RegistryService(AliasMethods, TrashMethods, Service):
     def tag_version(self, name: str, version: int, tags: dict[str, str | None]) -> ModelVersion:
         """Set tags of a version; a tag of None is removed."""
         with self._catalog.write() as tx:
-            merged = _merged(write.load_version(tx, name, version).tags, tags)
+            found = write.load_version(tx, name, version)
+            merged = _merged(found.tags, tags)
+            tx.append("model.VersionTagged", f"model:{found.ref}", _tag_changes(tags))
             return self._write_version(tx, name, version, {"tags": merged})
 
     @action("model:write", on="name")
@@ -417,7 +421,8 @@ class RegistryService(AliasMethods, TrashMethods, Service):
         }
         made = tx.insert_new(tables.models, row)
         if made:
-            tx.append("model.Created", f"model:{name}", {"owner": owner})
+            body = {"owner": owner, "description": description, "tags": tags}
+            tx.append("model.Created", f"model:{name}", body)
         return made
 
     def _change_model(self, name: str, values: dict[str, Any]) -> Model:
@@ -515,6 +520,7 @@ class RegistryService(AliasMethods, TrashMethods, Service):
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
+        body |= {"description": description, "tags": tags}
         tx.append("model.Registered", subject, body)
         return number
 
@@ -531,3 +537,10 @@ def _surroundings(tx: Transaction, run_id: str, manifest: dict[str, Any]) -> dic
 
 def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:
     return {key: value for key, value in {**old, **new}.items() if value is not None}
+
+
+def _tag_changes(tags: dict[str, str | None]) -> dict[str, Any]:
+    return {
+        "set": {key: value for key, value in tags.items() if value is not None},
+        "removed": [key for key, value in tags.items() if value is None],
+    }

@@ -146,6 +146,7 @@ class TrashMethods:
 
         Raises:
             NotFound: If it was not deleted, or was purged, or the model itself is deleted.
+            Conflict: If a version of this number was imported meanwhile.
         """
         with self._catalog.write() as tx:
             row = self._trashed(tx, "model_version", name, version)
@@ -154,6 +155,13 @@ class TrashMethods:
                 raise NotFound(
                     f"{name}/{version} was deleted from another model of this name",
                     hint="restore that model first, under a new name",
+                )
+            table = tables.model_versions
+            there = (table.c.name == name, table.c.version == version)
+            if tx.first(select(table.c.version).where(*there)) is not None:
+                raise Conflict(
+                    f"there is another version {version} of {name!r} now, imported from elsewhere",
+                    details={"winner": version},
                 )
             for part in (tables.model_versions, tables.approvals):
                 _bring_back(tx, part, row.body[part.name])

@@ -15,7 +15,7 @@ from everloop.tracking import models as logged
 from everloop.tracking.limits import MAX_NAME, check_log, check_page, text_faults
 from everloop.tracking.store import experiment_of
 
-__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row"]
+__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row", "make_default"]
 
 Lifecycle = Literal["active", "deleted", "all"]
 
@@ -33,6 +33,16 @@ def experiment_row(tx: Transaction, id_: str) -> Experiment:
     raise NotFound(
         f"No Experiment with id={id_} exists", details={"kind": "experiment", "name": id_}
     )
+
+
+def make_default(catalog: Catalog) -> None:
+    """Make the experiment "0" called Default, which clients count on before they made any."""
+    with catalog.read() as tx:
+        if tx.first(select(experiments.c.pk).where(experiments.c.pk == 0)) is not None:
+            return
+    with catalog.write() as tx:
+        fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
+        tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
 
 
 class ExperimentMethods:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from everloop.core.time import span_text
 from everloop.errors import EverloopError, http_status
 from everloop.ui import views
 from everloop.workspace import Workspace
@@ -25,6 +26,7 @@ from everloop.workspace import Workspace
 __all__ = ["SECURITY_HEADERS", "routes"]
 
 _HERE = Path(__file__).parent
+_METRICS_SHOWN = 3
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -97,20 +99,18 @@ def _templates() -> Environment:
     )
     environment.globals["legend"] = _LEGEND
     environment.filters["minute"] = _minute
-    environment.filters["span"] = _span
+    environment.filters["span"] = lambda length: "-" if length is None else span_text(length)
     environment.filters["date"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    environment.filters["metrics"] = _metrics
     environment.filters["figure"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment
 
 
+def _metrics(metrics: dict[str, float]) -> str:
+    """The first few of a run, for one line of a table."""
+    shown = [f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:_METRICS_SHOWN]]
+    return ", ".join(shown) or "-"
+
+
 def _minute(at: datetime | None) -> str:
     return at.strftime("%Y-%m-%d %H:%M") if at else "-"
-
-
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1000:.3g} ms"

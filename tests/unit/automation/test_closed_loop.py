@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from everloop.core.context import acting
+from everloop.automation.holdout import group_of
+from everloop.core.context import acting, using
+from everloop.core.ids import new_ids
 from everloop.governance.render import story_text, why_text
+from everloop.pipelines.load import load_pipeline
 from tests.unit.automation.closed import DAY, NAME, START, ClosedWorld
 
 
@@ -168,6 +172,31 @@ def test_a_candidate_that_is_too_slow_is_taken_out(tmp_path: Path) -> None:
     world.close()
 
 
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_candidate_is_seen_whatever_time_its_requests_are_for(tmp_path: Path, days: int) -> None:
+    world = ClosedWorld(tmp_path, shift=3)
+    world.begin()
+    while not kinds(world, "rollout.Started"):
+        world.live(1)
+    begun = world.workspace.deployment.rollouts(NAME)[0]
+    at = world.clock.now() + days * DAY
+    slow = pa.table(
+        {
+            "id": new_ids(200),
+            "at": pa.array([at] * 200, pa.timestamp("us", tz="UTC")),
+            "version": [begun.candidate] * 200,
+            "value": [0.5] * 200,
+            "latency_us": [900_000] * 200,
+        }
+    )
+    world.workspace.predictions.log(NAME, slow)
+    world.runner.tick()
+    aborted = world.workspace.deployment.rollouts(NAME)[0]
+    assert aborted.state.stage == "aborted"
+    assert "p99 900.0 ms" in aborted.reason
+    world.close()
+
+
 def test_what_a_killed_supervisor_began_goes_on(tmp_path: Path) -> None:
     world = ClosedWorld(tmp_path)
     automation = world.workspace.automation
@@ -181,3 +210,99 @@ def test_what_a_killed_supervisor_began_goes_on(tmp_path: Path) -> None:
     assert automation.firings(NAME)[0].outcome == "done"
     assert world.champion() == 1
     world.close()
+
+
+def dies_after(monkeypatch: pytest.MonkeyPatch, service: object, method: str) -> None:
+    """Let the runner's process end right after a call that was made durable."""
+    real = getattr(service, method)
+
+    def act(*args: object, **kwargs: object) -> None:
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service, method, act)
+
+
+@pytest.mark.parametrize(
+    ("area", "method"),
+    [("pipelines", "finish"), ("evaluation", "record"), ("deployment", "create")],
+)
+def test_a_first_model_whose_runner_died_is_neither_trained_nor_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area: str, method: str
+) -> None:
+    world = ClosedWorld(tmp_path)
+    with monkeypatch.context() as patch:
+        dies_after(patch, getattr(world.workspace, area), method)
+        with pytest.raises(KeyboardInterrupt):
+            world.begin()
+    world.runner.recover()
+    [finished] = world.runner.tick().finished
+    assert finished.outcome == "done"
+    assert world.champion() == 1
+    once = ["run.Started", "model.Registered", "verdict.Given", "deployment.Created"]
+    assert kinds(world, *once) == once
+    world.close()
+
+
+@pytest.mark.parametrize(
+    ("area", "method"), [("evaluation", "record"), ("deployment", "start_rollout")]
+)
+def test_a_candidate_whose_runner_died_keeps_the_verdict_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, area: str, method: str
+) -> None:
+    world = ClosedWorld(tmp_path, memory=3)
+    world.begin()
+    world.live(8)
+    with monkeypatch.context() as patch:
+        dies_after(patch, getattr(world.workspace, area), method)
+        with pytest.raises(KeyboardInterrupt):
+            world.live(18)
+    trained = kinds(world, "run.Started", "model.Registered", "verdict.Given")
+    world.runner.recover()
+    [finished] = world.runner.tick().finished
+    assert finished.outcome == "done"
+    assert kinds(world, "run.Started", "model.Registered", "verdict.Given") == trained
+    verdict = world.workspace.evaluation.verdicts(NAME)[-1]
+    if verdict.passed:
+        assert kinds(world, "rollout.Started") == ["rollout.Started"]
+    else:
+        assert "was refused" in finished.reason
+        assert world.workspace.registry.version(NAME, verdict.candidate).state == "archived"
+    world.close()
+
+
+def test_a_model_that_somebody_registered_is_served_without_training_another(
+    tmp_path: Path,
+) -> None:
+    world = ClosedWorld(tmp_path)
+    with using(world.workspace):
+        load_pipeline(f"{world.file}:retrain").run(until=START)
+    [finished] = world.runner.tick().finished
+    assert finished.reason == "demand/1 went live: there was no champion yet"
+    assert world.champion() == 1
+    assert kinds(world, "run.Started", "model.Registered") == ["run.Started", "model.Registered"]
+    world.close()
+
+
+class _Broken:
+    def predict(self, matrix: object) -> object:
+        raise ValueError("the model takes three columns")
+
+
+def test_a_model_that_cannot_score_fails_its_firing_and_not_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ClosedWorld(tmp_path)
+    world.begin()
+    world.live(10)
+    monkeypatch.setattr(world.runner, "_load", lambda version: _Broken())
+    world.workspace.automation.fire(NAME, "a try")
+    assert world.live(1) == ["ValueError: the model takes three columns"]
+    assert world.workspace.automation.firings(NAME)[0].outcome == "failed"
+    assert world.champion() == 1
+    world.close()
+
+
+def test_a_request_that_is_no_object_belongs_to_no_group() -> None:
+    rows = pa.table({"request": ['{"shop": "north"}', "oops", "[1]", ""]})
+    assert group_of(rows, "shop").tolist() == ["north", "", "", ""]

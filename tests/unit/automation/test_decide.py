@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.automation import declare as ev
@@ -195,6 +197,24 @@ def test_a_tick_belongs_to_the_interval_that_ends_with_it() -> None:
     assert latest_tick("0 3 1 * *", at, at + timedelta(hours=1)) is None
 
 
+@given(
+    st.integers(0, 59),
+    st.integers(0, 23),
+    st.datetimes(datetime(2013, 1, 1), datetime(2013, 1, 9)),  # noqa: DTZ001
+    st.timedeltas(timedelta(0), timedelta(days=3)),
+)
+@example(0, 3, datetime(2013, 1, 2, 2, 59, 58), timedelta(seconds=1.5))  # noqa: DTZ001
+def test_the_latest_tick_is_the_last_that_has_passed(
+    minute: int, hour: int, after: datetime, span: timedelta
+) -> None:
+    after = after.replace(tzinfo=UTC)
+    now = after + span
+    first = datetime(2012, 12, 31, hour, minute, tzinfo=UTC)
+    ticks = [first + timedelta(days=n) for n in range(16)]
+    wanted = max((tick for tick in ticks if after < tick <= now), default=None)
+    assert latest_tick(f"{minute} {hour} * * *", after, now) == wanted
+
+
 def test_a_new_version_of_a_dataset_fires(automation: AutomationService, catalog: Catalog) -> None:
     commit(catalog, number=1)  # before the loop was there
     automation.declare(spec(triggers=[ev.data("flights")]))
@@ -377,3 +397,14 @@ def test_a_year_of_noisy_alerts_stays_calm_and_loses_none(
     assert fired - answered <= ({alert.id} if alert is not None else set())
     keys = [firing.key for firing in automation.firings(NAME)]
     assert len(keys) == len(set(keys))
+
+
+def test_a_loop_whose_gates_could_not_be_judged_is_not_declared(
+    automation: AutomationService,
+) -> None:
+    wrong = msgspec.structs.replace(spec(), gates=(ev.threshold("auk", 0.7),))
+    with pytest.raises(InvalidInput, match="did you mean 'auc'"):
+        automation.declare(wrong)
+    with pytest.raises(InvalidInput, match="must not be empty"):
+        automation.declare(msgspec.structs.replace(spec(), gates=()))
+    assert automation.loops() == []

@@ -8,6 +8,7 @@ import pytest
 
 from everloop.automation import declare as ev
 from everloop.core.context import using
+from everloop.core.gate import Gate
 from everloop.core.policy import LoopSpec
 from everloop.errors import InvalidInput
 
@@ -74,6 +75,24 @@ def test_a_loop_has_a_gate_even_if_none_is_written() -> None:
         ev.loop("a", owner="o", pipeline="a.py:f", gate=[])
 
 
+@pytest.mark.parametrize(
+    ("gate", "path"),
+    [
+        (ev.beats_champion("brierr"), "gates[0].metric"),
+        (ev.beats_champion("auc@0.3"), "gates[0].metric"),
+        (ev.beats_champion("brier", level=0.5), "gates[0].level"),
+        (ev.no_group_worse("", "tpr", by=0.02), "gates[0].group"),
+        (ev.threshold("auc", float("nan")), "gates[0].by"),
+    ],
+)
+def test_a_gate_that_could_never_be_judged_is_refused_where_it_is_declared(
+    gate: Gate, path: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        ev.loop("a", owner="o", pipeline="a.py:f", gate=[gate])
+    assert [fault.path for fault in caught.value.faults] == [path]
+
+
 def test_every_fault_of_a_loop_is_told_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         ev.loop(
@@ -105,13 +124,13 @@ def test_a_function_that_no_supervisor_can_import_is_refused() -> None:
         (lambda: ev.schedule("often"), "cron"),
         (lambda: ev.slo("p99_ms > 50"), "objective"),
         (lambda: ev.slo("p99_ms < 5%"), "objective"),
+        (lambda: ev.slo("p99_ms < 0"), "objective"),
         (lambda: ev.canary(25, 5, 100), "ascend"),
-        (lambda: ev.canary(5, 25), "ascend"),
+        (lambda: ev.canary(5, 25), "end with 100"),
         (lambda: ev.performance(fire="4 of 3 days"), "rule"),
         (lambda: ev.performance(fire="3 of 5 days", window="7d"), "is not what"),
         (lambda: ev.performance(label_delay="x", fire="y"), "label_delay"),
         (lambda: ev.beats_champion("brier", on="some days"), "hold-out"),
-        (lambda: ev.beats_champion("brier", level=5), "between 0 and 1"),
         (lambda: ev.sla("happiness", "1d"), "none of"),  # type: ignore[arg-type]
         (lambda: ev.charter(problem="", value=" "), "problem"),
         (lambda: ev.charter(problem="p", value="v", sla=[ev.sla("renewal", "1d")] * 2), "twice"),

@@ -219,3 +219,46 @@ def test_kept_and_dropped_rows_are_all_rows(values: list[int | None], bound: int
     dropped = left.changes[0].rows["n"].to_pylist() if left.changes else []
     assert dropped == [n for n, v in enumerate(values) if v is not None and v > bound]
     assert sorted(dropped + left.column("n").to_pylist()) == list(range(len(values)))
+
+
+_RECORDS = st.lists(
+    st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(-9, 9), max_size=3)
+)
+
+
+@given(_RECORDS)
+def test_a_list_of_dicts_keeps_the_columns_of_every_row(rows: list[dict[str, Any]]) -> None:
+    names = {name for row in rows for name in row}
+    found = Table.of(rows)
+    assert set(found.column_names) == names
+    wanted = [{name: row.get(name) for name in names} for row in rows]
+    assert found.to_arrow().to_pylist() == (wanted if names else [])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series(["1", "2"]),
+        pa.array(["1", "2"], pa.string_view()),
+        pa.array([1, 2], pa.date32()),
+        pa.array([1, 2], pa.duration("s")),
+        pa.array([b"1", b"2"]),
+    ],
+)
+def test_a_matrix_reads_no_numbers_out_of_anything_else(column: Any) -> None:
+    with pytest.raises(InvalidInput, match="is no number"):
+        Table.of(
+            pl.DataFrame({"a": column}) if isinstance(column, pl.Series) else {"a": column}
+        ).to_numpy()
+
+
+def test_a_value_of_a_coded_column_is_set() -> None:
+    coded = pa.array(["x", "y", None]).dictionary_encode()
+    rows = Table.of(pa.table({"c": coded})).set_where("r", "c", "'z'", "c = 'x'", reason="why")
+    assert rows.column("c").to_pylist() == ["z", "y", None]
+    assert rows.schema.field("c").type == coded.type
+
+
+def test_nanoseconds_outlive_an_expression() -> None:
+    rows = Table.of({"t": pa.array([1, 2], pa.timestamp("ns"))}).with_columns(again="t")
+    assert rows.column("again").cast(pa.int64()).to_pylist() == [1, 2]

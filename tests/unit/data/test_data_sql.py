@@ -118,3 +118,15 @@ def test_forked_child_gets_an_engine_of_its_own() -> None:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_columns_that_sql_takes_for_one_are_refused() -> None:
+    table = pa.table({"A": [1, 2], "a": [2, 1], "b": [3, 4]})
+    with pytest.raises(InvalidInput, match="cannot tell the columns 'A' and 'a' apart"):
+        sql.matching_rows(table, "rule", "a = 2")
+    assert sql.matching_rows(table.rename_columns(["xx", "XX", "b"]), "r", "b = 4").tolist() == [1]
+
+
+def test_a_column_with_the_name_of_our_own_is_no_row_number() -> None:
+    table = pa.table({"__ROW": [5, 6], "b": [2, 1]})
+    assert sql.matching_rows(table, "rule", "b = 2").tolist() == [0]

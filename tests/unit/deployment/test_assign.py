@@ -10,7 +10,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from everloop.core.deploy import Arm, ArmName
 from everloop.core.ids import new_ids
-from everloop.deployment.assign import Splitter, assign
+from everloop.deployment.assign import Splitter
 from everloop.errors import InvalidInput
 
 
@@ -38,15 +38,15 @@ def test_one_row_and_many_rows_agree(salt: str, keys: list[str], canary: float) 
 def test_a_canary_that_grows_keeps_its_keys(salt: str, first: float, second: float) -> None:
     small, large = sorted((first, second))
     keys = KEY_KINDS["tails"][:300]
-    before, after = assign(salt, keys, _arms(small)), assign(salt, keys, _arms(large))
+    before, after = Splitter(salt, _arms(small)).many(keys), Splitter(salt, _arms(large)).many(keys)
     assert not np.any((before == 1) & (after == 0))
 
 
 def test_the_ends_take_all_or_nothing() -> None:
     keys = KEY_KINDS["numbers"][:1000]
-    assert set(assign("s", keys, _arms(0))) == {0}
-    assert set(assign("s", keys, _arms(100))) == {1}
-    assert assign("s", [], _arms(50)).shape == (0,)
+    assert set(Splitter("s", _arms(0)).many(keys)) == {0}
+    assert set(Splitter("s", _arms(100)).many(keys)) == {1}
+    assert Splitter("s", _arms(50)).many([]).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", KEY_KINDS)
@@ -56,7 +56,7 @@ def test_places_are_uniform(kind: str) -> None:
     assert places.max() < 1
     counts = np.histogram(places, bins=100, range=(0, 1))[0]
     assert chisquare(counts).pvalue > 1e-4
-    share = np.mean(assign("flights-delay/2", KEY_KINDS[kind], _arms(5)) == 1)
+    share = np.mean(Splitter("flights-delay/2", _arms(5)).many(KEY_KINDS[kind]) == 1)
     assert share == pytest.approx(0.05, abs=5 * math.sqrt(0.05 * 0.95 / 40_000))
 
 
@@ -87,4 +87,4 @@ def test_weights_that_cannot_split_are_refused(weights: tuple[float, ...]) -> No
 
 def test_a_key_that_is_no_text_is_refused() -> None:
     with pytest.raises(InvalidInput, match="must be text"):
-        assign("s", [1], _arms(50))  # type: ignore[list-item]
+        Splitter("s", _arms(50)).many([1])  # type: ignore[list-item]

@@ -260,3 +260,24 @@ def test_order_and_repeats_do_not_change_what_is_stored(order: list[int], again:
     assert to_parquet(conform_labels(known.take(order + again))) == to_parquet(
         conform_labels(known)
     )
+
+
+def test_all_of_time_can_be_read(predictions: PredictionService) -> None:
+    ids = new_ids(1)
+    predictions.log("d", _rows(ids))
+    predictions.labels("d", _labels((f"r-{ids[0][-6:]}", 1.0, START)))
+    found = predictions.read(
+        "d",
+        since=datetime.min.replace(tzinfo=UTC),
+        until=datetime.max.replace(tzinfo=UTC),
+        labelled=True,
+        columns=["label", "id", "id"],
+    )
+    assert found.column_names == ["id", "label", "label_at"]
+    assert found.to_pylist() == [{"id": ids[0], "label": 1.0, "label_at": START}]
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), float("-inf")])
+def test_a_label_is_a_finite_number(predictions: PredictionService, label: float) -> None:
+    with pytest.raises(InvalidInput, match="is NaN or infinite"):
+        predictions.labels("d", _labels(("r", label, START)))

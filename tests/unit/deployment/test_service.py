@@ -272,3 +272,20 @@ def test_changes_follow_from_what_acts(deployment: DeploymentService, catalog: C
     started = catalog.events(kind="rollout.Started")[0]
     changed = catalog.events(kind="deployment.ArmsChanged")[0]
     assert (started.actor, started.cause, changed.cause) == ("loop:d", "E1", started.id)
+
+
+def test_time_in_which_nothing_was_served_counts_for_no_step(
+    deployment: DeploymentService, clock: ManualClock
+) -> None:
+    plan = RolloutPlan(steps=(5, 50, 100), every_s=86_400, shadow_s=0)
+    deployment.start_rollout("d", 2, plan)
+    deployment.stop("d")
+    clock.advance(days=3)
+    deployment.start("d")
+    stands = deployment.advance("d")
+    assert stands is not None
+    assert (stands.state.stage, stands.state.step) == ("canary", 0)
+    clock.advance(days=1)
+    moved = deployment.advance("d")
+    assert moved is not None
+    assert moved.state.step == 1

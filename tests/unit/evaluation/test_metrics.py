@@ -14,9 +14,6 @@ from everloop.evaluation.bootstrap import AUC_BINS, RESAMPLES, difference, singl
 from everloop.evaluation.metrics import (
     Floats,
     auc,
-    brier,
-    group_average,
-    log_loss,
     metric,
     parse_metric,
 )
@@ -39,8 +36,8 @@ def test_metrics_agree_with_sklearn(given_: tuple[Floats, Floats]) -> None:
         assert auc(y, p) == pytest.approx(oracle.roc_auc_score(y, p))
     else:
         assert math.isnan(auc(y, p))
-    assert brier(y, p) == pytest.approx(oracle.brier_score_loss(y, p))
-    assert log_loss(y, p) == pytest.approx(oracle.log_loss(y, p, labels=[0, 1]))
+    assert metric("brier", y, p) == pytest.approx(oracle.brier_score_loss(y, p))
+    assert metric("log_loss", y, p) == pytest.approx(oracle.log_loss(y, p, labels=[0, 1]))
     hit = (p >= 0.3).astype(int)
     assert metric("accuracy@0.3", y, p) == pytest.approx(oracle.accuracy_score(y, hit))
     for name, function in (("tpr", oracle.recall_score), ("precision", oracle.precision_score)):
@@ -70,16 +67,7 @@ def test_what_is_not_defined_is_nan() -> None:
 
 
 def test_a_sure_and_wrong_probability_costs_much_but_not_infinitely() -> None:
-    assert 30 < log_loss(np.array([1.0]), np.array([0.0])) < 40
-
-
-def test_group_average_weighs_groups_alike_and_leaves_undefined_out() -> None:
-    y = np.array([1.0, 0, 1, 0, 1])
-    p = np.array([0.9, 0.1, 0.2, 0.8, 0.5])
-    groups = np.array(["a", "a", "b", "b", "c"])
-    assert group_average("auc", y, p, groups) == 0.5
-    assert math.isnan(group_average("auc", y[4:], p[4:], groups[4:]))
-    assert math.isnan(group_average("auc", y[:0], p[:0], groups[:0]))
+    assert 30 < metric("log_loss", np.array([1.0]), np.array([0.0])) < 40
 
 
 def test_a_metric_is_named_right_or_refused() -> None:

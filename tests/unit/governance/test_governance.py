@@ -236,6 +236,25 @@ def test_promises_are_measured_or_said_not_to_be(workspace: Workspace, clock: Ma
     renewal = workspace.governance.service_levels(NAME)[0]
     assert renewal.measured_s == 11 * 86_400
     assert renewal.kept is False
+    assert not renewal.of_answers
+
+
+def test_promises_are_measured_up_to_the_last_answer(
+    workspace: Workspace, clock: ManualClock
+) -> None:
+    promises = ev.charter(problem="p", value="v", owner="o", sla=[ev.sla("renewal", "10d")])
+    declare(workspace, promises)
+    register(workspace)
+    workspace.deployment.create(NAME, model=NAME, version=1)
+    clock.advance(days=3)
+    answered = clock.now()
+    row = {"id": new_id(), "at": answered, "version": 1, "value": 0.5}
+    workspace.predictions.log(NAME, pa.Table.from_pylist([row]))
+    clock.advance(days=500)
+    renewal = workspace.governance.service_levels(NAME)[0]
+    assert (renewal.as_of, renewal.of_answers) == (answered, True)
+    assert renewal.measured_s == 3 * 86_400
+    assert renewal.kept is True
 
 
 def test_the_story_of_a_new_loop_is_its_declaration(workspace: Workspace) -> None:

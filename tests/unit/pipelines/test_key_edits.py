@@ -135,7 +135,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield Project(tmp_path)
-    for module in MODULES:
+    for module in (*MODULES, "pack", "pack.part"):
         sys.modules.pop(module, None)
 
 
@@ -259,6 +259,58 @@ def test_conditional_import_counts_by_what_it_gave(project: Project) -> None:
     head = "try:\n    from lib import {} as f\nexcept ImportError:\n    from late import late as f"
     before = variant(project, "return f(x)", head.format("deep"))
     assert variant(project, "return f(x)", head.format("missing")).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("", "from pack import part\nreturn part.f(x)"),
+        ("", "from pack.part import f\nreturn f(x)"),
+        ("", "import pack.part\nreturn pack.part.f(x)"),
+        ("", "import pack.part as part\nreturn part.f(x)"),
+        ("", "global pack\nimport pack.part\nreturn pack.part.f(x)"),
+        ("import pack", "return pack.part.f(x)"),
+    ],
+    ids=["from package", "from module", "import", "import as", "into a global", "of a package"],
+)
+def test_part_of_a_package_that_is_not_yet_imported_is_followed(
+    project: Project, head: str, body: str
+) -> None:
+    (project.folder / "pack").mkdir()
+    project.write("pack/__init__", "")
+    digests = set()
+    for text in ("return x", "return -x", "return x"):
+        project.write("pack/part", f"def f(x):\n    {text}")
+        for module in ("pack", "pack.part"):
+            sys.modules.pop(module, None)
+        made = variant(project, body, head)
+        assert made.cacheable
+        digests.add(made.digest)
+    assert len(digests) == 2
+
+
+def test_attribute_that_a_module_makes_takes_the_whole_of_it(project: Project) -> None:
+    text = "def __getattr__(name):\n    return lambda x: x{}"
+    digests = set()
+    for change in ("", " + 1"):
+        project.write("lib", text.format(change))
+        made = variant(project, "return lib.f(x)", "import lib")
+        assert made.cacheable
+        assert any("made by __getattr__" in note for note in made.notes)
+        digests.add(made.digest)
+    assert len(digests) == 2
+
+
+def test_method_by_itself_brings_the_base_that_it_calls_by_super(project: Project) -> None:
+    head = """
+    class Base:
+        def f(self): return {}
+    class Shape(Base):
+        def g(self): return super().f()
+    g = Shape.g
+    """
+    before = variant(project, "return g(x)", head.format(1))
+    assert variant(project, "return g(x)", head.format(2)).digest != before.digest
 
 
 def test_functions_in_a_registry_are_followed(project: Project) -> None:
