@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -27,6 +28,7 @@ from everloop.core.pipeline import Memo, StepKey
 from everloop.core.run import StepRun
 from everloop.core.schema import canonical_json
 from everloop.core.time import ManualClock
+from everloop.core.trace import Span
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.pipelines.values import load, store
 from everloop.workspace import Workspace
@@ -188,6 +190,26 @@ def test_what_is_past_its_window_is_purged(
     assert ws.tracking.create_experiment("e").id != experiment, "the name is free"
     [told] = ws.lineage.events(kind="workspace.Purged")
     assert told.body["runs"] == 1
+
+
+def spans(trace: str) -> list[Span]:
+    body = {"span_id": base64.b64encode(bytes(8)).decode(), "name": f"of {trace}"}
+    return [Span(trace_id=trace, id="0" * 16, started_ns=1, ended_ns=2, body=body)]
+
+
+def test_traces_go_with_their_experiment(ws: Workspace, tmp_path: Path, clock: ManualClock) -> None:
+    going = ws.tracking.create_experiment("going").id
+    for experiment, trace in ((going, "a" * 32), ("0", "b" * 32)):
+        ws.traces.log_spans(experiment, spans(trace))
+    age(objects_of(ws, tmp_path))
+    [kept] = ws.traces.search(["0"]).traces
+    assert ws.objects.collect().objects == 0
+    ws.tracking.delete_experiment(going)
+    clock.advance(days=30)
+    done = ws.objects.collect()
+    assert (done.purged, done.objects) == ({"experiments": 1, "traces": 1}, 1)
+    [[span]] = ws.traces.spans([kept.id]).values()
+    assert span["name"] == "of " + "b" * 32
 
 
 def test_a_run_that_a_source_names_is_kept(ws: Workspace, clock: ManualClock) -> None:
