@@ -4,8 +4,10 @@
 the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
 ``EVERLOOP_WEBHOOK_HOSTS`` names hosts (``name`` or ``name:port``, with commas between) that
 webhooks may have although their addresses are private or their scheme is http, and
-``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace. The
-variables of MLflow's own clients say who asks when runs are imported from a server of MLflow's.
+``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace.
+``EVERLOOP_UNDO`` is how long a delete can be undone, and ``EVERLOOP_SIGNING_KEY`` signs model
+versions. The variables of MLflow's own clients say who asks when runs are imported from a server
+of MLflow's.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ __all__ = ["DEFAULT_DIR", "MlflowLogin", "Settings", "load", "mlflow_login"]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
+DEFAULT_UNDO = "30d"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -29,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     objects: str = ""
+    undo: str = DEFAULT_UNDO
+    signing_key: str = ""
     webhook_hosts: tuple[str, ...] = ()
     secret_key: str = ""
 
@@ -58,6 +63,8 @@ def load() -> Settings:
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+        undo=os.environ.get("EVERLOOP_UNDO", DEFAULT_UNDO),
+        signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
         webhook_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
     )

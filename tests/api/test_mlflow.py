@@ -253,6 +253,41 @@ def test_versions_and_aliases(app: ASGIApp) -> None:
     assert [found["version"] for found in latest["model_versions"]] == ["3"]
 
 
+def test_a_protected_alias_is_refused_with_what_is_missing(
+    app: ASGIApp, workspace: Workspace
+) -> None:
+    post(app, "registered-models/create", {"name": "guarded"})
+    for _ in range(2):
+        body = {"name": "guarded", "source": "mlflow-artifacts:/0/x/artifacts/model"}
+        post(app, "model-versions/create", body)
+    alias = {"name": "guarded", "alias": "champion", "version": "1"}
+    assert post(app, "registered-models/alias", alias).json() == {}
+    workspace.registry.protect("guarded", "champion", ["threshold:auc"], approvals=2)
+    message = refused(
+        post(app, "registered-models/alias", {**alias, "version": "2"}), "PERMISSION_DENIED", 403
+    )
+    assert "gate threshold:auc was never judged" in message
+    assert "2 of 2 approvals" in message
+    found = get(app, "registered-models/alias?name=guarded&alias=champion").json()
+    assert found["model_version"]["version"] == "1"
+    message = refused(
+        post(app, "registered-models/alias", {"name": "guarded", "alias": "champion"}, "DELETE")
+    )
+    assert "protected" in message
+    for path, body in (
+        ("model-versions/delete", {"name": "guarded", "version": "1"}),
+        ("registered-models/delete", {"name": "guarded"}),
+    ):
+        assert "protected" in refused(post(app, path, body, "DELETE"))
+
+
+def test_a_deleted_model_frees_its_name(app: ASGIApp, workspace: Workspace) -> None:
+    for _ in range(2):
+        assert post(app, "registered-models/create", {"name": "fleeting"}).status == 200
+        assert post(app, "registered-models/delete", {"name": "fleeting"}, "DELETE").json() == {}
+    assert len(workspace.registry.deleted("fleeting")) == 2
+
+
 @pytest.mark.parametrize(
     "source",
     [

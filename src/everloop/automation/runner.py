@@ -33,7 +33,7 @@ from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
-from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
+from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
@@ -202,7 +202,12 @@ class LoopRunner:
             return []
         # No cause is given: a step of a rollout follows from the step before, as the log has it.
         with acting(actor=f"loop:{spec.name}"):
-            moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
+            try:
+                moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
+            except GateRefused as error:
+                # The alias is protected: the rollout stays at its step until what is missing comes.
+                _log.warning("loop %s waits: %s", spec.name, error.message)
+                return []
         return [] if moved is None else [moved]
 
     def _open_rollout(self, name: str) -> Rollout | None:

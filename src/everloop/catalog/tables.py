@@ -136,6 +136,7 @@ runs = _table(
     Column("lifecycle", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant),
+    Column("deleted_at", Instant),
     Index("runs_experiment", "experiment_pk", "started_at"),
     Index("runs_pipeline", "pipeline", "pk"),
 )
@@ -363,6 +364,38 @@ aliases = _table(
     Column("alias", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+alias_rules = _table(
+    "alias_rules",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("gates", Json, nullable=False),
+    Column("approvals", Integer, nullable=False),
+    Column("four_eyes", Boolean, nullable=False),
+    Column("rollback", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+approvals = _table(
+    "approvals",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("actor", Text, primary_key=True),
+    Column("note", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+# What was deleted from the registry: the rows as JSON, until they are restored or purged.
+trash = _table(
+    "trash",
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("deleted_at", Instant, nullable=False),
+    Index("trash_name", "name", "deleted_at"),
 )
 verdicts = _table(
     "verdicts",

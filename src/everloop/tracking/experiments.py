@@ -188,7 +188,8 @@ class ExperimentMethods:
             pk = int(experiment_row(tx, id_).id)
             values = {"lifecycle": lifecycle, "updated_at": tx.now}
             tx.execute(update(experiments).where(experiments.c.pk == pk).values(**values))
-            of_it = update(runs).where(runs.c.experiment_pk == pk)
-            tx.execute(of_it.values(lifecycle=lifecycle))
+            of_it = update(runs).where(runs.c.experiment_pk == pk, runs.c.lifecycle != lifecycle)
+            at = tx.now if lifecycle == "deleted" else None
+            tx.execute(of_it.values(lifecycle=lifecycle, deleted_at=at))
             kind = "experiment.Deleted" if lifecycle == "deleted" else "experiment.Restored"
             tx.append(kind, f"experiment:{id_}")

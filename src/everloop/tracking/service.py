@@ -264,7 +264,9 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         with self._catalog.write() as tx:
             row = run_row(tx, id_)
             if row.lifecycle != lifecycle:
-                tx.execute(update(runs).where(runs.c.id == id_).values(lifecycle=lifecycle))
+                at = tx.now if lifecycle == "deleted" else None
+                values = {"lifecycle": lifecycle, "deleted_at": at}
+                tx.execute(update(runs).where(runs.c.id == id_).values(**values))
                 kind = "run.Deleted" if lifecycle == "deleted" else "run.Restored"
                 tx.append(kind, f"run:{id_}")
 

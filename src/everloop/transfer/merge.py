@@ -124,7 +124,7 @@ class Merger:
             self._findings.add("object", imported=len(taken), there=len(batch) - len(fresh))
 
     def _is_here(self, digest: str, is_named: bool) -> bool:
-        return is_named and self._here_blobs.exists(digest)
+        return is_named and self._here_blobs.keep(digest)
 
     def _take_object(self, digest: str, size: int) -> bool:
         """Copy one object, whose bytes are held against its name on both sides."""
