@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from everloop.backends.blobs.parts import PartFiles
 from everloop.core.ids import new_id
 from everloop.errors import BackendError, InvalidInput, NotFound
 
@@ -26,6 +27,7 @@ class LocalBlobs:
         self._verified: set[str] = set()
         self._lock = threading.Lock()
         self._ready: set[Path] = set()
+        self._parts = PartFiles(self._root / "tmp" / "parts")
 
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         if isinstance(data, bytes | bytearray | memoryview):
@@ -96,6 +98,18 @@ class LocalBlobs:
                 raise self._corrupt(digest)
             self._verified.add(digest)
         return file
+
+    def begin_parts(self, purpose: str) -> str:
+        return self._parts.begin(purpose)
+
+    def put_part(self, upload: str, number: int, data: Iterable[bytes]) -> str:
+        return self._parts.put(upload, number, data)
+
+    def join_parts(self, upload: str, purpose: str, parts: dict[int, str]) -> tuple[str, int]:
+        return self.put(self._parts.read(upload, purpose, parts))
+
+    def drop_parts(self, upload: str, purpose: str) -> None:
+        self._parts.drop(self._parts.check(upload, purpose))
 
     def exists(self, digest: str) -> bool:
         return self._file(digest).exists()
