@@ -58,6 +58,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         rows: How many rows it was trained on; 0 where nobody said.
         reference: Digest of the object with reference statistics for the monitors, or empty.
         card: Digest of the model card (Markdown), or empty.
+        stage: A label that older clients move; what is served goes by aliases and `state`.
+        run_link: URL of the run on another server, or empty.
     """
 
     name: str
@@ -81,6 +83,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     state: VersionState = "draft"
     description: str = ""
     source: str = ""
+    stage: str = "None"
+    run_link: str = ""
     tags: dict[str, str] = {}
     actor: str = ""
     created_at: datetime
