@@ -18,14 +18,7 @@ from starlette.types import ASGIApp
 
 import everloop as ev
 from everloop.access.service import actions_of
-from everloop.api import (
-    mlflow_experiments,
-    mlflow_log,
-    mlflow_models,
-    mlflow_registry,
-    mlflow_runs,
-    native,
-)
+from everloop.api import mlflow, native
 from everloop.errors import NotAllowed
 from everloop.registry.service import RegistryService
 from everloop.server import make_app
@@ -42,9 +35,7 @@ OPEN = {
     "/static",
 }
 MLFLOW = [
-    (method, path, call)
-    for door in (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
-    for (method, path), call in door.calls.items()
+    (method, path, call) for door in mlflow.DOORS for (method, path), call in door.calls.items()
 ]
 
 
@@ -130,6 +121,35 @@ def test_artifacts_ask_the_decision_point(app: ASGIApp, method: str) -> None:
     assert ask(app, "GET", f"{base}?path=0").status == 403
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("GET", "/get-artifact?run_id=1&path=x", b""),
+        ("GET", "/model-versions/get-artifact?name=a&version=1&path=x", b""),
+        ("POST", "/ajax-api/2.0/mlflow/upload-artifact?run_uuid=1&path=x", b"x"),
+        ("GET", "/api/2.0/mlflow/logged-models/m-1/artifacts/files?artifact_file_path=x", b""),
+        ("GET", "/api/2.0/mlflow-artifacts/presigned/0/x", b""),
+        ("POST", "/api/2.0/mlflow-artifacts/mpu/create/0", {"path": "x", "num_parts": 1}),
+        (
+            "POST",
+            "/api/2.0/mlflow-artifacts/mpu/complete/0",
+            {"path": "x", "upload_id": "1", "parts": [{"part_number": 1}]},
+        ),
+        ("POST", "/api/2.0/mlflow-artifacts/mpu/abort/0", {"path": "x", "upload_id": "1"}),
+    ],
+)
+def test_files_of_mlflow_ask_the_decision_point(
+    app: ASGIApp, method: str, target: str, body: Any
+) -> None:
+    answer = ask(app, method, target, body)
+    assert (answer.status, answer.json()["error_code"]) == (403, "PERMISSION_DENIED"), answer.text
+
+
+def test_a_part_is_taken_only_for_an_upload_that_was_allowed(app: ASGIApp) -> None:
+    path = f"/api/2.0/mlflow-artifacts/mpu/parts/{'0' * 32}/1"
+    assert ask(app, "PUT", path, b"x").status == 404
+
+
 def test_every_native_method_is_served_and_declares_its_action(
     app: ASGIApp, closed: Workspace
 ) -> None:
@@ -167,7 +187,11 @@ def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
-        r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
+        r"|mlflow-artifacts/presigned/\{path:path\}"
+        r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
+        r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
+        r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):
