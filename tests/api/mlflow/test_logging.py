@@ -254,6 +254,7 @@ def test_a_token_belongs_to_its_metric(door: Door, charted: str) -> None:
         ({"start_step": 100, "end_step": 200}, []),
         ({"max_results": 2500}, list(range(0, 40, 2))),
         ({"max_results": 2}, [0, 38]),
+        ({"max_results": 1}, [38]),
         ({"max_results": 20}, list(range(0, 40, 2))),
     ],
 )
