@@ -45,7 +45,7 @@ REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_de
 _INSTANT = pl.Datetime("us", "UTC")
 
 #: Between two requests of a day, so that they last about as long as the day's end takes.
-_BETWEEN_S = 0.012
+_BETWEEN_S = 0.006
 
 #: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)

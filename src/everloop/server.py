@@ -7,8 +7,8 @@ The serving paths (``/v2``, ``/invocations``, ``/ping``) go to the raw ASGI appl
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, metrics, mlflow, native
+from everloop.api import errors, metrics, mlflow, native, otlp
 from everloop.api.guard import Guard
 from everloop.errors import EverloopError
 from everloop.ui import pages
@@ -76,6 +76,22 @@ class _Serving:
             return self._opened
 
 
+@contextmanager
+def _delivering(workspace: Workspace) -> Iterator[None]:
+    """Deliver to the webhooks in a thread of its own, so that no request ever waits for one."""
+    stop = threading.Event()
+    courier = workspace.courier()
+    thread = threading.Thread(
+        target=courier.run_forever, args=(stop,), name="everloop-courier", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
     """The application over `workspace`.
 
@@ -97,7 +113,8 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
+        with _delivering(workspace):
+            yield
         try:
             await run_in_threadpool(serving.close)
         finally:
@@ -109,6 +126,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
             Route("/metrics", prometheus),
             *native.routes(workspace),
             *mlflow.routes(workspace),
+            *otlp.routes(workspace),
             *pages.routes(workspace),
         ],
         exception_handlers={

@@ -6,6 +6,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -70,6 +71,12 @@ def open_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIApp]:
 
 def value_of(hint: Any) -> Any:
     """Something that decodes as `hint`."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return body_of(hint)
+    if hint is datetime or typing.get_args(hint)[:1] == (datetime,):
+        return "2026-01-01T00:00:00Z"
+    if typing.get_origin(hint) is dict:
+        return {}
     for kind, value in ((int, 1), (float, 1.0), (str, "1"), (bytes, "eA==")):
         if hint is kind or typing.get_args(hint)[:1] == (kind,):
             return value
@@ -97,6 +104,8 @@ def test_every_call_of_mlflow_asks_the_decision_point(
     body = body_of(call.asked)
     if "model_json" in body:
         body["model_json"] = '{"artifact_path": "", "utc_time_created": "", "flavors": {}}'
+    if path == "mlflow/traces/{trace_id}/assessments":
+        body["assessment"]["feedback"] = {"value": 1}
     if path == "mlflow/model-versions/create":
         body["source"] = "s3://bucket/model"
     if method == "PATCH" and path.endswith("{model_id}"):
@@ -184,6 +193,14 @@ def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
 
 
+def test_spans_ask_the_decision_point(app: ASGIApp) -> None:
+    times = {"startTimeUnixNano": "1", "endTimeUnixNano": "2"}
+    span = {"traceId": "ab" * 16, "spanId": "cd" * 8, **times}
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    headers = {"x-mlflow-experiment-id": "0"}
+    assert ask(app, "POST", "/v1/traces", body, headers=headers).status == 403
+
+
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
@@ -191,7 +208,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):

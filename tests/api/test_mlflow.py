@@ -561,7 +561,7 @@ def test_unknown_things_are_404_in_the_words_clients_match(
     [
         ("POST", f"{API}/nothing"),
         ("GET", "/api/2.0/"),
-        ("POST", "/api/3.0/mlflow/traces"),
+        ("POST", "/api/3.0/mlflow/traces/metrics/of/all"),
         ("GET", f"{API}/logged-models/a/b/c/d"),
     ],
 )
@@ -603,6 +603,13 @@ _FIELDS = st.sampled_from(
         "new_name",
         "tag_key",
         "model_json",
+        "trace",
+        "assessment",
+        "locations",
+        "request_ids",
+        "trace_ids",
+        "events",
+        "url",
     ]
 )
 _CALLS = st.sampled_from(

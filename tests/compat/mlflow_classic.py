@@ -50,7 +50,11 @@ def boosted() -> dict[str, Any]:
         "params": found.data.params,
         "metrics": sorted(found.data.metrics),
         "points": len(MlflowClient().get_metric_history(run.info.run_id, "held-binary_logloss")),
-        "inputs": sorted(tag.value for item in found.inputs.dataset_inputs for tag in item.tags),
+        "inputs": [
+            (f"{item.dataset.name} {item.dataset.digest}", tag.value)
+            for item in found.inputs.dataset_inputs
+            for tag in item.tags
+        ],
         "files": sorted(file.path for file in files),
         "model": mlflow.get_logged_model(output.model_id).status.name,
         "predicts": len(mlflow.lightgbm.load_model(f"models:/{output.model_id}").predict(X)),

@@ -30,7 +30,9 @@ def test_lightgbm_logs_itself(seen: dict[str, Any]) -> None:
     assert told["params"]["num_leaves"] == "4"
     assert told["metrics"] == ["held-binary_logloss", "train-binary_logloss"]
     assert told["points"] == 5
-    assert told["inputs"] == ["eval", "train"]
+    assert {role for _, role in told["inputs"]} == {"eval", "train"}
+    names = [name for name, _ in told["inputs"]]
+    assert len(names) == len(set(names))
     assert "feature_importance_gain.json" in told["files"]
     assert (told["model"], told["predicts"]) == ("READY", 60)
 

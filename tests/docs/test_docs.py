@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import everloop as ev
 from everloop.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,28 @@ def test_the_commands_of_the_guide_work_one_after_the_other(tmp_path: Path) -> N
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         ran += 1
     assert ran >= 6
+
+
+def test_the_commands_for_those_who_come_from_mlflow_work(tmp_path: Path) -> None:
+    run = tmp_path / "mlruns" / "1" / ("a" * 32)
+    run.mkdir(parents=True)
+    (run.parent / "meta.yaml").write_text("experiment_id: '1'\nname: first\n")
+    (run / "meta.yaml").write_text(f"run_id: {run.name}\nstatus: 3\n")
+    with ev.open(tmp_path / "cluster" / ".everloop") as cluster:
+        cluster.tracking.create_run("of a cluster")
+    found = commands(ROOT / "docs" / "guide" / "coming-from-mlflow.md")
+    assert len(found) == 3
+    for command in found:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    with ev.open(tmp_path / ".everloop") as workspace:
+        assert len(workspace.tracking.runs().runs) == 2
 
 
 def test_the_commands_of_the_readme_are_known() -> None:
@@ -75,8 +98,6 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 
 def test_public_names_are_listed_once_and_load() -> None:
-    import everloop as ev
-
     assert sorted(ev.__all__) == ev.__all__
     assert set(ev.__all__) == {*ev._HOMES, "__version__"}
     for name in ev.__all__:

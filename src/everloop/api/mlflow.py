@@ -23,7 +23,9 @@ from everloop.api import (
     mlflow_models,
     mlflow_registry,
     mlflow_runs,
+    mlflow_traces,
     mlflow_versions,
+    mlflow_webhooks,
 )
 from everloop.api.mlflow_calls import Call, answer_json, told
 from everloop.api.mlflow_wire import decode_body, decode_query
@@ -54,6 +56,8 @@ DOORS = (
     mlflow_registry,
     mlflow_versions,
     mlflow_files,
+    mlflow_traces,
+    mlflow_webhooks,
 )
 for _door in DOORS:
     for (_method, _path), _call in _door.calls.items():

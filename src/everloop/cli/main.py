@@ -32,6 +32,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),
     "deploy": ("everloop.cli.deploy", "deploy", "Deployments and rollouts."),
     "events": ("everloop.cli.story", "events", "The event log."),
+    "import": ("everloop.cli.transfer", "import_", "Take in runs and models of MLflow's."),
+    "merge": ("everloop.cli.transfer", "merge", "Take in another workspace's folder."),
 }
 
 #: Commands that processes of ours start, not people.

@@ -25,6 +25,7 @@ from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.registry import search, write
 from everloop.registry.flavors import true_tier
+from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 from everloop.registry.stages import StageMethods
 from everloop.tracking.limits import check_tags
@@ -34,7 +35,7 @@ __all__ = ["RegistryService"]
 _MAX_TAG = 100_000
 
 
-class RegistryService(StageMethods, Service):
+class RegistryService(IntakeMethods, StageMethods, Service):
     """Keeps models: who is what, made from what, and which one is meant by an alias."""
 
     area = "registry"
@@ -148,6 +149,7 @@ class RegistryService(StageMethods, Service):
         check_tags(tags, longest=_MAX_TAG)
         with self._catalog.write() as tx:
             merged = _merged(write.load_model(tx, name).tags, tags)
+            tx.append("model.Tagged", f"model:{name}", _tag_changes(tags))
             return self._write_model(tx, name, {"tags": merged})
 
     @action("model:delete", on="name")
@@ -346,7 +348,9 @@ class RegistryService(StageMethods, Service):
         """Set tags of a version; a tag of None is removed."""
         check_tags(tags, longest=_MAX_TAG)
         with self._catalog.write() as tx:
-            merged = _merged(write.load_version(tx, name, version).tags, tags)
+            found = write.load_version(tx, name, version)
+            merged = _merged(found.tags, tags)
+            tx.append("model.VersionTagged", f"model:{found.ref}", _tag_changes(tags))
             return self._write_version(tx, name, version, {"tags": merged})
 
     @action("model:write", on="name")
@@ -484,7 +488,8 @@ class RegistryService(StageMethods, Service):
         }
         made = tx.insert_new(tables.models, row)
         if made:
-            tx.append("model.Created", f"model:{name}", {"owner": owner})
+            body = {"owner": owner, "description": description, "tags": tags}
+            tx.append("model.Created", f"model:{name}", body)
         return made
 
     def _used(self, tx: Transaction, name: str) -> int:
@@ -581,9 +586,17 @@ class RegistryService(StageMethods, Service):
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
+        body |= {"description": description, "tags": tags}
         tx.append("model.Registered", subject, body)
         return number
 
 
 def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:
     return {key: value for key, value in {**old, **new}.items() if value is not None}
+
+
+def _tag_changes(tags: dict[str, str | None]) -> dict[str, Any]:
+    return {
+        "set": {key: value for key, value in tags.items() if value is not None},
+        "removed": [key for key, value in tags.items() if value is None],
+    }

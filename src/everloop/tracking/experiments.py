@@ -23,7 +23,7 @@ from everloop.tracking.limits import (
 from everloop.tracking.places import check_location
 from everloop.tracking.store import experiment_of, not_active
 
-__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row"]
+__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row", "make_default"]
 
 _MOST_DATASETS = 1000
 
@@ -43,6 +43,16 @@ def experiment_row(tx: Transaction, id_: str) -> Experiment:
     raise NotFound(
         f"No Experiment with id={id_} exists", details={"kind": "experiment", "name": id_}
     )
+
+
+def make_default(catalog: Catalog) -> None:
+    """Make the experiment "0" called Default, which clients count on before they made any."""
+    with catalog.read() as tx:
+        if tx.first(select(experiments.c.pk).where(experiments.c.pk == 0)) is not None:
+            return
+    with catalog.write() as tx:
+        fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
+        tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
 
 
 class ExperimentMethods:

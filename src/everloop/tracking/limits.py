@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from everloop.core.run import Metric, RunInput
@@ -22,6 +22,8 @@ __all__ = [
     "check_tags",
     "clean_path",
     "cut",
+    "key_faults",
+    "metric_faults",
     "refuse",
     "text_faults",
 ]
@@ -47,67 +49,73 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length]
 
 
-class _Wrong(NamedTuple):
-    """A fault with what doors need to tell it in their own words."""
+class _Wrong(Fault):
+    """A fault that also knows the value, or the limit, for doors with words of their own."""
 
-    fault: Fault
     value: Any = None
     longest: int = 0
 
 
-def refuse(message: str, found: Iterable[_Wrong]) -> None:
+def _wrong(path: str, message: str, value: Any = None, *, longest: int = 0) -> Fault:
+    fault = _Wrong(path, message)
+    fault.value, fault.longest = value, longest
+    return fault
+
+
+def refuse(message: str, found: Iterable[Fault]) -> None:
     """Raise if anything was found.
 
     Raises:
         InvalidInput: With all faults; ``details`` holds the value, or the limit, of the first.
     """
-    wrong = list(found)
-    if wrong:
-        first = wrong[0]
+    faults = list(found)
+    if not faults:
+        return
+    first = faults[0]
+    details: dict[str, Any] = {}
+    if isinstance(first, _Wrong):
         details = {"longest": first.longest} if first.longest else {"value": first.value}
-        raise InvalidInput(message, [item.fault for item in wrong], details=details)
+    raise InvalidInput(message, faults, details=details)
 
 
-def text_faults(path: str, text: str, *, longest: int = 0, empty: bool = True) -> Iterable[_Wrong]:
+def text_faults(path: str, text: str, *, longest: int = 0, empty: bool = True) -> Iterable[Fault]:
     """What keeps `text` from being stored."""
     if not empty and not text:
-        yield _Wrong(Fault(path, "Missing value for required parameter"), text)
+        yield _wrong(path, "Missing value for required parameter", text)
     if _UNSAFE_TEXT.search(text):
-        yield _Wrong(Fault(path, "holds a NUL or half a surrogate pair"))
+        yield _wrong(path, "holds a NUL or half a surrogate pair")
     if longest and len(text) > longest:
         said = f"is {len(text)} characters long, at most {longest} are allowed"
-        yield _Wrong(Fault(path, said), longest=longest)
+        yield _wrong(path, said, longest=longest)
 
 
-def _key_faults(path: str, key: str, longest: int = MAX_KEY) -> Iterable[_Wrong]:
+def key_faults(path: str, key: str, longest: int = MAX_KEY) -> Iterable[Fault]:
+    """What keeps `key` from naming a metric, a parameter or a tag."""
     if not key:
-        yield _Wrong(Fault(path, "Missing value for required parameter"), key)
+        yield _wrong(path, "Missing value for required parameter", key)
     elif len(key) > longest:
         yield from text_faults(path, key, longest=longest)
     elif not _KEY.fullmatch(key):
-        yield _Wrong(
-            Fault(path, f"{key!r} may hold only letters, digits, _ - . / : and spaces"), key
-        )
+        yield _wrong(path, f"{key!r} may hold only letters, digits, _ - . / : and spaces", key)
     elif posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
-        yield _Wrong(
-            Fault(path, f"{key!r} must be a plain path, without .., // or a leading /"), key
-        )
+        yield _wrong(path, f"{key!r} must be a plain path, without .., // or a leading /", key)
 
 
-def _metric_faults(path: str, metric: Metric) -> Iterable[_Wrong]:
-    yield from _key_faults(f"{path}.key", metric.key)
+def metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
+    """What keeps a point from being stored."""
+    yield from key_faults(f"{path}.key", metric.key)
     if not _is_number(metric.value):
         said = f"wanted a number, got {type(metric.value).__name__}"
-        yield _Wrong(Fault(f"{path}.value", said), str(metric.value)[:80])
+        yield _wrong(f"{path}.value", said, str(metric.value)[:80])
     if not -_INT64 <= metric.step < _INT64:
-        yield _Wrong(Fault(f"{path}.step", f"{metric.step} is no 64-bit integer"), str(metric.step))
+        yield _wrong(f"{path}.step", f"{metric.step} is no 64-bit integer", str(metric.step))
     if not 0 <= metric.at_ms < _INT64:
         said = f"{metric.at_ms} is no time in milliseconds since 1970"
-        yield _Wrong(Fault(f"{path}.timestamp", said), metric.at_ms)
+        yield _wrong(f"{path}.timestamp", said, metric.at_ms)
     if bool(metric.dataset) != bool(metric.digest):
         given = "dataset_name" if metric.dataset else "dataset_digest"
         said = "dataset_name and dataset_digest must be given together"
-        yield _Wrong(Fault(f"{path}.{given}", said), metric.dataset or metric.digest)
+        yield _wrong(f"{path}.{given}", said, metric.dataset or metric.digest)
 
 
 def _is_number(value: object) -> bool:
@@ -132,17 +140,17 @@ def check_log(
     Raises:
         InvalidInput: With the index or key of everything that is wrong.
     """
-    wrong: list[_Wrong] = []
+    wrong: list[Fault] = []
     if of_client:
         counts = (len(metrics), len(params), len(tags))
         limits = (MAX_METRICS, MAX_PARAMS, MAX_TAGS)
         for name, count, limit in zip(("metrics", "params", "tags"), counts, limits, strict=True):
             if count > limit:
                 said = f"a batch can contain at most {limit} {name}. Got {count} {name}"
-                wrong.append(_Wrong(Fault(name, said), count))
+                wrong.append(_wrong(name, said, count))
         if sum(counts) > MAX_TOTAL:
             said = f"a batch can contain at most {MAX_TOTAL} metrics, params, and tags"
-            wrong.append(_Wrong(Fault("", f"{said}. Got {sum(counts)}"), sum(counts)))
+            wrong.append(_wrong("", f"{said}. Got {sum(counts)}", sum(counts)))
     # Points of a batch mostly share few keys: each is checked once.
     sound: set[str] = set()
     for index, metric in enumerate(metrics):
@@ -154,13 +162,13 @@ def check_log(
             and not (metric.dataset or metric.digest)
         )
         if not is_sound:
-            found = list(_metric_faults(f"metrics[{index}]", metric))
+            found = list(metric_faults(f"metrics[{index}]", metric))
             wrong += found
             if not found:
                 sound.add(metric.key)
     for name, values in (("params", params), ("tags", tags)):
         for index, (key, value) in enumerate(values.items()):
-            wrong += _key_faults(f"{name}[{index}].key", key)
+            wrong += key_faults(f"{name}[{index}].key", key)
             wrong += text_faults(f"{name}[{index}].value", value)
     refuse("Invalid value supplied", wrong)
 
@@ -171,9 +179,9 @@ def check_tags(tags: Mapping[str, str | None], *, longest: int, longest_key: int
     Raises:
         InvalidInput: With the index of everything that is wrong.
     """
-    wrong: list[_Wrong] = []
+    wrong: list[Fault] = []
     for index, (key, value) in enumerate(tags.items()):
-        wrong += _key_faults(f"tags[{index}].key", key, longest_key)
+        wrong += key_faults(f"tags[{index}].key", key, longest_key)
         wrong += text_faults(f"tags[{index}].value", value or "", longest=longest)
     refuse("Invalid value supplied", wrong)
 
@@ -184,7 +192,7 @@ def check_inputs(inputs: Iterable[RunInput]) -> None:
     Raises:
         InvalidInput: With the index of everything that is wrong.
     """
-    wrong: list[_Wrong] = []
+    wrong: list[Fault] = []
     for index, item in enumerate(inputs):
         path = f"datasets[{index}].dataset"
         wrong += text_faults(f"{path}.name", item.dataset, longest=500)

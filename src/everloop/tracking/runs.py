@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Double,
     Text,
     and_,
@@ -19,7 +17,6 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    true,
 )
 
 from everloop.catalog.engine import Transaction
@@ -35,6 +32,7 @@ from everloop.catalog.tables import (
     runs,
 )
 from everloop.core.run import RunPage
+from everloop.tracking.compare import Condition, after, compare, compare_time
 from everloop.tracking.pages import decode_token, encode_token, search_digest
 from everloop.tracking.places import OURS
 from everloop.tracking.search import All, Any_, Clause, Grammar, Not, Order, parse, parse_order
@@ -80,28 +78,6 @@ _DATASET = {
     "context": run_inputs.c.role,
 }
 _TIMES = {"start_time": runs.c.started_at, "end_time": runs.c.ended_at}
-_Condition = ColumnElement[bool]
-_INT64 = 1 << 63
-
-
-def _compare_time(column: Any, op: str, millis: float) -> _Condition:
-    """Compare a column of microseconds, cut to milliseconds, without computing on the column."""
-    from_ = _micros(math.ceil(millis))  # the first instant that is >= millis
-    above = _micros(math.floor(millis) + 1)  # the first that is > millis
-    column = cast(column, BigInteger)
-    conditions: dict[str, _Condition] = {
-        ">": column >= above,
-        ">=": column >= from_,
-        "<": column < from_,
-        "<=": column < above,
-        "=": and_(column >= from_, column < above),
-        "!=": or_(column < from_, column >= above),
-    }
-    return conditions[op]
-
-
-def _micros(millis: int) -> int:
-    return max(-_INT64, min(millis * 1000, _INT64 - 1))
 
 
 def _attribute(key: str) -> Any:
@@ -122,33 +98,11 @@ def _attribute(key: str) -> Any:
     return columns[key]
 
 
-def _compare(column: Any, op: str, value: Any, dialect: str) -> _Condition:
-    if op == "IN":
-        return column.in_(value)  # type: ignore[no-any-return]
-    if op == "NOT IN":
-        return column.not_in(value)  # type: ignore[no-any-return]
-    if op == "LIKE":
-        return _like(column, value, dialect)
-    if op == "ILIKE":
-        escaped = value.replace("\\", "\\\\")
-        return func.lower(column).like(func.lower(escaped), escape="\\")
-    return column.op(op, is_comparison=True)(value)  # type: ignore[no-any-return]
-
-
-def _like(column: Any, pattern: str, dialect: str) -> _Condition:
-    if dialect != "sqlite":
-        return column.like(pattern.replace("\\", "\\\\"), escape="\\")  # type: ignore[no-any-return]
-    # SQLite's LIKE ignores case; GLOB does not, and has other signs.
-    signs = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
-    glob = "".join(signs.get(letter, letter) for letter in pattern)
-    return column.op("GLOB", is_comparison=True)(glob)  # type: ignore[no-any-return]
-
-
 def _key_pk(name: str) -> Any:
     return select(metric_keys.c.pk).where(metric_keys.c.name == name).scalar_subquery()
 
 
-def _condition(tree: Any, dialect: str) -> _Condition:
+def _condition(tree: Any, dialect: str) -> Condition:
     if isinstance(tree, All):
         return and_(*(_condition(part, dialect) for part in tree.parts))
     if isinstance(tree, Any_):
@@ -159,19 +113,19 @@ def _condition(tree: Any, dialect: str) -> _Condition:
     return _clause(tree, dialect)
 
 
-def _clause(clause: Clause, dialect: str) -> _Condition:
+def _clause(clause: Clause, dialect: str) -> Condition:
     entity, key, op, value = clause
     if entity == "attribute" and key in _TIMES:
-        return _compare_time(_TIMES[key], op, value)
+        return compare_time(_TIMES[key], op, value)
     if entity == "attribute":
-        return _compare(_attribute(key), op, value, dialect)
+        return compare(_attribute(key), op, value, dialect)
     if entity == "metric":
         latest = metric_latest.c
         inside = (latest.key_pk == _key_pk(key)) & _metric_holds(op, value)
         # A list of runs, not one look-up for each run: it walks the index on the value.
         return runs.c.pk.in_(select(latest.run_pk).where(inside))
     if entity == "dataset":
-        holds = _compare(_DATASET[key], op, value, dialect)
+        holds = compare(_DATASET[key], op, value, dialect)
         return exists().where(run_inputs.c.run_pk == runs.c.pk, holds)
     table = run_params if entity == "param" else run_tags
     mine = (table.c.run_pk == runs.c.pk, table.c.key == key)
@@ -179,12 +133,12 @@ def _clause(clause: Clause, dialect: str) -> _Condition:
         return ~exists().where(*mine)
     if op == "IS NOT NULL":
         return exists().where(*mine)
-    return exists().where(*mine, _compare(table.c.value, op, value, dialect))
+    return exists().where(*mine, compare(table.c.value, op, value, dialect))
 
 
-def _metric_holds(op: str, value: Any) -> _Condition:
+def _metric_holds(op: str, value: Any) -> Condition:
     latest = metric_latest.c
-    holds: _Condition = latest.value.op(op, is_comparison=True)(float(value))
+    holds: Condition = latest.value.op(op, is_comparison=True)(float(value))
     # NaN stands as 0 with a flag; it differs from every number and compares with none.
     return or_(latest.is_nan, holds) if op == "!=" else and_(not_(latest.is_nan), holds)
 
@@ -231,16 +185,6 @@ class _Sort:
         else:
             self.columns.append((_attribute(order.key), order.descending, str))
 
-    def after(self, place: list[Any]) -> _Condition:
-        """Rows that come after `place`."""
-        later: list[_Condition] = []
-        equal: _Condition = true()
-        for (column, descending, _), value in zip(self.columns, place, strict=True):
-            beyond = column < value if descending else column > value
-            later.append(and_(equal, beyond))
-            equal = and_(equal, column == value)
-        return or_(*later)
-
 
 def page_of_runs(
     tx: Transaction,
@@ -262,7 +206,7 @@ def page_of_runs(
     tree = parse(filter_, RUNS, and_only=and_only)
     sort = _Sort(parse_order(order_by, RUNS))
     search = search_digest(experiments, pipeline, filter_, order_by, lifecycle)
-    conditions: list[_Condition] = [] if tree is None else [_condition(tree, tx.dialect)]
+    conditions: list[Condition] = [] if tree is None else [_condition(tree, tx.dialect)]
     if experiments is not None:
         keys = [int(id_) for id_ in experiments if id_.isdecimal() and len(id_) < 19]
         conditions.append(runs.c.experiment_pk.in_(keys))
@@ -272,7 +216,7 @@ def page_of_runs(
         conditions.append(runs.c.lifecycle == lifecycle)
     if page_token:
         kinds = [kind for _, _, kind in sort.columns]
-        conditions.append(sort.after(decode_token(page_token, search, kinds)))
+        conditions.append(after(sort.columns, decode_token(page_token, search, kinds)))
     places = [column.label(f"sort{i}") for i, (column, _, _) in enumerate(sort.columns)]
     source: Any = runs
     for table, on in sort.joins:

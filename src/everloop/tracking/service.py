@@ -13,7 +13,6 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
-    experiments,
     metric_keys,
     metric_points,
     run_model_inputs,
@@ -33,7 +32,8 @@ from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
 from everloop.tracking.artifacts import ArtifactMethods
-from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row
+from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row, make_default
+from everloop.tracking.intake import IntakeMethods
 from everloop.tracking.limits import (
     MAX_TAG,
     check_inputs,
@@ -74,7 +74,7 @@ _HISTORY = select(
 )
 
 
-class TrackingService(ExperimentMethods, ArtifactMethods, Service):
+class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, Service):
     """Experiments and runs, as every tracking client knows them."""
 
     area = "tracking"
@@ -84,17 +84,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         self._blobs = blobs
         self._authorizer = authorizer
         self._metrics = MetricWriter()
-        self._make_default()
-
-    def _make_default(self) -> None:
-        # Clients count on an experiment "0" called Default before they made any.
-        wanted = select(experiments.c.pk).where(experiments.c.pk == 0)
-        with self._catalog.read() as tx:
-            if tx.first(wanted) is not None:
-                return
-        with self._catalog.write() as tx:
-            fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
-            tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
+        make_default(catalog)
 
     # Runs
 

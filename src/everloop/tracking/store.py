@@ -34,6 +34,7 @@ __all__ = [
     "add_inputs",
     "chunks",
     "experiment_of",
+    "insert_ignoring",
     "insert_run",
     "not_active",
     "open_experiment",
@@ -171,7 +172,7 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
         return
     values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
     rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
-    _insert_ignoring(tx, run_params, rows)
+    insert_ignoring(tx, run_params, rows)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
         query = select(run_params.c.key, run_params.c.value).where(
@@ -227,10 +228,11 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
         for item in fresh
     ]
     if rows:
-        _insert_ignoring(tx, run_inputs, rows)
+        insert_ignoring(tx, run_inputs, rows)
 
 
-def _insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
+def insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, leaving those whose keys are taken as they are."""
     if tx.dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:
