@@ -164,8 +164,8 @@ def sample_points(
     ]
     if len(steps) > count:
         last = len(steps) - 1
-        spread = max(count - 1, 1)
-        wanted = sorted({steps[round(index * last / spread)] for index in range(count)})
+        places = [round(index * last / (count - 1)) for index in range(count - 1)]
+        wanted = [steps[place] for place in (*places, last)]
     else:
         wanted = steps
     found: list[Metric] = []
