@@ -221,7 +221,7 @@ class PipelineService(Service):
                 raise _refused(row, fence)
             after = next_run_state(row.state, _MOVES[state], f"run {run_id} is {_told(row)}")
             self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
-            add_inputs(tx, row.pk, inputs or [])
+            add_inputs(tx, row, inputs or [])
             ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
             tx.execute(update(runs).where(runs.c.id == run_id).values(**ended))
             body: dict[str, Any] = {"pipeline": row.pipeline, "state": after}

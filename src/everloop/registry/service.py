@@ -16,7 +16,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.lineage import feature_set_ref, link
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
 from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
@@ -28,6 +28,9 @@ from everloop.registry.flavors import true_tier
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 
 __all__ = ["RegistryService"]
+
+# How a tracking client names the files of a logged model.
+_LOGGED_MODEL = "models:/m-"
 
 
 class RegistryService(Service):
@@ -568,6 +571,11 @@ class RegistryService(Service):
             link(tx, f"run:{run_id}", subject, "produced")
         for dataset, at in manifest["data"].items():
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
+        if manifest["feature_set"]:
+            link(tx, feature_set_ref(tx, manifest["feature_set"]), subject, "features")
+        if manifest["source"].startswith(_LOGGED_MODEL):
+            logged = manifest["source"].removeprefix("models:/").partition("/")[0]
+            link(tx, f"logged_model:{logged}", subject, "registered")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
         tx.append("model.Registered", subject, body)

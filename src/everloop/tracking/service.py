@@ -349,7 +349,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
     def log_inputs(self, id: str, inputs: list[RunInput]) -> None:
         """Note dataset versions that a run read; saying it twice changes nothing."""
         with self._catalog.write(ordered=False) as tx:
-            add_inputs(tx, active_run(tx, id).pk, inputs)
+            add_inputs(tx, active_run(tx, id), inputs)
 
     @action("run:write", on="id")
     def log_outputs(self, id: str, outputs: list[RunOutput]) -> None:

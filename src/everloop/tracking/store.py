@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Row, bindparam, select
 
 from everloop.catalog.engine import Transaction
+from everloop.catalog.lineage import link, link_all
 from everloop.catalog.tables import (
     experiments,
     metric_keys,
@@ -24,6 +26,7 @@ from everloop.catalog.tables import (
     runs,
 )
 from everloop.core.context import current_actor
+from everloop.core.lineage import external_ref
 from everloop.core.run import Experiment, Run, RunInput, RunOutput
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, text_faults
@@ -45,6 +48,7 @@ __all__ = [
 _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
 _CHUNK = 2000
+_LONGEST_URI = 1024
 
 _BY_ID = select(runs).where(runs.c.id == bindparam("id"))
 
@@ -118,6 +122,8 @@ def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> 
     }
     if not tx.insert_new(runs, row | values):
         raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
+    if values.get("trigger"):
+        link(tx, f"firing:{values['trigger']}", f"run:{id_}", "started")
     return int(tx.scalar(select(runs.c.pk).where(runs.c.id == id_)))
 
 
@@ -189,11 +195,11 @@ def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
     tx.upsert(run_tags, rows, ["run_pk", "key"])
 
 
-def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None:
+def add_inputs(tx: Transaction, run: Row[Any], inputs: Sequence[RunInput]) -> None:
     """Note what a run read; saying it twice changes nothing."""
     rows = [
         {
-            "run_pk": run_pk,
+            "run_pk": run.pk,
             "dataset": item.dataset,
             "version": item.version,
             "role": item.role,
@@ -204,6 +210,27 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
     ]
     if rows:
         _insert_ignoring(tx, run_inputs, rows)
+        link_all(tx, dict.fromkeys(_subject(item) for item in inputs), f"run:{run.id}", "read")
+
+
+def _subject(item: RunInput) -> str:
+    """What an input is in the graph: a version of ours, or what a client says of it."""
+    if item.version:
+        return f"dataset:{item.dataset}@{item.version}"
+    return external_ref(_uri(item.source.get("source")) or item.dataset)
+
+
+def _uri(source: Any) -> str:
+    """Where a client says a dataset lies: a URI, or JSON that holds one."""
+    if not isinstance(source, str):
+        return ""
+    try:
+        told = msgspec.json.decode(source)
+    except (msgspec.DecodeError, RecursionError):
+        return source[:_LONGEST_URI]
+    keys = ("uri", "url", "path", "table_name")
+    found = [told[key] for key in keys if told.get(key)] if isinstance(told, dict) else []
+    return found[0][:_LONGEST_URI] if found and isinstance(found[0], str) else ""
 
 
 def _insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
