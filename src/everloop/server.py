@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, metrics, mlflow, native
+from everloop.api import errors, metrics, mlflow, native, openlineage
 from everloop.api.guard import Guard
 from everloop.errors import EverloopError
 from everloop.ui import pages
@@ -107,6 +107,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         routes=[
             Route("/health", health),
             Route("/metrics", prometheus),
+            *openlineage.routes(workspace),
             *native.routes(workspace),
             *mlflow.routes(workspace),
             *pages.routes(workspace),

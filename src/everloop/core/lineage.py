@@ -1,8 +1,8 @@
 """Lineage: edges between subjects. The source led to the target.
 
 A subject is ``kind:name``: ``dataset:flights@3``, ``feature_view:delays@<digest>``, ``run:<id>``,
-``model:delay/3``, ``deployment:delay``, ``segment:<id>``, ``labels:<id>``, ``alert:<id>``. What lies
-outside is ``external:<uri>`` (a dataset) and ``job:<namespace>/<name>`` (what made it).
+``model:delay/3``, ``deployment:delay``, ``segment:<id>``, ``labels:<id>``, ``alert:<id>``. What
+lies outside is ``external:<uri>`` (a dataset) and ``job:<namespace>/<name>`` (what made it).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import msgspec
 from everloop.errors import InvalidInput
 
 __all__ = [
+    "LASTING",
     "Direction",
     "Edge",
     "External",
     "ExternalKind",
     "Graph",
-    "LASTING",
     "Mention",
     "Node",
     "Report",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import select
@@ -82,7 +83,7 @@ def _edges(report: Report) -> list[Edge]:
         found += [Edge(one.ref, job, "read") for one in report.inputs]
         found += [Edge(job, one.ref, "wrote") for one in report.outputs]
         chain = [job, *(parent.ref for parent in report.parents)]
-        found += [Edge(b, a, "started") for a, b in zip(chain, chain[1:], strict=False)]
+        found += [Edge(b, a, "started") for a, b in pairwise(chain)]
     for one in (*report.inputs, *report.outputs, *report.datasets):
         for namespace, name in one.aliases:
             other = Mention(kind="dataset", namespace=namespace, name=name).ref

@@ -118,7 +118,9 @@ class LineageService(Service):
     def place(self, reader: str) -> int:
         """The position in the event log up to which `reader` has read; 0 if it never did."""
         with self._catalog.read() as tx:
-            return int(tx.scalar(select(cursors.c.seq).where(cursors.c.name == _PLACE + reader)) or 0)
+            return int(
+                tx.scalar(select(cursors.c.seq).where(cursors.c.name == _PLACE + reader)) or 0
+            )
 
     @action("event:follow", on="reader")
     def mark(self, reader: str, seq: int) -> None:
@@ -187,9 +189,7 @@ class LineageService(Service):
             raise InvalidInput("the walk is wrong", faults)
         upstream = direction == "upstream"
         with self._catalog.read() as tx:
-            found, cut = statements.walk(
-                tx, subject, upstream=upstream, depth=depth, limit=limit
-            )
+            found, cut = statements.walk(tx, subject, upstream=upstream, depth=depth, limit=limit)
         distances = {subject: 0}
         for edge, distance in found:
             distances.setdefault(edge.source if upstream else edge.target, distance)
