@@ -2,6 +2,8 @@
 
 ``EVERLOOP_DIR`` is the workspace (a folder, a catalog URL or a server's URL), ``EVERLOOP_ACTOR``
 the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
+``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
+``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     objects: str = ""
+    openlineage: str = ""
+    openlineage_key: str = ""
+    openlineage_namespace: str = "everloop"
 
 
 def _user() -> str:
@@ -51,4 +56,7 @@ def load() -> Settings:
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+        openlineage=os.environ.get("EVERLOOP_OPENLINEAGE", ""),
+        openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
+        openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
     )

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from everloop.evaluation.service import EvaluationService
     from everloop.features.online import OnlineFeatures
     from everloop.features.service import FeatureService
+    from everloop.governance.export import LineageExporter
     from everloop.governance.service import GovernanceService
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
     from everloop.pipelines.service import PipelineService
     from everloop.ports.online import OnlineStore
+    from everloop.ports.sink import EventSink
     from everloop.registry.service import RegistryService
     from everloop.serving.loader import Router
     from everloop.serving.route import Answers, ServedFeatures
@@ -326,6 +328,23 @@ class Workspace:
         from everloop.automation.runner import LoopRunner
 
         return LoopRunner(self, root=root)
+
+    def lineage_exporter(self, target: str) -> LineageExporter:
+        """What hands the event log on as OpenLineage: to a file, or to the server at a URL."""
+        from everloop.governance.export import LineageExporter, reader_of
+
+        found = settings.load()
+        sink: EventSink
+        if target.startswith(("http://", "https://")):
+            from everloop.backends.openlineage.http import HttpSink
+
+            sink, name = HttpSink(target, key=found.openlineage_key), target
+        else:
+            from everloop.backends.openlineage.file import FileSink
+
+            path = Path(target).expanduser().absolute()
+            sink, name = FileSink(path), str(path)
+        return LineageExporter(self, sink, reader_of(name), namespace=found.openlineage_namespace)
 
     def service(self, area: str) -> Service:
         """The service of `area`."""

@@ -92,23 +92,21 @@ class LineageExporter:
 
     def _some(self, done: Exported) -> Exported:
         sent, refused, seq = done.sent, done.refused, done.seq
-        try:
-            for fact in self._ws.lineage.events(after=done.seq, limit=_AT_ONCE):
-                for event in self._maker.of(fact):
-                    taken = self._send(msgspec.json.encode(event))
-                    sent, refused = sent + taken, refused + (not taken)
-                seq = fact.seq
-            self._sink.flush()
-        except BackendError:
-            self._keep(done.seq, seq)
-            raise
-        self._keep(done.seq, seq)
-        return Exported(sent, refused, seq)
-
-    def _keep(self, before: int, seq: int) -> None:
-        if seq > before:
+        failure: BackendError | None = None
+        for fact in self._ws.lineage.events(after=done.seq, limit=_AT_ONCE):
+            try:
+                taken = [self._send(msgspec.json.encode(one)) for one in self._maker.of(fact)]
+            except BackendError as error:
+                failure = error
+                break
+            sent, refused = sent + sum(taken), refused + taken.count(False)
+            seq = fact.seq
+        if seq > done.seq:
             self._sink.flush()
             self._ws.lineage.mark(self._reader, seq)
+        if failure is not None:
+            raise failure
+        return Exported(sent, refused, seq)
 
     def _send(self, event: bytes) -> bool:
         try:

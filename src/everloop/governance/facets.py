@@ -38,7 +38,7 @@ _SPEC = "https://openlineage.io/spec/facets"
 _RULES = ("not_null", "ge", "le", "among", "regex", "max_length", "unique")
 
 
-def facet(name: str, revision: str, **values: Any) -> dict[str, Any]:
+def facet(name: str, revision: str, /, **values: Any) -> dict[str, Any]:
     """A facet of OpenLineage's class `name`, without what is None."""
     url = f"{_SPEC}/{revision}/{name}.json#/$defs/{name}"
     told = {key: value for key, value in values.items() if value is not None}
@@ -175,7 +175,7 @@ def column_lineage(definition: FeatureView | FeatureSetSpec, namespace: str) -> 
     if isinstance(definition, FeatureView):
         dataset = definition.source.dataset
         fields = {
-            feature.name: _fields(feature, {name: dataset for name in feature.columns}, namespace)
+            feature.name: _fields(feature, dict.fromkeys(feature.columns, dataset), namespace)
             for feature in definition.features
         }
     else:

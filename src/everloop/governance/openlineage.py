@@ -172,14 +172,12 @@ class EventMaker:
         return f"experiments/{experiment.name if experiment else run.experiment}"
 
     def _inputs(self, run: Run) -> list[dict[str, Any]]:
-        found = []
-        for item in run.inputs:
-            if item.version:
-                found.append(self._dataset(item.dataset, item.version, for_input=True))
-            else:
-                near = self._ws.lineage.upstream(f"run:{run.id}", depth=1)
-                found += [self._external(ref) for ref in near.of_kind("external")]
-        return list({(one["namespace"], one["name"]): one for one in found}.values())
+        ours = dict.fromkeys((one.dataset, one.version) for one in run.inputs if one.version)
+        above = self._ws.lineage.upstream(f"run:{run.id}", depth=1)
+        return [
+            *(self._dataset(name, number, for_input=True) for name, number in ours),
+            *(self._external(ref) for ref in above.of_kind("external")),
+        ]
 
     def _outputs(self, run: Run) -> list[dict[str, Any]]:
         made = self._ws.lineage.downstream(f"run:{run.id}", depth=1)
