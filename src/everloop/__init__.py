@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
     from everloop.registry.api import champion, register
@@ -53,6 +54,7 @@ _NAMES = {
     "everloop.data.api": ("commit", "read"),
     "everloop.data.frame": ("Table",),
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
+    "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
     "everloop.registry.api": ("champion", "register"),
@@ -85,6 +87,7 @@ __all__ = [
     "drift",
     "feature_set",
     "feature_view",
+    "lineage",
     "log",
     "loop",
     "make_reference",

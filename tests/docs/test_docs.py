@@ -13,7 +13,7 @@ import pytest
 from everloop.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "guide" / "first-loop.md"
+GUIDES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 # `everloop up` runs until it is stopped: tests/e2e/test_up.py runs it.
 RUNS_ON = "everloop up"
 
@@ -24,9 +24,10 @@ def commands(page: Path) -> list[str]:
     return [line[2:].split("   #")[0] for line in lines if line.startswith("$ ")]
 
 
-def test_the_commands_of_the_guide_work_one_after_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda page: page.stem)
+def test_the_commands_of_a_guide_work_one_after_the_other(guide: Path, tmp_path: Path) -> None:
     ran = 0
-    for command in commands(GUIDE):
+    for command in commands(guide):
         if command.startswith(RUNS_ON):
             continue
         words = shlex.split(command)
