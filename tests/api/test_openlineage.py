@@ -210,3 +210,18 @@ def test_too_many_datasets_are_refused() -> None:
     event["inputs"] = event["inputs"] * (openlineage.MAX_DATASETS + 1)
     with pytest.raises(InvalidInput, match="at most"):
         openlineage.report_of(json.dumps(event).encode())
+
+
+def test_longest_names_have_their_place(ws: Workspace) -> None:
+    event = events.job_event()
+    long = "\u00e9" * openlineage.MAX_NAME
+    event["outputs"] = [{"namespace": long, "name": long}]
+    event["inputs"] = [{"namespace": "s3://x", "name": long[1:] + end} for end in "ab"]
+    event["job"] = {"namespace": long, "name": long}
+    assert post(ws, event).status == 201
+    job = ws.lineage.externals("job")[0]
+    found = ws.lineage.upstream(job.ref)
+    assert len(found.edges) == 2
+    assert {ws.lineage.external(ref).name for ref in found.refs[1:]} == {
+        long[1:] + end for end in "ab"
+    }

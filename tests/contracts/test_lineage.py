@@ -141,10 +141,12 @@ def test_deployment_is_as_it_was_when_it_answered(
 
 
 def test_bad_edges_are_all_named_and_none_recorded(lineage: LineageService) -> None:
-    bad = [STORY[0], Edge("", "b", "x"), Edge("a", "a", "x")]
+    bad = [STORY[0], Edge("", "b:1", "x"), Edge("a:1", "a:1", ""), Edge("a:1", "b:\n", "x")]
     with pytest.raises(InvalidInput) as got:
         lineage.link(bad)
-    assert [fault.path for fault in got.value.faults] == ["edges[1]", "edges[2]"]
+    assert [fault.path for fault in got.value.faults] == [
+        "edges[1].source", "edges[2].kind", "edges[2]", "edges[3].target",
+    ]  # fmt: skip
     assert lineage.downstream(STORY[0].source).edges == ()
     with pytest.raises(InvalidInput, match="walk") as got:
         lineage.upstream("a:1", depth=0, limit=10**9)

@@ -7,6 +7,7 @@ lies outside is ``external:<uri>`` (a dataset) and ``job:<namespace>/<name>`` (w
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Any, Literal
 
@@ -34,7 +35,9 @@ ExternalKind = Literal["dataset", "job", "run"]
 #: A subject that stays while what is behind it changes: what came to it later than what went out
 #: of it did not lead to that.
 LASTING = "deployment:"
-_LONGEST = 2048
+# Bytes of a subject: two of them and more must fit into one entry of PostgreSQL's index.
+_LONGEST = 1024
+_LONGEST_EXTERNAL = 512
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -155,15 +158,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def external_ref(namespace: str, name: str = "", *, job: bool = False) -> str:
     """The subject of a dataset (or `job`) outside, such as ``external:s3://lake/flights``.
 
-    ``s3://lake`` with ``flights``, with ``/flights``, and ``s3://lake/flights`` alone are one.
+    ``s3://lake`` with ``flights``, with ``/flights``, and ``s3://lake/flights`` alone are one. What
+    is above 512 bytes is cut, and ends with its digest.
     """
     joined = f"{namespace.rstrip('/')}/{name.lstrip('/')}" if name else namespace.rstrip("/")
-    if job:
-        return f"job:{joined}"
     scheme, _, path = joined.partition("/")
-    if scheme in ("file", "file:"):  # a path of this kind is written in each of these ways
+    if scheme in ("file", "file:") and not job:  # a path is written in each of these ways
         joined = f"file:///{path.lstrip('/')}"
-    return f"external:{joined}"
+    return f"{'job' if job else 'external'}:{_shortened(joined)}"
+
+
+def _shortened(text: str) -> str:
+    data = text.encode(errors="replace")
+    if len(data) <= _LONGEST_EXTERNAL:
+        return text
+    digest = hashlib.sha256(data).hexdigest()[:32]
+    return f"{data[: _LONGEST_EXTERNAL - 35].decode(errors='ignore')}...{digest}"
 
 
 def check_subject(ref: str) -> None:
@@ -173,7 +183,8 @@ def check_subject(ref: str) -> None:
         InvalidInput: Says how a subject is written.
     """
     kind, colon, name = ref.partition(":")
-    if not (colon and name and kind.replace("_", "").isalpha()) or len(ref) > _LONGEST:
+    good = colon and name and kind.replace("_", "").isalpha() and ref.isprintable()
+    if not good or len(ref.encode()) > _LONGEST:
         raise InvalidInput(
             f"{ref[:80]!r} names nothing in the graph",
             hint="kind:name, such as dataset:flights@3, run:<id>, model:delay/3, deployment:delay",

@@ -5,11 +5,11 @@ The names are OpenLineage's; https://openlineage.io/docs/spec/facets says what e
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from everloop import __version__
 from everloop.core.dataset import DatasetVersion, RowChangeSummary
 from everloop.core.expr import Column
 from everloop.core.feature import Aggregate, Feature, FeatureSetSpec, FeatureView
@@ -18,6 +18,7 @@ from everloop.core.schema import Field, Schema
 
 __all__ = [
     "PRODUCER",
+    "VERSION",
     "assertions",
     "column_lineage",
     "documentation",
@@ -33,7 +34,8 @@ __all__ = [
     "version",
 ]
 
-PRODUCER = f"urn:everloop:{__version__}"
+VERSION = importlib.metadata.version("everloop")
+PRODUCER = f"urn:everloop:{VERSION}"
 _SPEC = "https://openlineage.io/spec/facets"
 _RULES = ("not_null", "ge", "le", "among", "regex", "max_length", "unique")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from everloop import __version__
 from everloop.core.events import Event
 from everloop.core.ids import uuid_of
 from everloop.core.run import Run
@@ -119,9 +118,9 @@ class EventMaker:
             "processing_engine": facets.facet(
                 "ProcessingEngineRunFacet",
                 "1-1-1",
-                version=__version__,
+                version=facets.VERSION,
                 name="everloop",
-                openlineageAdapterVersion=__version__,
+                openlineageAdapterVersion=facets.VERSION,
             )
         }
         parent = self._parent(run)

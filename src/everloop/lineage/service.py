@@ -31,6 +31,7 @@ DEPTH, MOST_DEPTH = 100, 10_000
 LIMIT, MOST_EDGES = 10_000, 100_000
 # Readers outside cannot move the places of our own.
 _PLACE = "reader:"
+_LONGEST_KIND = 50
 
 
 class LineageService(Service):
@@ -47,14 +48,19 @@ class LineageService(Service):
         """Record edges; those that are there already stay.
 
         Raises:
-            InvalidInput: With every edge that lacks an end or leads to itself; none is recorded.
+            InvalidInput: With everything that is wrong with any edge; none is recorded then.
         """
         faults = []
         for n, edge in enumerate(edges):
-            if not (edge.source and edge.target and edge.kind):
-                faults.append((f"edges[{n}]", "needs a source, a target and a kind"))
-            elif edge.source == edge.target:
-                faults.append((f"edges[{n}]", f"{edge.source} leads to itself"))
+            if not 0 < len(edge.kind) <= _LONGEST_KIND:
+                faults.append((f"edges[{n}].kind", f"must have 1 to {_LONGEST_KIND} characters"))
+            if edge.source == edge.target:
+                faults.append((f"edges[{n}]", f"{edge.source!r} leads to itself"))
+            for end in ("source", "target"):
+                try:
+                    check_subject(getattr(edge, end))
+                except InvalidInput as error:
+                    faults.append((f"edges[{n}].{end}", error.message))
         if faults:
             raise InvalidInput("the edges are wrong", faults)
         with self._catalog.write() as tx:

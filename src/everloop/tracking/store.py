@@ -48,7 +48,6 @@ __all__ = [
 _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
 _CHUNK = 2000
-_LONGEST_URI = 1024
 
 _BY_ID = select(runs).where(runs.c.id == bindparam("id"))
 
@@ -227,10 +226,12 @@ def _uri(source: Any) -> str:
     try:
         told = msgspec.json.decode(source)
     except (msgspec.DecodeError, RecursionError):
-        return source[:_LONGEST_URI]
-    keys = ("uri", "url", "path", "table_name")
-    found = [told[key] for key in keys if told.get(key)] if isinstance(told, dict) else []
-    return found[0][:_LONGEST_URI] if found and isinstance(found[0], str) else ""
+        told = {"uri": source}
+    if not isinstance(told, dict):
+        return ""
+    found = [told[key] for key in ("uri", "url", "path", "table_name") if key in told]
+    texts = [one for one in found if isinstance(one, str) and one.strip() and one.isprintable()]
+    return texts[0] if texts else ""
 
 
 def _insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
