@@ -54,9 +54,9 @@ def link(
 
 
 def link_all(tx: Transaction, sources: Iterable[str], target: str, kind: str) -> None:
-    """Record that each of `sources` led to `target`."""
-    for source in sources:
-        link(tx, source, target, kind)
+    """Record that each of `sources` led to `target`, in one go."""
+    rows = [{"source": one, "target": target, "kind": kind, "at": tx.now} for one in sources]
+    tx.insert_missing(lineage_edges, rows)
 
 
 def feature_ref(kind: str, name: str, digest: str) -> str:
