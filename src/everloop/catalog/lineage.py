@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -29,34 +30,41 @@ from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import feature_names, lineage_edges
 from everloop.core.lineage import LASTING, Edge
 
-__all__ = ["feature_ref", "feature_set_ref", "link", "link_all", "walk"]
+__all__ = ["feature_ref", "feature_set_ref", "link", "link_all", "link_edges", "walk"]
 
 #: Most steps of one walk; one that would take more says that it was cut.
 MOST_STEPS = 100_000
 # So far a subject is kept once for each distance, beyond it once in all: a short walk ends where it
 # was asked to, and a long one takes each subject a fixed number of times, whatever the ways to it.
 _COUNTED = 12
+# SQLite takes 32,766 variables in a statement.
+_AT_ONCE = 10_000
 
 
-def link(
-    tx: Transaction, source: str, target: str, kind: str, *, at: datetime | None = None
-) -> bool:
-    """Record that `source` led to `target`; an edge that is there already stays as it is.
-
-    Args:
-        at: When; now if not given.
-
-    Returns:
-        Whether it is new.
-    """
-    row = {"source": source, "target": target, "kind": kind, "at": at or tx.now}
-    return tx.insert_new(lineage_edges, row)
+def link(tx: Transaction, source: str, target: str, kind: str) -> None:
+    """Record that `source` led to `target`; an edge that is there already stays as it is."""
+    row = {"source": source, "target": target, "kind": kind, "at": tx.now}
+    tx.insert_new(lineage_edges, row)
 
 
 def link_all(tx: Transaction, sources: Iterable[str], target: str, kind: str) -> None:
     """Record that each of `sources` led to `target`, in one go."""
     rows = [{"source": one, "target": target, "kind": kind, "at": tx.now} for one in sources]
     tx.insert_missing(lineage_edges, rows)
+
+
+def link_edges(tx: Transaction, edges: Sequence[Edge], *, at: datetime) -> list[Edge]:
+    """Record edges, of the time `at`; those that are new."""
+    edge = lineage_edges.c
+    known: set[Edge] = set()
+    targets = list(dict.fromkeys(one.target for one in edges))
+    for start in range(0, len(targets), _AT_ONCE):
+        there = edge.target.in_(targets[start : start + _AT_ONCE])
+        query = select(edge.source, edge.target, edge.kind).where(there)
+        known.update(Edge(row.source, row.target, row.kind) for row in tx.all(query))
+    news = [one for one in edges if one not in known]
+    tx.insert_missing(lineage_edges, [{**msgspec.structs.asdict(one), "at": at} for one in news])
+    return news
 
 
 def feature_ref(kind: str, name: str, digest: str) -> str:

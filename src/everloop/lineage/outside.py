@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 
 from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.lineage import link_edges
 from everloop.catalog.tables import externals
 from everloop.core.lineage import Edge, External, Mention, Report
 from everloop.core.time import to_micros
@@ -37,11 +37,7 @@ def take(tx: Transaction, report: Report) -> list[Edge]:
         if row is not None:
             changed.append(row)
     tx.upsert(externals, changed, ["ref"])
-    news = [
-        edge
-        for edge in _edges(report)
-        if link(tx, edge.source, edge.target, edge.kind, at=report.at)
-    ]
+    news = link_edges(tx, _edges(report), at=report.at)
     if changed or news:
         _tell(tx, report)
     return news

@@ -64,8 +64,7 @@ class LineageService(Service):
         if faults:
             raise InvalidInput("the edges are wrong", faults)
         with self._catalog.write() as tx:
-            for edge in edges:
-                statements.link(tx, edge.source, edge.target, edge.kind)
+            statements.link_edges(tx, edges, at=tx.now)
 
     @action("lineage:read", on="subject")
     def upstream(self, subject: str, *, depth: int = DEPTH, limit: int = LIMIT) -> Graph:
