@@ -164,9 +164,14 @@ def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
 
 
+def test_lineage_events_ask_the_decision_point(app: ASGIApp) -> None:
+    event = {"eventTime": "2013-01-01T00:00:00Z", "dataset": {"namespace": "a", "name": "b"}}
+    assert ask(app, "POST", "/api/v1/lineage", event).status == 403
+
+
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
-        r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
+        r"/api/v1/\{area\}/\{method\}|/api/v1/lineage|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
         r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
     )
     framework: Any = app
