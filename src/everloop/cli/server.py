@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["scheduler_process", "serve_worker_process", "server", "server_process", "up"]
 
 _HOST = click.option("--host", default=None, help="Address to listen on (default: 127.0.0.1).")
+_PARTING_S = 2.0
 _PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help="0: any free one.")
 
 
@@ -141,13 +142,14 @@ def _handing_on(workspace: Workspace, stop: threading.Event) -> Iterator[None]:
         yield
         return
     exporter = workspace.lineage_exporter(target)
-    thread = threading.Thread(target=exporter.run_forever, args=(stop,), name="openlineage")
+    thread = threading.Thread(target=exporter.run_forever, args=(stop,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        # A receiver that does not answer must not hold up the end; what it lacks is sent next time.
+        thread.join(_PARTING_S)
 
 
 def _serve(location: str, listening: socket.socket) -> None:
