@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from everloop.experiments.run import run
     from everloop.experiments.stop import stop_if
     from everloop.features.define import agg, col, feature_set, feature_view, source
+    from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
     from everloop.registry.api import champion, register
@@ -63,6 +64,7 @@ _NAMES = {
     "everloop.experiments.run": ("run",),
     "everloop.experiments.stop": ("stop_if",),
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
+    "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
     "everloop.registry.api": ("champion", "register"),
@@ -96,6 +98,7 @@ __all__ = [
     "drift",
     "feature_set",
     "feature_view",
+    "lineage",
     "log",
     "loop",
     "make_reference",

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, metrics, mlflow, native, otlp, stream
+from everloop.api import errors, metrics, mlflow, native, openlineage, otlp, stream
 from everloop.api.guard import Guard
 from everloop.errors import EverloopError
 from everloop.ui import pages
@@ -142,6 +142,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         routes=[
             Route("/health", health),
             Route("/metrics", prometheus),
+            *openlineage.routes(workspace),
             *native.routes(workspace),
             *stream.routes(workspace),
             *mlflow.routes(workspace),

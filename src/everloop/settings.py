@@ -8,6 +8,8 @@ webhooks may have although their addresses are private or their scheme is http, 
 ``EVERLOOP_UNDO`` is how long a delete can be undone, and ``EVERLOOP_SIGNING_KEY`` signs model
 versions. The variables of MLflow's own clients say who asks when runs are imported from a server
 of MLflow's.
+``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
+``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class Settings(msgspec.Struct, frozen=True):
     signing_key: str = ""
     webhook_hosts: tuple[str, ...] = ()
     secret_key: str = ""
+    openlineage: str = ""
+    openlineage_key: str = ""
+    openlineage_namespace: str = "everloop"
 
 
 def _user() -> str:
@@ -67,6 +72,9 @@ def load() -> Settings:
         signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
         webhook_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
+        openlineage=os.environ.get("EVERLOOP_OPENLINEAGE", ""),
+        openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
+        openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
     )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from everloop.evaluation.service import EvaluationService
     from everloop.features.online import OnlineFeatures
     from everloop.features.service import FeatureService
+    from everloop.governance.export import LineageExporter
     from everloop.governance.service import GovernanceService
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from everloop.ports.notifier import Notifier
     from everloop.ports.online import OnlineStore
     from everloop.ports.secrets import SecretBox
+    from everloop.ports.sink import EventSink
     from everloop.registry.service import RegistryService
     from everloop.serving.loader import Router
     from everloop.serving.route import Answers, ServedFeatures
@@ -420,6 +422,23 @@ class Workspace:
             there = LocalBlobs(place / "objects")
             merger = Merger(str(place), copy, there, self._catalog, self.blobs, Findings(MERGED))
             return merger.run(tell or _silent)
+
+    def lineage_exporter(self, target: str) -> LineageExporter:
+        """What hands the event log on as OpenLineage: to a file, or to the server at a URL."""
+        from everloop.governance.export import LineageExporter, reader_of
+
+        found = settings.load()
+        sink: EventSink
+        if target.startswith(("http://", "https://")):
+            from everloop.backends.openlineage.http import HttpSink
+
+            sink, name = HttpSink(target, key=found.openlineage_key), target
+        else:
+            from everloop.backends.openlineage.file import FileSink
+
+            path = Path(target).expanduser().absolute()
+            sink, name = FileSink(path), str(path)
+        return LineageExporter(self, sink, reader_of(name), namespace=found.openlineage_namespace)
 
     def service(self, area: str) -> Service:
         """The service of `area`."""

@@ -201,6 +201,11 @@ def test_spans_ask_the_decision_point(app: ASGIApp) -> None:
     assert ask(app, "POST", "/v1/traces", body, headers=headers).status == 403
 
 
+def test_lineage_events_ask_the_decision_point(app: ASGIApp) -> None:
+    event = {"eventTime": "2013-01-01T00:00:00Z", "dataset": {"namespace": "a", "name": "b"}}
+    assert ask(app, "POST", "/api/v1/lineage", event).status == 403
+
+
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
@@ -208,7 +213,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces|/api/v1/lineage"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):

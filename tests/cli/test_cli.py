@@ -66,6 +66,9 @@ def test_every_list_speaks_json_and_tabs(project: Path, command: list[str]) -> N
         (["run", "loop.py:retrain", "until=soon"], 2, "no time"),
         (["why", "01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "01ARZ3"),
         (["story", "my-modl"], 5, "my-model"),
+        (["lineage", "upstream", "my-model"], 2, "kind:name"),
+        (["lineage", "downstream", "model:my-model/1", "--depth", "0"], 2, "depth"),
+        (["lineage", "export", "--to", "http://"], 2, "no address"),
         (["dta", "list"], 2, "Did you mean 'data'"),
         (["server", "--host", "0.0.0.0"], 2, "127.0.0.1"),
         (["data", "list", "--dir", "ftp://x"], 2, "ftp"),
@@ -79,6 +82,34 @@ def test_a_mistake_gets_a_sentence_and_its_exit_code(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == status
+
+
+def test_lineage_is_walked_both_ways(project: Path) -> None:
+    done = everloop("lineage", "upstream", "model:my-model/1", "--json", cwd=project)
+    found = json.loads(done.stdout)
+    assert found["root"] == "model:my-model/1"
+    assert {"ref": "dataset:rows@1", "depth": 2} in found["nodes"]
+    piped = everloop("lineage", "downstream", "dataset:rows@1", cwd=project)
+    rows = [line.split("\t") for line in piped.stdout.splitlines()]
+    assert rows[0] == ["source", "was", "target"]
+    assert {row[2] for row in rows} >= {"model:my-model/1"}
+    nothing = everloop("lineage", "upstream", "run:none", cwd=project)
+    assert (nothing.returncode, nothing.stdout) == (0, "source\twas\ttarget\n")
+    assert "nothing is recorded" in nothing.stderr
+    near = everloop("lineage", "upstream", "model:my-model/1", "--limit", "1", cwd=project)
+    assert "there is more" in near.stderr
+
+
+def test_log_is_exported_once_to_each_target(project: Path) -> None:
+    whole = everloop("lineage", "export", cwd=project).stdout.splitlines()
+    assert {"START", "COMPLETE"} <= {json.loads(line).get("eventType") for line in whole}
+    env = {"EVERLOOP_OPENLINEAGE": "out.ndjson", "EVERLOOP_OPENLINEAGE_NAMESPACE": "mine"}
+    for arguments, env_ in (((), env), (("--to", "out.ndjson"), {})):
+        done = everloop("lineage", "export", *arguments, cwd=project, env=env_)
+        assert done.returncode == 0, done.stderr
+    lines = (project / "out.ndjson").read_text().splitlines()
+    assert len(lines) == len(whole)
+    assert json.loads(lines[0])["job"]["namespace"] == "mine"
 
 
 def test_init_twice_changes_nothing(project: Path) -> None:

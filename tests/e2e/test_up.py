@@ -32,7 +32,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
         subprocess.run([*everloop, *command], cwd=tmp_path, check=True, capture_output=True)
     log = (tmp_path / "up.log").open("w")
     command = [*everloop, "up", "loop.py", "--port", "0", "--serving-port", "0"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=log, text=True)
+    env = {**os.environ, "EVERLOOP_OPENLINEAGE": str(tmp_path / "openlineage.ndjson")}
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=log, text=True, env=env)
     try:
         text = (tmp_path / "up.log").read_text
         found = wait_for("the addresses", lambda: re.findall(r"http://[\d.:]+", text()))
@@ -67,6 +68,8 @@ REQUEST = {
 
 def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None:
     infer = f"{up.serving}/v2/models/my-model/infer"
+    handed_on = up.folder / "openlineage.ndjson"
+    wait_for("the events", lambda: handed_on.exists() and "COMPLETE" in handed_on.read_text())
     first = json.loads(answers(infer, REQUEST))
     assert 0 < first["outputs"][0]["data"][0] < 1
     assert json.loads(answers(f"{up.pages}/v2/models/my-model/infer", REQUEST))["outputs"]

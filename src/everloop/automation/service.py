@@ -19,6 +19,7 @@ from everloop.automation.policy import Obstacle, Past, latest_tick, obstacle, ow
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import link
 from everloop.core.context import current_actor
 from everloop.core.events import Event
 from everloop.core.ids import new_id
@@ -385,6 +386,9 @@ def _insert(
         return firing, False
     told = {"loop": spec.name, "trigger": f"{due.trigger.on} {due.trigger.value}", "key": due.key}
     if held is None:
+        about = tx.scalar(select(tables.events.c.subject).where(tables.events.c.id == due.cause))
+        if about is not None:
+            link(tx, about, f"firing:{firing.id}", "triggered")
         tx.append("trigger.Fired", f"firing:{firing.id}", told, cause=due.cause)
     else:
         told |= {"outcome": held.outcome, "reason": held.reason}

@@ -64,6 +64,11 @@ class Transaction:
         key = next(iter(table.primary_key.columns))
         return self.execute(insert.returning(key)).first() is not None
 
+    def insert_missing(self, table: Any, rows: list[dict[str, Any]]) -> None:
+        """Insert those of many rows whose key is not taken."""
+        if rows:
+            self.execute(_insert(self.dialect, table).on_conflict_do_nothing(), rows)
+
     def upsert(
         self, table: Any, rows: dict[str, Any] | list[dict[str, Any]], key: Sequence[str]
     ) -> None:

@@ -581,6 +581,21 @@ lineage_edges = _table(
     Column("at", Instant, nullable=False),
     Index("lineage_edges_target", "target"),
 )
+# Datasets, jobs and their runs that systems outside spoke of. `facet_times` says of each facet, and
+# of each that was taken back, how new what is known of it is.
+externals = _table(
+    "externals",
+    Column("ref", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("facets", Json, nullable=False),
+    Column("facet_times", Json, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("externals_kind", "kind", "ref"),
+)
 principals = _table(
     "principals",
     Column("name", Text, primary_key=True),

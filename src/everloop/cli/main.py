@@ -28,6 +28,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
+    "lineage": ("everloop.cli.lineage", "lineage", "What led to what; OpenLineage export."),
     "data": ("everloop.cli.data", "data", "Datasets, versions, dropped and changed rows."),
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),
     "deploy": ("everloop.cli.deploy", "deploy", "Deployments and rollouts."),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,9 +20,13 @@ from everloop.cli.main import common, open_workspace
 from everloop.cli.output import say
 from everloop.errors import InvalidInput, NotFound
 
+if TYPE_CHECKING:
+    from everloop.workspace import Workspace
+
 __all__ = ["scheduler_process", "serve_worker_process", "server", "server_process", "up"]
 
 _HOST = click.option("--host", default=None, help="Address to listen on (default: 127.0.0.1).")
+_PARTING_S = 2.0
 _PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help="0: any free one.")
 
 
@@ -110,7 +117,8 @@ def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: boo
         for file in loops:
             for spec in runner.load(file):
                 say(f"loop {spec.name}: {spec.pipeline}")
-        runner.run_forever(stop, interval_s=2.0)
+        with _handing_on(workspace, stop):
+            runner.run_forever(stop, interval_s=2.0)
 
 
 @click.command(hidden=True)
@@ -124,6 +132,24 @@ def serve_worker_process(fd: int, worker: str, location: str | None, as_json: bo
 
     workspace = open_workspace(location)
     sys.exit(run_worker(fd, workspace.serving_services(), WorkerInference, worker=worker))
+
+
+@contextlib.contextmanager
+def _handing_on(workspace: Workspace, stop: threading.Event) -> Iterator[None]:
+    """Within the block the event log goes to ``EVERLOOP_OPENLINEAGE``, where that is set."""
+    target = settings.load().openlineage
+    if not target:
+        yield
+        return
+    exporter = workspace.lineage_exporter(target)
+    thread = threading.Thread(target=exporter.run_forever, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        # A receiver that does not answer must not hold up the end; what it lacks is sent next time.
+        thread.join(_PARTING_S)
 
 
 def _serve(location: str, listening: socket.socket) -> None:

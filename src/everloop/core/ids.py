@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 
-__all__ = ["is_id", "new_id", "new_ids", "time_ms_of"]
+__all__ = ["is_id", "new_id", "new_ids", "time_ms_of", "uuid_of"]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUE = {letter: index for index, letter in enumerate(_ALPHABET)}
@@ -79,3 +80,16 @@ def time_ms_of(identifier: str) -> int:
     for letter in identifier[:10]:
         value = value * 32 + _VALUE[letter]
     return value
+
+
+def uuid_of(identifier: str) -> str:
+    """The UUID for where only UUIDs are taken: the same 128 bits, where the id has so many."""
+    if is_id(identifier):
+        value = 0
+        for letter in identifier:
+            value = value * 32 + _VALUE[letter]
+        return str(uuid.UUID(int=value))
+    try:
+        return str(uuid.UUID(identifier))
+    except ValueError:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, identifier))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from everloop.core.context import current_workspace
@@ -37,6 +38,7 @@ def commit(
     mode: Literal["append", "replace"] = "replace",
     owner: str = "",
     note: str = "",
+    sources: Sequence[str] = (),
 ) -> DatasetVersion:
     """Store `rows` as a version of a dataset; rows that equal the latest version make none.
 
@@ -47,12 +49,19 @@ def commit(
         mode: ``replace`` stores the rows as the whole table, ``append`` adds them to it.
         owner: Who answers for the dataset.
         note: For people.
+        sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``.
 
     Raises:
         InvalidInput: With every fault, by column and row; no version is made then.
     """
     service = current_workspace().data
     made: DatasetVersion = service.commit(
-        name, Table.of(rows).to_arrow(), schema=schema, mode=mode, owner=owner, note=note
+        name,
+        Table.of(rows).to_arrow(),
+        schema=schema,
+        mode=mode,
+        owner=owner,
+        note=note,
+        sources=list(sources),
     )
     return made

@@ -7,14 +7,17 @@ against the new blocks alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.lineage import link, link_all
 from everloop.core.context import current_actor
 from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
+from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
 from everloop.data.checks import MOST_FAULTS, CheckReport, check, faulty, row_faults
@@ -138,6 +141,7 @@ def publish(
     owner: str,
     note: str,
     run_id: str,
+    sources: Sequence[str] = (),
 ) -> DatasetVersion | None:
     """Name the draft's blocks in the catalog; None if `base` is no longer the latest version."""
     latest = statements.find_version(tx, draft.name)
@@ -148,6 +152,7 @@ def publish(
     digest = version_digest(draft.schema, blocks)
     if base is not None and base.digest == digest:
         _record(tx, draft, base, again=True)
+        _link_sources(tx, base, sources)
         return base
     version = DatasetVersion(
         dataset=draft.name,
@@ -166,8 +171,14 @@ def publish(
     statements.add_objects(tx, draft.objects())
     statements.add_version(tx, version, owner)
     _record(tx, draft, version, again=False)
+    _link_sources(tx, version, sources)
     _tell(tx, draft, version, base)
     return version
+
+
+def _link_sources(tx: Transaction, version: DatasetVersion, sources: Sequence[str]) -> None:
+    refs = [external_ref(source) for source in sources]
+    link_all(tx, refs, f"dataset:{version.ref}", "read")
 
 
 def _record(tx: Transaction, draft: Draft, version: DatasetVersion, *, again: bool) -> None:

@@ -13,6 +13,7 @@ from everloop.access.service import Service, action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
 from everloop.core.dataset import Dataset, DatasetVersion, RowChange, RowChangeSummary
+from everloop.core.lineage import check_subject, external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import read_blocks, write_block
 from everloop.data.commit import Draft, publish
@@ -49,6 +50,7 @@ class DataService(Service):
         note: str = "",
         run_id: str = "",
         expect: int | None = None,
+        sources: list[str] | None = None,
     ) -> DatasetVersion:
         """Make a version of the dataset `name`; the dataset is made on its first commit.
 
@@ -67,6 +69,8 @@ class DataService(Service):
             note: For people.
             run_id: The run that made the rows.
             expect: Number that the latest version must have (0: no version yet), or None.
+            sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``: what
+                is told of these by OpenLineage is then upstream of the version.
 
         Returns:
             The new version, or the one that holds this content already.
@@ -86,13 +90,17 @@ class DataService(Service):
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
+        for source in sources or ():
+            check_subject(external_ref(source))
         draft = Draft(self._blobs, name, rows, schema, append=mode == "append", expect=expect)
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = statements.find_version(tx, name)
             draft.prepare(base, owner)
             with self._catalog.write() as tx:
-                version = publish(tx, draft, base, owner=owner, note=note, run_id=run_id)
+                version = publish(
+                    tx, draft, base, owner=owner, note=note, run_id=run_id, sources=sources or ()
+                )
             if version is not None:
                 return version
         raise Conflict(f"others commit to {name} all the time", hint="commit again")

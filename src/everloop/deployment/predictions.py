@@ -23,6 +23,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import link, link_all
 from everloop.core.ids import new_id
 from everloop.core.predict import LabelBatch, Prediction, PredictionSegment
 from everloop.core.time import utc
@@ -118,6 +119,7 @@ class PredictionService(Service):
                 created_at=tx.now,
             )
             tx.execute(batches.insert().values(msgspec.structs.asdict(batch)))
+            link(tx, f"deployment:{deployment}", f"labels:{batch.id}", "labelled")
             tx.append("labels.Logged", f"labels:{batch.id}", _told(batch))
             return batch
 
@@ -275,8 +277,19 @@ class PredictionService(Service):
             created_at=tx.now,
         )
         tx.execute(tables.prediction_segments.insert().values(msgspec.structs.asdict(segment)))
+        self._link_segment(tx, segment, table)
         tx.append("predictions.Logged", f"segment:{segment.id}", _told(segment))
         return segment
+
+    def _link_segment(self, tx: Transaction, segment: PredictionSegment, table: pa.Table) -> None:
+        subject, name = f"segment:{segment.id}", segment.deployment
+        link(tx, f"deployment:{name}", subject, "answered")
+        model = tx.scalar(
+            select(tables.deployments.c.model).where(tables.deployments.c.name == name)
+        )
+        if model is not None:  # else another server answered, with versions that we do not know
+            versions = pc.unique(table.column("version")).to_pylist()
+            link_all(tx, [f"model:{model}/{v}" for v in versions if v], subject, "answered")
 
     def _between(
         self,

@@ -425,6 +425,9 @@ class DeploymentService(Service):
             "reason": reason,
         }
         subject = f"deployment:{found.name}"
+        for arm in arms:
+            if arm.name != CHAMPION:
+                link(tx, f"model:{found.model}/{arm.version}", subject, "tried")
         return tx.append("deployment.ArmsChanged", subject, body, cause=cause).id
 
     def _crown(

@@ -11,6 +11,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.lineage import feature_ref, link
 from everloop.core.dataset import DatasetVersion
 from everloop.core.feature import FeatureDefinition, FeatureView
 from everloop.core.schema import canonical_json
@@ -73,6 +74,10 @@ class FeatureService(Service):
         with self._catalog.write() as tx:
             for view in definition.views:
                 self._put(tx, "feature_view", view)
+                of_view = feature_ref("feature_view", view.name, view.digest)
+                of_set = feature_ref("feature_set", definition.name, definition.digest)
+                link(tx, f"dataset:{view.source.dataset}", of_view, "read")
+                link(tx, of_view, of_set, "features")
             return self._put(tx, "feature_set", definition)
 
     @action("feature:read", on="name")

@@ -1,4 +1,4 @@
-"""LineageService: walks the one graph, and reads the event log."""
+"""LineageService: walks the one graph, takes reports from outside, reads the event log."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import lineage as statements
 from everloop.catalog.engine import Catalog
+from everloop.catalog.tables import cursors
 from everloop.catalog.tables import events as event_table
 from everloop.core.events import Event
-from everloop.core.lineage import Edge
+from everloop.core.lineage import (
+    Direction,
+    Edge,
+    External,
+    ExternalKind,
+    Graph,
+    Node,
+    Report,
+    check_subject,
+)
 from everloop.errors import InvalidInput, NotFound
+from everloop.lineage import outside
 
 __all__ = ["LineageService"]
 
-#: Steps that a walk takes at most; far beyond any real chain.
-DEPTH = 100
+#: Steps and edges of a walk where nothing else is asked for, and at most.
+DEPTH, MOST_DEPTH = 100, 10_000
+LIMIT, MOST_EDGES = 10_000, 100_000
+# Readers outside cannot move the places of our own.
+_PLACE = "reader:"
+_LONGEST_KIND = 50
 
 
 class LineageService(Service):
@@ -33,34 +48,90 @@ class LineageService(Service):
         """Record edges; those that are there already stay.
 
         Raises:
-            InvalidInput: With every edge that lacks an end or leads to itself; none is recorded.
+            InvalidInput: With everything that is wrong with any edge; none is recorded then.
         """
         faults = []
         for n, edge in enumerate(edges):
-            if not (edge.source and edge.target and edge.kind):
-                faults.append((f"edges[{n}]", "needs a source, a target and a kind"))
-            elif edge.source == edge.target:
-                faults.append((f"edges[{n}]", f"{edge.source} leads to itself"))
+            if not 0 < len(edge.kind) <= _LONGEST_KIND:
+                faults.append((f"edges[{n}].kind", f"must have 1 to {_LONGEST_KIND} characters"))
+            if edge.source == edge.target:
+                faults.append((f"edges[{n}]", f"{edge.source!r} leads to itself"))
+            for end in ("source", "target"):
+                try:
+                    check_subject(getattr(edge, end))
+                except InvalidInput as error:
+                    faults.append((f"edges[{n}].{end}", error.message))
         if faults:
             raise InvalidInput("the edges are wrong", faults)
         with self._catalog.write() as tx:
-            for edge in edges:
-                statements.link(tx, edge.source, edge.target, edge.kind)
+            statements.link_edges(tx, edges, at=tx.now)
 
     @action("lineage:read", on="subject")
-    def upstream(self, subject: str, depth: int = DEPTH) -> list[Edge]:
-        """The edges that led to `subject`, nearest first; each once, also in a circle.
+    def upstream(self, subject: str, *, depth: int = DEPTH, limit: int = LIMIT) -> Graph:
+        """What led to `subject`, nearest first; each edge once, also in a circle.
+
+        A deployment stays while the versions behind it change: what it served only after it gave
+        an answer did not lead to that answer.
 
         Args:
             subject: Such as ``model:flights-delay/3``.
-            depth: Most steps to walk, 1 or more.
+            depth: Most steps to walk, 1 to 10,000.
+            limit: Most edges to return, 1 to 100,000.
         """
-        return self._walk(subject, depth, upstream=True)
+        return self._walk(subject, "upstream", depth, limit)
 
     @action("lineage:read", on="subject")
-    def downstream(self, subject: str, depth: int = DEPTH) -> list[Edge]:
-        """The edges that go out from `subject`, nearest first. Arguments as in `upstream`."""
-        return self._walk(subject, depth, upstream=False)
+    def downstream(self, subject: str, *, depth: int = DEPTH, limit: int = LIMIT) -> Graph:
+        """What came of `subject`, nearest first. Arguments as in `upstream`."""
+        return self._walk(subject, "downstream", depth, limit)
+
+    @action("lineage:write")
+    def report(self, report: Report) -> list[Edge]:
+        """Take what a system outside says happened there; the edges that are new.
+
+        Reports may come twice, late and in any order; what is known already changes nothing.
+        """
+        if report.job is None and not report.datasets:
+            raise InvalidInput("the report speaks of no job and no dataset")
+        with self._catalog.write() as tx:
+            return outside.take(tx, report)
+
+    @action("lineage:read", on="ref")
+    def external(self, ref: str) -> External:
+        """What is known of a dataset, job or run outside.
+
+        Raises:
+            NotFound: If nobody spoke of it.
+        """
+        with self._catalog.read() as tx:
+            found = outside.find(tx, ref)
+        if found is None:
+            raise NotFound(f"nothing outside is called {ref!r}", hint="everloop lineage external")
+        return found
+
+    @action("lineage:read")
+    def externals(
+        self, kind: ExternalKind = "dataset", *, after: str = "", limit: int = 1000
+    ) -> list[External]:
+        """Datasets, jobs or runs outside, by their subject; those after the subject `after`."""
+        if limit < 1:
+            raise InvalidInput("the limit is wrong", [("limit", f"{limit} is below 1")])
+        with self._catalog.read() as tx:
+            return outside.listed(tx, kind, after, limit)
+
+    @action("event:read", on="reader")
+    def place(self, reader: str) -> int:
+        """The position in the event log up to which `reader` has read; 0 if it never did."""
+        with self._catalog.read() as tx:
+            return int(
+                tx.scalar(select(cursors.c.seq).where(cursors.c.name == _PLACE + reader)) or 0
+            )
+
+    @action("event:follow", on="reader")
+    def mark(self, reader: str, seq: int) -> None:
+        """Note that `reader` has dealt with everything up to position `seq`."""
+        with self._catalog.write() as tx:
+            tx.upsert(cursors, {"name": _PLACE + reader, "seq": seq}, ["name"])
 
     @action("event:read", on="subject")
     def events(
@@ -112,17 +183,25 @@ class LineageService(Service):
                 found.append(Event(**row._asdict()))
         return found[::-1]
 
-    def _walk(self, subject: str, depth: int, *, upstream: bool) -> list[Edge]:
-        if depth < 1:
-            raise InvalidInput("the depth is wrong", [("depth", f"{depth} is below 1")])
-        found: dict[Edge, None] = {}
-        seen, near = {subject}, {subject}
+    def _walk(self, subject: str, direction: Direction, depth: int, limit: int) -> Graph:
+        check_subject(subject)
+        faults = [
+            (name, f"{value} is not from 1 to {most:,}")
+            for name, value, most in (("depth", depth, MOST_DEPTH), ("limit", limit, MOST_EDGES))
+            if not 1 <= value <= most
+        ]
+        if faults:
+            raise InvalidInput("the walk is wrong", faults)
+        upstream = direction == "upstream"
         with self._catalog.read() as tx:
-            for _ in range(depth):
-                edges = statements.neighbours(tx, near, upstream=upstream)
-                found |= dict.fromkeys(edges)
-                near = {edge.source if upstream else edge.target for edge in edges} - seen
-                if not near:
-                    break
-                seen |= near
-        return list(found)
+            found, cut = statements.walk(tx, subject, upstream=upstream, depth=depth, limit=limit)
+        distances = {subject: 0}
+        for edge, distance in found:
+            distances.setdefault(edge.source if upstream else edge.target, distance)
+        return Graph(
+            root=subject,
+            direction=direction,
+            nodes=tuple(Node(ref, distance) for ref, distance in distances.items()),
+            edges=tuple(edge for edge, _ in found),
+            truncated=cut,
+        )

@@ -15,6 +15,7 @@ from sqlalchemy import Row, Select, and_, bindparam, delete, func, or_, select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
+from everloop.catalog.lineage import link, link_all
 from everloop.core.monitor import Alert, Monitor, Window
 from everloop.core.time import from_micros, parse_instant
 from everloop.monitoring.tally import Tally
@@ -280,11 +281,33 @@ def alerts(tx: Transaction, deployment: str = "", *, open_only: bool = False) ->
     return [Alert(**row._asdict()) for row in tx.all(query)]
 
 
-def fire_alert(tx: Transaction, alert: Alert) -> None:
-    """Store an alert and tell of it."""
+def fire_alert(tx: Transaction, alert: Alert, windows: Iterable[Window] = ()) -> None:
+    """Store an alert and tell of it; `windows` are the evidence."""
     tx.execute(tables.alerts.insert().values(msgspec.structs.asdict(alert)))
     body = {"deployment": alert.deployment, "monitor": alert.monitor}
+    subject = f"alert:{alert.id}"
+    link(tx, f"deployment:{alert.deployment}", subject, "raised")
+    link_all(tx, _judged(tx, alert, list(windows)), subject, "judged")
     tx.append("alert.Fired", f"alert:{alert.id}", body | {"evidence": alert.evidence})
+
+
+def _judged(tx: Transaction, alert: Alert, windows: list[Window]) -> list[str]:
+    """The segments of the windows; for realised performance the labels that could tell of them."""
+    if not windows:
+        return []
+    segments, batches = tables.prediction_segments, tables.label_batches
+    spans = [and_(segments.c.to_at >= w.start, segments.c.from_at < w.end) for w in windows]
+    own = select(segments.c.id).where(segments.c.deployment == alert.deployment, or_(*spans))
+    found = [f"segment:{row.id}" for row in tx.all(own.order_by(segments.c.id))]
+    if alert.evidence.get("kind") == "performance":
+        known = (
+            batches.c.deployment == alert.deployment,
+            batches.c.to_at >= min(window.start for window in windows),
+            batches.c.from_at <= tx.now,
+        )
+        told = select(batches.c.id).where(*known).order_by(batches.c.id)
+        found += [f"labels:{row.id}" for row in tx.all(told)]
+    return found
 
 
 def clear_alert(tx: Transaction, alert: Alert, reason: str) -> Alert:

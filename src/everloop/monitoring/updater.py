@@ -402,7 +402,7 @@ def _decide_one(
                 "windows": [_evidence(window) for window in recent[-monitor.fire[1] :]],
             },
         )
-        ledger.fire_alert(tx, fired)
+        ledger.fire_alert(tx, fired, recent[-monitor.fire[1] :])
         yield fired
     elif act == "clear" and alert is not None:
         k, m = monitor.clear

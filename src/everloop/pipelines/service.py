@@ -183,7 +183,7 @@ class PipelineService(Service):
         with self._catalog.write() as tx:
             row = run_row(tx, run_id)
             self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
-            add_inputs(tx, row.pk, inputs or [])
+            add_inputs(tx, row, inputs or [])
             end(tx, row, fence, state, error=error, result=result)
             return read_run(tx, run_id)
 

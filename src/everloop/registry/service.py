@@ -17,7 +17,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.lineage import feature_set_ref, link
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
 from everloop.core.model import (
@@ -43,6 +43,8 @@ from everloop.tracking.limits import check_tags
 __all__ = ["RegistryService"]
 
 _MAX_TAG = 100_000
+# How a tracking client names the files of a logged model.
+_LOGGED_MODEL = "models:/m-"
 
 
 class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, Service):
@@ -529,6 +531,11 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             link(tx, f"run:{run_id}", subject, "produced")
         for dataset, at in manifest["data"].items():
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
+        if manifest["feature_set"]:
+            link(tx, feature_set_ref(tx, manifest["feature_set"]), subject, "features")
+        if manifest["source"].startswith(_LOGGED_MODEL):
+            logged = manifest["source"].removeprefix("models:/").partition("/")[0]
+            link(tx, f"logged_model:{logged}", subject, "registered")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
         body |= {"description": description, "tags": tags}

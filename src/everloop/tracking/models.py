@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row, select, update
 
 from everloop.catalog.engine import Transaction
+from everloop.catalog.lineage import link
 from everloop.catalog.tables import logged_model_metrics, logged_models
 from everloop.core.run import Experiment, LoggedModel, Metric, ModelOrder
 from everloop.core.time import to_micros
@@ -110,6 +111,8 @@ def create(
         "updated_at": tx.now,
     }
     tx.execute(logged_models.insert(), [row])
+    if source_run_id:
+        link(tx, f"run:{source_run_id}", f"logged_model:{id_}", "produced")
     tx.append("logged_model.Created", f"logged_model:{id_}", {"run": source_run_id})
     return read(tx, id_)
 

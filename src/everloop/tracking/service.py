@@ -335,7 +335,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         """
         check_inputs(inputs)
         with self._catalog.write(ordered=False) as tx:
-            add_inputs(tx, active_run(tx, id).pk, inputs)
+            add_inputs(tx, active_run(tx, id), inputs)
 
     @action("run:write", on="id")
     def log_model_inputs(self, id: str, model_ids: list[str]) -> None:

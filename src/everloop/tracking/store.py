@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Row, bindparam, select
 
 from everloop.catalog.engine import Transaction
+from everloop.catalog.lineage import link, link_all
 from everloop.catalog.tables import (
     experiments,
     metric_keys,
@@ -25,6 +27,7 @@ from everloop.catalog.tables import (
     runs,
 )
 from everloop.core.context import current_actor
+from everloop.core.lineage import external_ref
 from everloop.core.run import Experiment, Run, RunInput, RunOutput
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, refuse, text_faults
@@ -122,6 +125,8 @@ def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> 
     }
     if not tx.insert_new(runs, row | values):
         raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
+    if values.get("trigger"):
+        link(tx, f"firing:{values['trigger']}", f"run:{id_}", "started")
     return int(tx.scalar(select(runs.c.pk).where(runs.c.id == id_)))
 
 
@@ -201,13 +206,13 @@ def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
     tx.upsert(run_tags, rows, ["run_pk", "key"])
 
 
-def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None:
+def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> None:
     """Note what a run read; saying it twice changes nothing.
 
     A dataset that is not ours is noted once, as whatever it was first said to be.
     """
     table = run_inputs.c
-    query = select(table.dataset, table.digest).where(table.run_pk == run_pk, table.version == 0)
+    query = select(table.dataset, table.digest).where(table.run_pk == run.pk, table.version == 0)
     known = {(row.dataset, row.digest) for row in tx.all(query)}
     fresh: list[RunInput] = []
     for item in inputs:
@@ -218,7 +223,7 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
             known.add(name)
     rows = [
         {
-            "run_pk": run_pk,
+            "run_pk": run.pk,
             "dataset": item.dataset,
             "version": item.version,
             "role": item.role,
@@ -229,6 +234,29 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
     ]
     if rows:
         insert_ignoring(tx, run_inputs, rows)
+        link_all(tx, dict.fromkeys(_subject(item) for item in fresh), f"run:{run.id}", "read")
+
+
+def _subject(item: RunInput) -> str:
+    """What an input is in the graph: a version of ours, or what a client says of it."""
+    if item.version:
+        return f"dataset:{item.dataset}@{item.version}"
+    return external_ref(_uri(item.source.get("source")) or item.dataset)
+
+
+def _uri(source: Any) -> str:
+    """Where a client says a dataset lies: a URI, or JSON that holds one."""
+    if not isinstance(source, str):
+        return ""
+    try:
+        told = msgspec.json.decode(source)
+    except (msgspec.DecodeError, RecursionError):
+        told = {"uri": source}
+    if not isinstance(told, dict):
+        return ""
+    found = [told[key] for key in ("uri", "url", "path", "table_name") if key in told]
+    texts = [one for one in found if isinstance(one, str) and one.strip() and one.isprintable()]
+    return texts[0] if texts else ""
 
 
 def insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from everloop.automation.policy import latest_tick
 from everloop.automation.service import AutomationService
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog
+from everloop.catalog.lineage import walk
 from everloop.core.context import acting
 from everloop.core.time import ManualClock, parse_instant
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
@@ -52,6 +53,12 @@ def test_an_alert_fires_exactly_once(automation: AutomationService, catalog: Cat
     event = catalog.events(kind="trigger.Fired")[0]
     cause = catalog.events(kind="alert.Fired")[0]
     assert event.cause == cause.id == fired[0].cause
+    with catalog.read() as tx:
+        found, _ = walk(tx, f"firing:{fired[0].id}", upstream=True, depth=9, limit=9)
+    assert [(edge.source, edge.kind) for edge, _ in found] == [
+        (f"alert:{alert.id}", "triggered"),
+        (f"deployment:{NAME}", "raised"),
+    ]
 
 
 def test_alerts_of_other_monitors_do_not_fire(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
-from everloop.catalog.lineage import neighbours
+from everloop.catalog.lineage import walk
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import acting
 from everloop.core.time import ManualClock
@@ -45,10 +45,12 @@ def test_a_version_holds_all_that_was_given(registry: RegistryService, catalog: 
     assert registry.files("delay", 1) == made.files
     assert registry.model("delay").aliases == {"challenger": 1}
     with catalog.read() as tx:
-        edges = neighbours(tx, ["model:delay/1"], upstream=True)
-    assert [(edge.source, edge.kind) for edge in edges] == [
-        ("dataset:flights@3", "trained"), ("run:r1", "produced")
-    ]  # fmt: skip
+        edges, _ = walk(tx, "model:delay/1", upstream=True, depth=1, limit=10)
+    assert [(edge.source, edge.kind) for edge, _ in edges] == [
+        ("dataset:flights@3", "trained"),
+        ("feature_set:delay", "features"),
+        ("run:r1", "produced"),
+    ]
     kinds = [event.kind for event in catalog.events()]
     assert kinds == ["model.Created", "model.Registered", "model.AliasMoved"]
 

@@ -1,0 +1,1 @@
+"""Where OpenLineage events go: a file of lines, or a server."""
