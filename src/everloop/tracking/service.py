@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import delete, select, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
     experiments,
-    metric_keys,
-    metric_points,
     run_outputs,
     run_tags,
     runs,
@@ -33,14 +30,16 @@ from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
 from everloop.tracking.artifacts import ArtifactMethods
 from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row
+from everloop.tracking.groups import PointGroups
 from everloop.tracking.limits import (
     MAX_NAME,
     check_log,
     check_page,
     text_faults,
 )
-from everloop.tracking.points import MetricWriter, latest_points, point_of, sample_points
+from everloop.tracking.points import MetricWriter, latest_points
 from everloop.tracking.runs import page_of_runs
+from everloop.tracking.series import history_points, sample_points
 from everloop.tracking.store import (
     active_run,
     add_inputs,
@@ -59,14 +58,6 @@ _ENDED: dict[str, str] = {
     "failed": "run.Failed",
     "killed": "run.Failed",
 }
-_HISTORY = select(
-    metric_points.c.step, metric_points.c.at_ms, metric_points.c.value, metric_points.c.is_nan
-).where(
-    metric_points.c.run_pk
-    == select(runs.c.pk).where(runs.c.id == bindparam("run")).scalar_subquery(),
-    metric_points.c.key_pk
-    == select(metric_keys.c.pk).where(metric_keys.c.name == bindparam("key")).scalar_subquery(),
-)
 
 
 class TrackingService(ExperimentMethods, ArtifactMethods, Service):
@@ -79,6 +70,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         self._blobs = blobs
         self._authorizer = authorizer
         self._metrics = MetricWriter()
+        self._groups = PointGroups(catalog, self._metrics)
         self._make_default()
 
     def _make_default(self) -> None:
@@ -311,18 +303,10 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         self._metrics.remember(keys)
 
     def _log_points(self, id_: str, points: list[Metric]) -> bool:
-        """The hot path: points under known names alone, on the driver's cursor."""
-        keys = self._metrics.known(points)
-        if keys is None or any(point.model_id for point in points):
+        """The hot path: points under known names alone, in one commit with other threads'."""
+        if not self._metrics.knows(points) or any(point.model_id for point in points):
             return False
-        with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
-            mark = "?" if dialect == "sqlite" else "%s"
-            cursor.execute(f"SELECT pk, lifecycle FROM runs WHERE id = {mark}", (id_,))
-            row = cursor.fetchone()
-            if row is None or row[1] != "active":
-                return False  # the other path says what is wrong
-            self._metrics.write(cursor, dialect, row[0], points, keys)
-        return True
+        return self._groups.log(id_, points)  # if not, the other path says what is wrong
 
     @action("run:write", on="id")
     def set_tag(self, id: str, key: str, value: str) -> None:
@@ -378,23 +362,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
             after: The last point of the page before.
             order: By time, step, value, or by step, time, value.
         """
-        points = metric_points.c
-        first, second = (
-            (points.at_ms, points.step) if order == "time" else (points.step, points.at_ms)
-        )
-        query = _HISTORY.order_by(first, second, points.value, points.is_nan)
-        if after is not None:
-            place = (after.at_ms, after.step) if order == "time" else (after.step, after.at_ms)
-            is_nan = math.isnan(after.value)
-            value = 0.0 if is_nan else after.value
-            query = query.where(
-                tuple_(first, second, points.value, points.is_nan) > tuple_(*place, value, is_nan)
-            )
-        if limit:
-            query = query.limit(limit)
-        with self._catalog.read() as tx:
-            rows = tx.all(query.params(run=id, key=key))
-        return [point_of(key, row) for row in rows]
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            return history_points(cursor, dialect, id, key, limit=limit, after=after, order=order)
 
     @action("run:read")
     def latest_metrics(self, ids: list[str]) -> dict[str, list[Metric]]:
@@ -433,5 +402,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
             faults.append(("end_step", f"{end_step} is below start_step {start_step}"))
         if faults:
             raise InvalidInput("Invalid value supplied", faults)
-        with self._catalog.read() as tx:
-            return {id_: sample_points(tx, id_, key, points, start_step, end_step) for id_ in ids}
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            return {
+                id_: sample_points(cursor, dialect, id_, key, points, start_step, end_step)
+                for id_ in ids
+            }

@@ -15,10 +15,7 @@ from sqlalchemy import Row, bindparam, select
 from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
     experiments,
-    metric_keys,
-    metric_latest,
     run_inputs,
-    run_outputs,
     run_params,
     run_tags,
     runs,
@@ -46,6 +43,16 @@ _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
 _CHUNK = 2000
 
+# Details of found runs, on the driver's cursor: a search reads thousands of these rows.
+_TEXTS = (
+    "SELECT 0, run_pk, key, value FROM run_params WHERE run_pk IN ({keys}) "
+    "UNION ALL SELECT 1, run_pk, key, value FROM run_tags WHERE run_pk IN ({keys})"
+)
+_LATEST = (
+    "SELECT run_pk, name, value, is_nan FROM metric_latest "
+    "JOIN metric_keys ON metric_keys.pk = key_pk WHERE run_pk IN ({keys})"
+)
+_OUTPUTS = "SELECT run_pk, model_id, step FROM run_outputs WHERE run_pk IN ({keys})"
 _BY_ID = select(runs).where(runs.c.id == bindparam("id"))
 
 
@@ -160,7 +167,7 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
         return
     values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
     rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
-    _insert_ignoring(tx, run_params, rows)
+    tx.insert_missing(run_params, rows)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
         query = select(run_params.c.key, run_params.c.value).where(
@@ -202,16 +209,7 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
         }
         for item in inputs
     ]
-    if rows:
-        _insert_ignoring(tx, run_inputs, rows)
-
-
-def _insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
-    if tx.dialect == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
-    tx.execute(insert(table).on_conflict_do_nothing(), rows)
+    tx.insert_missing(run_inputs, rows)
 
 
 def read_run(tx: Transaction, id_: str) -> Run:
@@ -230,29 +228,19 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     inputs: dict[int, list[RunInput]] = defaultdict(list)
     outputs: dict[int, list[RunOutput]] = defaultdict(list)
-    for keys in chunks([int(row.pk) for row in rows]):
-        for target, table in ((params, run_params), (tags, run_tags)):
-            query = select(table.c.run_pk, table.c.key, table.c.value)
-            for row in tx.all(query.where(table.c.run_pk.in_(keys))):
-                target[row.run_pk][row.key] = row.value
-        latest = (
-            select(
-                metric_latest.c.run_pk,
-                metric_keys.c.name,
-                metric_latest.c.value,
-                metric_latest.c.is_nan,
-            )
-            .join(metric_keys, metric_keys.c.pk == metric_latest.c.key_pk)
-            .where(metric_latest.c.run_pk.in_(keys))
-        )
-        for row in tx.all(latest):
-            metrics[row.run_pk][row.name] = math.nan if row.is_nan else row.value
-        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(keys))):
+    cursor = tx.connection.connection.cursor()
+    for part in chunks([int(row.pk) for row in rows]):
+        keys = ",".join(map(str, part))
+        for of_tag, pk, key, text in _fetch(cursor, _TEXTS, keys):
+            (tags if of_tag else params)[pk][key] = text
+        for pk, key, value, is_nan in _fetch(cursor, _LATEST, keys):
+            metrics[pk][key] = math.nan if is_nan else value
+        for pk, model_id, step in _fetch(cursor, _OUTPUTS, keys):
+            outputs[pk].append(RunOutput(model_id=model_id, step=step))
+        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(part))):
             values = row._asdict()
             pk = values.pop("run_pk")
             inputs[pk].append(RunInput(**values | {"source": values["source"] or {}}))
-        for row in tx.all(select(run_outputs).where(run_outputs.c.run_pk.in_(keys))):
-            outputs[row.run_pk].append(RunOutput(model_id=row.model_id, step=row.step))
     return [
         _run(
             row,
@@ -264,6 +252,13 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
         )
         for row in rows
     ]
+
+
+def _fetch(cursor: Any, query: str, keys: str) -> list[tuple[Any, ...]]:
+    # The keys are numbers of ours, never a text of anybody.
+    cursor.execute(query.format(keys=keys))
+    found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found
 
 
 def _run(row: Row[Any], **details: Any) -> Run:
