@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import mimetypes
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
-import anyio.from_thread
 import msgspec
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from everloop.api.mlflow_streams import pieces_of
 from everloop.api.mlflow_wire import bare
 from everloop.core.context import acting
 from everloop.core.run import Artifact
@@ -76,13 +76,7 @@ def content(workspace: Workspace) -> Handler:
 
 def _store(workspace: Workspace, path: str, body: AsyncIterator[bytes]) -> None:
     workspace.tracking.list_artifacts(path)  # refuses a bad path before anything is read
-
-    def pieces() -> Iterator[bytes]:
-        # This runs in a worker thread; the body is read on the event loop, a piece at a time.
-        while (piece := anyio.from_thread.run(anext, body, None)) is not None:
-            yield piece
-
-    digest, size = workspace.blobs.put(pieces())
+    digest, size = workspace.blobs.put(pieces_of(body))
     with acting(actor=workspace.actor):
         workspace.tracking.link_artifact(path, digest, size)
 
