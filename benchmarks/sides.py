@@ -47,7 +47,7 @@ class Peer:
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 text=True,
-                start_new_session=True,
+                process_group=0,
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )
 
@@ -206,7 +206,7 @@ def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[Server
     log = folder / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=HERE.parent, start_new_session=True
+            command, stdout=output, stderr=output, cwd=HERE.parent, process_group=0
         )
     server = Server(f"http://127.0.0.1:{port}", process.pid)
     try:
@@ -246,7 +246,7 @@ def free_port() -> int:
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:
-    """End a process that leads a session, with all that it started."""
+    """End a process that leads a group, with all that it started."""
     for number, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 15)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -21,7 +21,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import world
 from mark import Counts, Mark, mark_of, peak_memory_mb
@@ -30,11 +29,9 @@ import everloop as ev
 from everloop.automation.declare import collecting
 from everloop.automation.runner import LoopRunner
 from everloop.errors import NotFound, StateError
-from everloop.evaluation.metrics import metric
 from everloop.pipelines.load import load_module
-from everloop.registry.flavors import load_predictor
 
-__all__ = ["BEGIN", "DAY", "END", "NAME", "Mark", "Replay", "mark_of", "month_table"]
+__all__ = ["BEGIN", "DAY", "END", "NAME", "Mark", "Replay", "mark_of"]
 
 LOOP_FILE = Path(__file__).with_name("loop.py")
 NAME = "flights-delay"
@@ -48,7 +45,7 @@ REQUEST = ("carrier", "origin", "dest", "tailnum", "distance", "hour", "sched_de
 _INSTANT = pl.Datetime("us", "UTC")
 
 #: Between two requests of a day, so that they last about as long as the day's end takes.
-_BETWEEN_S = 0.012
+_BETWEEN_S = 0.006
 
 #: How far back the online store must reach when it is filled anew: the longest window and more.
 _REACH = timedelta(days=10)
@@ -367,59 +364,3 @@ def _columns(route: Any, rows: pl.DataFrame) -> Any:
     given = {name: rows[name].to_list() for name in REQUEST if name != "sched_dep"}
     given["sched_dep"] = rows["sched_dep"].dt.epoch("us").to_numpy()
     return route.validator.columns(given)
-
-
-# --- what came of it ---------------------------------------------------------------------------
-def month_table(workspace: ev.Workspace, until: datetime = END) -> dict[str, Any]:
-    """By month: AUC and Brier of the frozen model and of the loop, and what the loop did.
-
-    The frozen model is version 1, scored on the very feature values that were served.
-    """
-    first = workspace.registry.version(NAME, 1)
-    frozen = load_predictor(first, workspace.registry.files(NAME, 1))
-    months = []
-    for start in (m for m in world.months() if BEGIN <= m < until):
-        end = min(until, END if start.month == 12 else start.replace(month=start.month + 1))
-        rows = _answered(workspace, start, end)
-        y = rows["label"].to_numpy()
-        served = rows.select(f"f.{name}" for name in frozen.names).cast(pl.Float64).to_numpy()
-        months.append(
-            {
-                "month": f"{start:%Y-%m}",
-                "frozen": _figures(y, frozen.predict(served)),
-                "loop": _figures(y, rows["value"].to_numpy()),
-                "flights": rows.height,
-                **_acts(workspace, start, end),
-            }
-        )
-    mean = {
-        who: {k: float(np.mean([m[who][k] for m in months])) for k in ("auc", "brier")}
-        for who in ("frozen", "loop")
-    }
-    return {"months": months, "mean": mean}
-
-
-def _answered(workspace: ev.Workspace, start: datetime, end: datetime) -> pl.DataFrame:
-    rows = pl.from_arrow(workspace.predictions.read(NAME, since=start, until=end, labelled=True))
-    assert isinstance(rows, pl.DataFrame)
-    return rows.filter((pl.col("arm") != "shadow") & pl.col("label").is_not_null())
-
-
-def _figures(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    return {name: metric(name, y, p) for name in ("auc", "brier")}
-
-
-def _acts(workspace: ev.Workspace, start: datetime, end: datetime) -> dict[str, int]:
-    def within(kind: str, **match: Any) -> int:
-        events = workspace.lineage.events(kind=kind, limit=10_000)
-        return sum(
-            start <= e.at < end and all(e.body.get(k) == v for k, v in match.items())
-            for e in events
-        )
-
-    return {
-        "alerts": within("alert.Fired"),
-        "retrained": within("trigger.Fired"),
-        "refused": within("verdict.Given", passed=False),
-        "promoted": within("rollout.Promoted"),
-    }

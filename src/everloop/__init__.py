@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from everloop.core.context import set_opener
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from everloop.core.time import ManualClock
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
+    from everloop.errors import RunStopped
+    from everloop.experiments.query import runs
+    from everloop.experiments.run import run
+    from everloop.experiments.stop import stop_if
     from everloop.features.define import agg, col, feature_set, feature_view, source
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
@@ -52,6 +58,10 @@ _NAMES = {
     "everloop.core.time": ("ManualClock",),
     "everloop.data.api": ("commit", "read"),
     "everloop.data.frame": ("Table",),
+    "everloop.errors": ("RunStopped",),
+    "everloop.experiments.query": ("runs",),
+    "everloop.experiments.run": ("run",),
+    "everloop.experiments.stop": ("stop_if",),
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.monitoring.reference": ("make_reference",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
@@ -69,6 +79,7 @@ __all__ = [
     "Field",
     "ManualClock",
     "ModelArtifact",
+    "RunStopped",
     "Schema",
     "Table",
     "Workspace",
@@ -97,11 +108,14 @@ __all__ = [
     "quality",
     "read",
     "register",
+    "run",
+    "runs",
     "schedule",
     "sla",
     "slo",
     "source",
     "step",
+    "stop_if",
     "threshold",
 ]
 
@@ -113,6 +127,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
+
+
+# Plain functions (`ev.read`, `ev.run`, a pipeline) open the default workspace where none is set.
+set_opener(lambda: __getattr__("open")())
 
 
 def __dir__() -> list[str]:

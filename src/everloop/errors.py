@@ -8,6 +8,7 @@ The tree::
       NotFound       (KeyError)      no such thing; names the nearest ones
       Conflict                       somebody else was first; names the winner
       StateError                     not allowed in the present state; tells what led there
+      RunStopped                     a rule of the user's own ended a hopeless run
       NotAllowed     (PermissionError)
       GateRefused                    a gate said no; carries the verdict
       MissingExtra   (ImportError)   an optional library is needed; gives the install line
@@ -34,6 +35,7 @@ __all__ = [
     "MissingExtra",
     "NotAllowed",
     "NotFound",
+    "RunStopped",
     "StateError",
     "TooLarge",
     "UserCodeError",
@@ -148,6 +150,13 @@ class StateError(EverloopError):
     code = "wrong_state"
     status = 409
     exit = 6
+
+
+class RunStopped(EverloopError):
+    """A rule that the user gave ended a run that has no hope; the message says which and why."""
+
+    code = "run_stopped"
+    status = 409
 
 
 class NotAllowed(EverloopError, PermissionError):

@@ -6,9 +6,11 @@ The serving paths (``/v2``, ``/invocations``, ``/ping``) go to the raw ASGI appl
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -19,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, mlflow, native
+from everloop.api import errors, mlflow, native, otlp, stream
 from everloop.api.guard import Guard
 from everloop.api.mlflow_hot import HotCalls
 from everloop.errors import EverloopError
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["make_app"]
 
+_log = logging.getLogger(__name__)
+
+#: Between two looks for runs whose process died, seconds.
+REAP_S = 15.0
 _SERVING = ("/v2", "/invocations", "/ping")
 
 
@@ -78,6 +84,32 @@ class _Serving:
             return self._opened
 
 
+@contextmanager
+def _delivering(workspace: Workspace) -> Iterator[None]:
+    """Deliver to the webhooks in a thread of its own, so that no request ever waits for one."""
+    stop = threading.Event()
+    courier = workspace.courier()
+    thread = threading.Thread(
+        target=courier.run_forever, args=(stop,), name="everloop-courier", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def _reap(workspace: Workspace) -> None:
+    """Mark runs as lost whose process died: a server may run without a supervisor."""
+    while True:
+        await asyncio.sleep(REAP_S)
+        try:
+            await run_in_threadpool(lambda: workspace.tracking.reap())
+        except EverloopError:
+            _log.exception("dead runs could not be looked for; it is tried again")
+
+
 def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
     """The application over `workspace`.
 
@@ -113,7 +145,10 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
+        reaping = asyncio.create_task(_reap(workspace))
+        with _delivering(workspace):
+            yield
+        reaping.cancel()
         try:
             await run_in_threadpool(hot.close)
             await run_in_threadpool(serving.close)
@@ -125,7 +160,9 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
             Route("/health", health),
             Route("/metrics", prometheus),
             *native.routes(workspace),
+            *stream.routes(workspace),
             *mlflow.routes(workspace),
+            *otlp.routes(workspace),
             *pages.routes(workspace),
         ],
         exception_handlers={

@@ -7,6 +7,7 @@ holds the same services as stand-ins that call a server. Services load when they
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from everloop import settings
 from everloop.access.policy import Authorizer, EmbeddedAuthorizer
 from everloop.access.service import Service
-from everloop.core.context import set_opener
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.access.remote import Transport
+    from everloop.automation.courier import Courier
     from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
+    from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
     from everloop.data.objects import ObjectService
     from everloop.data.service import DataService
@@ -36,12 +38,16 @@ if TYPE_CHECKING:
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
     from everloop.pipelines.service import PipelineService
+    from everloop.ports.notifier import Notifier
     from everloop.ports.online import OnlineStore
+    from everloop.ports.secrets import SecretBox
     from everloop.registry.service import RegistryService
     from everloop.serving.loader import Router
     from everloop.serving.route import Answers, ServedFeatures
     from everloop.serving.worker import ServingServices
     from everloop.tracking.service import TrackingService
+    from everloop.tracking.traces import TraceService
+    from everloop.transfer.report import TransferReport
 
 __all__ = ["AREAS", "Workspace", "open_workspace"]
 
@@ -51,6 +57,7 @@ AREAS = (
     "data",
     "lineage",
     "tracking",
+    "traces",
     "pipelines",
     "features",
     "registry",
@@ -59,13 +66,11 @@ AREAS = (
     "predictions",
     "monitoring",
     "automation",
+    "webhooks",
     "governance",
 )
 
 _S = TypeVar("_S", bound=Service)
-
-# Plain functions (`ev.read`, a pipeline's `run`) open the default workspace where none is set.
-set_opener(lambda: open_workspace())
 
 
 def open_workspace(
@@ -190,6 +195,13 @@ class Workspace:
         return self._service(TrackingService)
 
     @cached_property
+    def traces(self) -> TraceService:
+        """Traces of applications."""
+        from everloop.tracking.traces import TraceService
+
+        return self._service(TraceService)
+
+    @cached_property
     def pipelines(self) -> PipelineService:
         """Runs of pipelines and stored results of steps."""
         from everloop.pipelines.service import PipelineService
@@ -250,6 +262,33 @@ class Workspace:
         if self._transport is not None:
             return self._remote(AutomationService)
         return AutomationService(self._catalog, self._authorizer)
+
+    @cached_property
+    def webhooks(self) -> WebhookService:
+        """Webhooks and their deliveries."""
+        from everloop.automation.webhooks import WebhookService
+
+        if self._transport is not None:
+            return self._remote(WebhookService)
+        return WebhookService(self._catalog, self._authorizer, self._notifier, self._secrets)
+
+    @cached_property
+    def _notifier(self) -> Notifier:
+        from everloop.backends.notify.webhook import WebhookNotifier
+
+        return WebhookNotifier(settings.load().webhook_hosts)
+
+    @cached_property
+    def _secrets(self) -> SecretBox:
+        from everloop.backends.secrets.fernet import FernetBox
+
+        return FernetBox(self.folder / "secret.key", settings.load().secret_key)
+
+    def courier(self) -> Courier:
+        """What delivers to the webhooks, in this process."""
+        from everloop.automation.courier import Courier
+
+        return Courier(self._catalog, self._notifier, self._secrets)
 
     @cached_property
     def governance(self) -> GovernanceService:
@@ -327,6 +366,61 @@ class Workspace:
 
         return LoopRunner(self, root=root)
 
+    def import_mlflow(
+        self, source: str, *, artifacts: str = "", tell: Callable[[str], None] | None = None
+    ) -> TransferReport:
+        """Take in a store of MLflow's; doing it again goes on and changes nothing that is here.
+
+        Args:
+            source: A folder ``mlruns``, a file ``mlflow.db``, the URL of a database or a server.
+            artifacts: Where the files are, if not where the store says.
+            tell: Called with a line of progress now and then.
+
+        Raises:
+            InvalidInput: If the source is none of these.
+            BackendError: If source or workspace is gone in the middle.
+        """
+        from everloop.transfer.importer import IMPORTED, Importer
+        from everloop.transfer.mlflow import open_source
+        from everloop.transfer.report import Findings
+
+        findings = Findings(IMPORTED)
+        place = Path(artifacts) if artifacts else None
+        opened = open_source(source, settings.mlflow_login(), findings.fail, place)
+        try:
+            importer = Importer(
+                opened, self.tracking, self.registry, self.blobs, findings, tell or _silent
+            )
+            return importer.run()
+        finally:
+            opened.close()
+
+    def merge(
+        self, folder: str | os.PathLike[str], *, tell: Callable[[str], None] | None = None
+    ) -> TransferReport:
+        """Take in the runs, datasets and models of another workspace's folder; twice is once.
+
+        Args:
+            folder: Its ``.everloop`` folder, which is only read.
+            tell: Called with a line of progress now and then.
+
+        Raises:
+            InvalidInput: If it is no workspace.
+            StateError: If it is being written, or this workspace is remote.
+            BackendError: If it was made by a newer Everloop.
+        """
+        from everloop.backends.blobs.local import LocalBlobs
+        from everloop.transfer.folder import catalog_copy
+        from everloop.transfer.merge import MERGED, Merger
+        from everloop.transfer.report import Findings
+
+        home, place = self._local("what takes in a folder"), Path(folder)
+        _ = self.tracking  # makes the experiment "0", which every workspace has
+        with catalog_copy(place, home, self.clock) as copy:
+            there = LocalBlobs(place / "objects")
+            merger = Merger(str(place), copy, there, self._catalog, self.blobs, Findings(MERGED))
+            return merger.run(tell or _silent)
+
     def service(self, area: str) -> Service:
         """The service of `area`."""
         found: Service = getattr(self, area)
@@ -380,6 +474,10 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody wants to see."""
 
 
 def _catalog_of(location: str) -> tuple[str, Path]:

@@ -164,10 +164,18 @@ def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
 
 
+def test_spans_ask_the_decision_point(app: ASGIApp) -> None:
+    times = {"startTimeUnixNano": "1", "endTimeUnixNano": "2"}
+    span = {"traceId": "ab" * 16, "spanId": "cd" * 8, **times}
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    headers = {"x-mlflow-experiment-id": "0"}
+    assert ask(app, "POST", "/v1/traces", body, headers=headers).status == 403
+
+
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
-        r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics"
+        r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):

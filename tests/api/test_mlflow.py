@@ -23,6 +23,8 @@ from everloop.api import (
     mlflow_models,
     mlflow_registry,
     mlflow_runs,
+    mlflow_traces,
+    mlflow_webhooks,
 )
 from everloop.ports.blobs import HasPaths
 from everloop.server import make_app
@@ -249,6 +251,41 @@ def test_versions_and_aliases(app: ASGIApp) -> None:
     assert made["version"] == "3"
     latest = post(app, "registered-models/get-latest-versions", {"name": "churn"}).json()
     assert [found["version"] for found in latest["model_versions"]] == ["3"]
+
+
+def test_a_protected_alias_is_refused_with_what_is_missing(
+    app: ASGIApp, workspace: Workspace
+) -> None:
+    post(app, "registered-models/create", {"name": "guarded"})
+    for _ in range(2):
+        body = {"name": "guarded", "source": "mlflow-artifacts:/0/x/artifacts/model"}
+        post(app, "model-versions/create", body)
+    alias = {"name": "guarded", "alias": "champion", "version": "1"}
+    assert post(app, "registered-models/alias", alias).json() == {}
+    workspace.registry.protect("guarded", "champion", ["threshold:auc"], approvals=2)
+    message = refused(
+        post(app, "registered-models/alias", {**alias, "version": "2"}), "PERMISSION_DENIED", 403
+    )
+    assert "gate threshold:auc was never judged" in message
+    assert "2 of 2 approvals" in message
+    found = get(app, "registered-models/alias?name=guarded&alias=champion").json()
+    assert found["model_version"]["version"] == "1"
+    message = refused(
+        post(app, "registered-models/alias", {"name": "guarded", "alias": "champion"}, "DELETE")
+    )
+    assert "protected" in message
+    for path, body in (
+        ("model-versions/delete", {"name": "guarded", "version": "1"}),
+        ("registered-models/delete", {"name": "guarded"}),
+    ):
+        assert "protected" in refused(post(app, path, body, "DELETE"))
+
+
+def test_a_deleted_model_frees_its_name(app: ASGIApp, workspace: Workspace) -> None:
+    for _ in range(2):
+        assert post(app, "registered-models/create", {"name": "fleeting"}).status == 200
+        assert post(app, "registered-models/delete", {"name": "fleeting"}, "DELETE").json() == {}
+    assert len(workspace.registry.deleted("fleeting")) == 2
 
 
 @pytest.mark.parametrize(
@@ -571,7 +608,7 @@ def test_unknown_things_are_404_in_the_words_clients_match(
         ("PUT", f"{API}/runs/create"),
         ("GET", f"{API}/runs/create"),
         ("GET", "/api/2.0/"),
-        ("POST", "/api/3.0/mlflow/traces"),
+        ("POST", "/api/3.0/mlflow/traces/metrics"),
         ("GET", f"{API}/logged-models/a/b/c/d"),
     ],
 )
@@ -613,9 +650,24 @@ _FIELDS = st.sampled_from(
         "new_name",
         "tag_key",
         "model_json",
+        "trace",
+        "assessment",
+        "locations",
+        "request_ids",
+        "trace_ids",
+        "events",
+        "url",
     ]
 )
-_DOORS = (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
+_DOORS = (
+    mlflow_experiments,
+    mlflow_runs,
+    mlflow_log,
+    mlflow_models,
+    mlflow_registry,
+    mlflow_traces,
+    mlflow_webhooks,
+)
 _CALLS = st.sampled_from(
     [
         (method, path.removeprefix("mlflow/").replace("{model_id}", "m-0"))

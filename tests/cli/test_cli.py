@@ -167,3 +167,27 @@ def test_a_step_that_raises_shows_the_users_traceback_first_and_can_be_resumed(
     document = json.loads(again.stdout)
     assert document["result"] == 2
     assert document["run"]["id"] == runs[0]["id"]
+
+
+def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
+    import everloop as ev
+
+    with ev.open(tmp_path / ".everloop") as ws:
+        ids = []
+        for lr in (0.1, 0.2):
+            with ev.run("e", params={"lr": lr, "same": 1}, workspace=ws) as run:
+                run.log(auc=lr)
+            ids.append(run.id)
+    done = everloop("run", "compare", *ids, "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert [found["id"] for found in document["runs"]] == ids
+    assert {"param lr", "metric auc", "name"} <= set(document["differ"])
+    assert not {"param same", "state"} & set(document["differ"])
+    lines = everloop("run", "compare", *ids, cwd=tmp_path).stdout.splitlines()
+    assert lines[0].split("\t")[1:] == ids
+    assert "param lr\t0.1\t0.2" in lines
+    assert "metric auc\t0.1\t0.2" in lines
+    whole = everloop("run", "compare", "--experiment", "e", "--all", cwd=tmp_path).stdout
+    assert "param same\t1\t1" in whole.splitlines()
+    assert everloop("run", "compare", cwd=tmp_path).returncode == 2
+    assert everloop("run", "compare", "nothing", cwd=tmp_path).returncode == 5

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import everloop as ev
 from everloop.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "guide" / "first-loop.md"
+GUIDE = ROOT / "docs" / "guide"
 # `everloop up` runs until it is stopped: tests/e2e/test_up.py runs it.
 RUNS_ON = "everloop up"
 
@@ -24,15 +25,26 @@ def commands(page: Path) -> list[str]:
     return [line[2:].split("   #")[0] for line in lines if line.startswith("$ ")]
 
 
-def test_the_commands_of_the_guide_work_one_after_the_other(tmp_path: Path) -> None:
+def files(page: Path) -> dict[str, str]:
+    """The programs of a page: blocks of Python that begin with their file's name."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    return {block.split()[1]: block for block in blocks if re.match(r"# \w+\.py\n", block)}
+
+
+@pytest.mark.parametrize(("page", "least"), [("first-loop.md", 6), ("tracking.md", 6)])
+def test_the_commands_of_the_guide_work_one_after_the_other(
+    tmp_path: Path, page: str, least: int
+) -> None:
+    for name, text in files(GUIDE / page).items():
+        (tmp_path / name).write_text(text)
     ran = 0
-    for command in commands(GUIDE):
+    for command in commands(GUIDE / page):
         if command.startswith(RUNS_ON):
             continue
         words = shlex.split(command)
-        assert words[0] == "everloop"
+        assert words[0] in ("everloop", "python")
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            [sys.executable, *(words[1:] if words[0] == "python" else ["-m", *words])],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -40,7 +52,29 @@ def test_the_commands_of_the_guide_work_one_after_the_other(tmp_path: Path) -> N
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         ran += 1
-    assert ran >= 6
+    assert ran >= least
+
+
+def test_the_commands_for_those_who_come_from_mlflow_work(tmp_path: Path) -> None:
+    run = tmp_path / "mlruns" / "1" / ("a" * 32)
+    run.mkdir(parents=True)
+    (run.parent / "meta.yaml").write_text("experiment_id: '1'\nname: first\n")
+    (run / "meta.yaml").write_text(f"run_id: {run.name}\nstatus: 3\n")
+    with ev.open(tmp_path / "cluster" / ".everloop") as cluster:
+        cluster.tracking.create_run("of a cluster")
+    found = commands(ROOT / "docs" / "guide" / "coming-from-mlflow.md")
+    assert len(found) == 3
+    for command in found:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    with ev.open(tmp_path / ".everloop") as workspace:
+        assert len(workspace.tracking.runs().runs) == 2
 
 
 def test_the_commands_of_the_readme_are_known() -> None:
@@ -75,8 +109,6 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 
 def test_public_names_are_listed_once_and_load() -> None:
-    import everloop as ev
-
     assert sorted(ev.__all__) == ev.__all__
     assert set(ev.__all__) == {*ev._HOMES, "__version__"}
     for name in ev.__all__:

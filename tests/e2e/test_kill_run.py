@@ -96,7 +96,7 @@ def test_killed_run_resumes_under_its_id(tmp_path: Path) -> None:
     [run] = tracking.runs().runs
     assert run.state == "running"  # nobody has looked yet
     assert [(s.step, s.outcome) for s in service.steps(run.id)] == [("flow.load", "ran")]
-    assert service.reap() == [run.id]  # its lease has not run out, but its process is gone
+    assert tracking.reap() == [run.id]  # its lease has not run out, but its process is gone
 
     (tmp_path / "go").touch()
     done = subprocess.run([*command, run.id], capture_output=True, text=True, check=True)

@@ -35,6 +35,7 @@ class Lived(NamedTuple):
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     sys.path.insert(0, str(EXAMPLE))
+    import outcome
     import replay
 
     folder = tmp_path_factory.mktemp("loop")
@@ -44,7 +45,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         run.prepare()
         with processes.serving_process(str(folder)) as address:
             run.run(address, lambda progress: None)
-        yield Lived(workspace, replay, run, replay.month_table(workspace, UNTIL))
+        yield Lived(workspace, replay, run, outcome.month_table(workspace, UNTIL))
     sys.path.remove(str(EXAMPLE))
 
 
@@ -81,6 +82,14 @@ def test_an_alert_leads_to_a_rollout_by_an_unbroken_chain_of_causes(lived: Lived
     assert kinds[0] == "alert.Fired"
     for kind in ("trigger.Fired", "verdict.Given", "rollout.Started", "rollout.Promoted"):
         assert kind in kinds
+
+
+def test_no_promoted_model_is_worse_than_the_one_it_replaced(lived: Lived) -> None:
+    promotions = lived.table["promotions"]
+    assert len(promotions) == sum(month["promoted"] for month in lived.table["months"]) > 0
+    for one in promotions:
+        for figure in ("auc", "brier"):
+            assert one[figure]["high"] > 0, one  # by more than noise, that is
 
 
 def test_every_flight_was_answered_once_and_http_equals_batch(lived: Lived) -> None:

@@ -169,6 +169,7 @@ def test_hostile_texts_are_only_text(
             owner=HOSTILE,
             pipeline="loop.py:retrain",
             charter=Charter(problem=HOSTILE, value=HOSTILE, owner=HOSTILE),
+            gates=(ev.beats_champion("brier", on="latest 14 days"),),
             created_at=START,
             updated_at=START,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,11 @@ from everloop.core.machines import (
     RolloutObservation,
     RolloutPlan,
     RolloutState,
+    VersionState,
     decide_alert,
     decide_rollout,
     next_run_state,
+    next_version_state,
 )
 from everloop.errors import StateError
 
@@ -141,3 +144,23 @@ def test_alert_keeps_its_state_between_the_bounds() -> None:
     assert decide_alert("ok", two_of_five, fire=(3, 5), clear=(1, 5)) == ("ok", "")
     assert decide_alert("firing", two_of_five, fire=(3, 5), clear=(1, 5)) == ("firing", "")
     assert decide_alert("ok", (True,) * 4, fire=(3, 5), clear=(1, 5)) == ("ok", "")
+
+
+VERSION_STATES = get_args(VersionState)
+
+
+@pytest.mark.parametrize("start", VERSION_STATES)
+@pytest.mark.parametrize("wanted", [*VERSION_STATES, "gone"])
+def test_a_version_moves_as_the_table_says(start: str, wanted: str) -> None:
+    legal = {
+        "draft": {"candidate", "live", "archived"},
+        "candidate": {"live", "archived"},
+        "live": {"candidate", "archived"},
+        "archived": {"draft", "candidate", "live"},
+    }
+    if wanted in legal[start]:
+        assert next_version_state(start, wanted) == wanted
+        return
+    with pytest.raises(StateError, match=f"m/1 is {start} and cannot become {wanted}") as refused:
+        next_version_state(start, wanted, f"m/1 is {start}")
+    assert all(state in refused.value.hint for state in legal[start])

@@ -65,11 +65,11 @@ def test_an_instant_beyond_the_calendar_is_refused(at: datetime) -> None:
         parse_instant(at.isoformat())
 
 
-@pytest.mark.parametrize("text", ["36526d", "9" * 400 + "d", timedelta.max])
-def test_a_length_of_time_is_a_century_at_most(text: str | timedelta) -> None:
-    with pytest.raises(InvalidInput, match="a century at most"):
+@pytest.mark.parametrize("text", ["182626d", "9" * 400 + "d", timedelta.max])
+def test_a_length_of_time_is_500_years_at_most(text: str | timedelta) -> None:
+    with pytest.raises(InvalidInput, match="500 years at most"):
         duration_micros(text)
-    assert duration_micros("36525d") == 36_525 * 86_400_000_000
+    assert duration_micros("182625d") == 182_625 * 86_400_000_000
 
 
 @pytest.mark.parametrize("text", ["", "now", "2013-13-01", "01.04.2013", "12:30"])

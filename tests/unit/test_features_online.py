@@ -95,7 +95,7 @@ def test_pushes_in_any_order_equal_history(
     rows = cases.table(requests, cases.REQUESTS)
     written = [row for batch in batches for row in batch]
     data = {"events": cases.table(written, cases.EVENTS), "facts": cases.table(facts, cases.FACTS)}
-    online = OnlineFeatures(PLAIN if quick else CASES, MemoryStore(), slack="9999999d")
+    online = OnlineFeatures(PLAIN if quick else CASES, MemoryStore(), slack="182000d")
     for batch in batches:
         online.push("events", cases.table(batch, cases.EVENTS))
     for fact in facts:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import http.client
 import inspect
+import os
+import weakref
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -46,6 +48,7 @@ class Transport:
         self._timeout = timeout_s
         self._actor = actor
         self._idle: list[http.client.HTTPConnection] = []
+        _transports.add(self)
 
     def call(self, path: str, body: bytes, head_length: int) -> tuple[bytes, int]:
         """Post `body` and return the answer's body and the length of its head.
@@ -118,6 +121,19 @@ class Transport:
         """Close the connections that are idle; safe to call twice."""
         while self._idle:
             self._idle.pop().close()
+
+
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _drop_connections_in_child() -> None:
+    # Answers to both sides of a fork would mix on one connection.
+    for transport in list(_transports):
+        transport._idle = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_connections_in_child)
 
 
 def remote(service: type[_S], transport: Transport) -> _S:

@@ -140,7 +140,7 @@ def _detach(value: Any, parts: list[_Bytes], streams: dict[int, memoryview]) -> 
     if isinstance(value, dict):
         plain = {key: _detach(item, parts, streams) for key, item in value.items()}
         return {"$object": plain} if _looks_like_a_mark(value) else plain
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_detach(item, parts, streams) for item in value]
     if isinstance(value, _BYTES):
         parts.append(value)

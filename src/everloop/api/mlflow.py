@@ -23,6 +23,8 @@ from everloop.api import (
     mlflow_models,
     mlflow_registry,
     mlflow_runs,
+    mlflow_traces,
+    mlflow_webhooks,
 )
 from everloop.api.mlflow_calls import Call
 from everloop.api.mlflow_wire import decode_body, decode_query, error_answer
@@ -42,7 +44,15 @@ _MAX_BATCH = 1_000_000
 _EXACT: dict[tuple[str, str], Call] = {}
 _PATTERNS: list[tuple[str, re.Pattern[str], Call]] = []
 
-for _door in (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry):
+for _door in (
+    mlflow_experiments,
+    mlflow_runs,
+    mlflow_log,
+    mlflow_models,
+    mlflow_registry,
+    mlflow_traces,
+    mlflow_webhooks,
+):
     for (_method, _path), _call in _door.calls.items():
         if "{" in _path:
             _pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", _path))

@@ -17,20 +17,15 @@ import numpy.typing as npt
 import orjson
 
 from everloop.api.oip_body import parse_json
+from everloop.core.interchange import OIP_DATATYPES
 from everloop.core.schema import Field
 from everloop.errors import Fault, InvalidInput
 from everloop.serving.fields import FieldRules, Wrong
 from everloop.serving.signature import checked_column
 
-__all__ = ["DATATYPES", "InferRequest", "OutputTensor", "decode_infer", "encode_infer"]
+__all__ = ["InferRequest", "OutputTensor", "decode_infer", "encode_infer"]
 
 Values = list[Any] | npt.NDArray[Any]
-
-#: Field type -> datatype of the protocol. Times travel as INT64 microseconds or BYTES text.
-DATATYPES = {
-    "bool": "BOOL", "float32": "FP32", "float64": "FP64", "string": "BYTES", "binary": "BYTES",
-    "timestamp": "INT64", "date": "BYTES",
-} | {f"{s}int{b}": f"{s.upper()}INT{b}" for s in ("", "u") for b in (8, 16, 32, 64)}  # fmt: skip
 
 _WIRE: dict[str, str] = {
     "BOOL": "u1", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": "<u2",
@@ -40,7 +35,7 @@ _WIRE: dict[str, str] = {
 
 _JSON_RULES = {
     datatype: FieldRules(Field("value", kind))  # type: ignore[arg-type]
-    for kind, datatype in DATATYPES.items()
+    for kind, datatype in OIP_DATATYPES.items()
     if kind not in ("binary", "timestamp", "date")
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from everloop.api.oip_body import parse_json
-from everloop.api.oip_codec import DATATYPES
+from everloop.core.interchange import OIP_DATATYPES, to_oip
 from everloop.errors import InvalidInput, NotFound
 from everloop.serving.loader import Router
 from everloop.serving.metrics import ServingMetrics
@@ -122,12 +122,11 @@ def _outputs(route: RouteSnapshot) -> list[tuple[str, str]]:
 
 def _metadata(route: RouteSnapshot, pinned: int | None) -> dict[str, Any]:
     versions = [arm.version for arm in route.arms] if pinned is None else [pinned]
-    inputs = [(field.name, DATATYPES[field.type]) for field in route.validator.schema.fields]
     return {
         "name": route.deployment,
         "versions": [str(version) for version in versions],
         "platform": route.platform,
-        "inputs": [_tensor(name, datatype) for name, datatype in inputs],
+        "inputs": to_oip(route.validator.schema),
         "outputs": [_tensor(name, datatype) for name, datatype in _outputs(route)],
     }
 
@@ -141,7 +140,7 @@ def _config(route: RouteSnapshot) -> dict[str, Any]:
         kind = "STRING" if datatype == "BYTES" else datatype
         return {"name": name, "data_type": f"TYPE_{kind}", "dims": [-1]}
 
-    inputs = [(field.name, DATATYPES[field.type]) for field in route.validator.schema.fields]
+    inputs = [(field.name, OIP_DATATYPES[field.type]) for field in route.validator.schema.fields]
     return {
         "name": route.deployment,
         "platform": route.platform,

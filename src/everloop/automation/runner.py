@@ -33,7 +33,7 @@ from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
-from everloop.errors import EverloopError, InvalidInput, NotFound, UserCodeError
+from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, UserCodeError
 from everloop.evaluation.gates import judge
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
     from everloop.monitoring.service import MonitoringService
-    from everloop.pipelines.service import PipelineService
     from everloop.registry.service import RegistryService
     from everloop.tracking.service import TrackingService
 
@@ -67,8 +66,6 @@ class Workplace(Protocol):
     def automation(self) -> AutomationService: ...
     @property
     def monitoring(self) -> MonitoringService: ...
-    @property
-    def pipelines(self) -> PipelineService: ...
     @property
     def registry(self) -> RegistryService: ...
     @property
@@ -149,7 +146,7 @@ class LoopRunner:
 
     def recover(self) -> list[Firing]:
         """Take up what a runner that died left behind; only one runner may be at work then."""
-        self._ws.pipelines.reap()
+        self._ws.tracking.reap()
         return self._ws.automation.recover()
 
     def run_forever(self, stop: threading.Event, interval_s: float = 5.0) -> None:
@@ -205,7 +202,12 @@ class LoopRunner:
             return []
         # No cause is given: a step of a rollout follows from the step before, as the log has it.
         with acting(actor=f"loop:{spec.name}"):
-            moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
+            try:
+                moved = self._ws.deployment.advance(spec.name, self._observe(rollout))
+            except GateRefused as error:
+                # The alias is protected: the rollout stays at its step until what is missing comes.
+                _log.warning("loop %s waits: %s", spec.name, error.message)
+                return []
         return [] if moved is None else [moved]
 
     def _open_rollout(self, name: str) -> Rollout | None:
@@ -427,6 +429,7 @@ class LoopRunner:
             while not done.wait(_LEASE_S / 3):
                 try:
                     self._ws.automation.lead(self.holder, _LEASE_S)
+                    self._ws.tracking.reap()
                 except EverloopError:
                     _log.exception("the lead could not be renewed; it is tried again")
 

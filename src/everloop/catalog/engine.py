@@ -288,8 +288,10 @@ class Catalog:
         """Around each use: tells faults in our words; leaves nothing open in a closed catalog."""
         try:
             yield
-        except IntegrityError:
-            raise  # a caller that races for a name knows what it means
+        except (IntegrityError, EverloopError):
+            # A caller that races for a name knows what it means; and an error of ours says enough,
+            # also one that is an OSError to Python (NotAllowed).
+            raise
         except (DBAPIError, self._driver_error, OSError) as error:
             raise _explained(error, self.url) from error
         finally:

@@ -136,6 +136,7 @@ runs = _table(
     Column("lifecycle", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant),
+    Column("deleted_at", Instant),
     Index("runs_experiment", "experiment_pk", "started_at"),
     Index("runs_pipeline", "pipeline", "pk"),
 )
@@ -227,6 +228,65 @@ run_outputs = _table(
     Column("step", BigInteger, nullable=False),
 )
 
+# --- traces -------------------------------------------------------------------------------------
+traces = _table(
+    "traces",
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("client_request_id", Text, nullable=False),
+    Column("request_preview", Text, nullable=False),
+    Column("response_preview", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("duration_ms", BigInteger),
+    Column("told", Boolean, nullable=False),
+    Index("traces_experiment", "experiment_pk", "started_at"),
+)
+trace_notes = _table(
+    "trace_notes",
+    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+trace_spans = _table(
+    "trace_spans",
+    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
+    Column("span_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("content", Text, nullable=False),
+)
+trace_runs = _table(
+    "trace_runs",
+    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
+    Column("run_id", Text, primary_key=True),
+    Index("trace_runs_run", "run_id"),
+)
+trace_assessments = _table(
+    "trace_assessments",
+    Column("id", Text, primary_key=True),
+    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), nullable=False),
+    Column("span_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("source_type", Text, nullable=False),
+    Column("source_id", Text, nullable=False),
+    Column("rationale", Text, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("overrides", Text, nullable=False),
+    Column("valid", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("trace_assessments_trace", "trace_pk"),
+)
+
 # --- pipelines ----------------------------------------------------------------------------------
 step_runs = _table(
     "step_runs",
@@ -304,6 +364,38 @@ aliases = _table(
     Column("alias", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+alias_rules = _table(
+    "alias_rules",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("gates", Json, nullable=False),
+    Column("approvals", Integer, nullable=False),
+    Column("four_eyes", Boolean, nullable=False),
+    Column("rollback", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+approvals = _table(
+    "approvals",
+    Column("name", Text, ForeignKey("models.name"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("actor", Text, primary_key=True),
+    Column("note", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+# What was deleted from the registry: the rows as JSON, until they are restored or purged.
+trash = _table(
+    "trash",
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("deleted_at", Instant, nullable=False),
+    Index("trash_name", "name", "deleted_at"),
 )
 verdicts = _table(
     "verdicts",
@@ -442,6 +534,36 @@ firings = _table(
     Column("updated_at", Instant, nullable=False),
     UniqueConstraint("loop", "key", name="firings_once"),
     Index("firings_loop", "loop", "created_at"),
+)
+webhooks = _table(
+    "webhooks",
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("topics", Json, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+webhook_deliveries = _table(
+    "webhook_deliveries",
+    Column("id", Text, primary_key=True),
+    Column("webhook_id", Text, ForeignKey("webhooks.id"), nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("webhook_deliveries_due", "state", "due_at"),
+    Index("webhook_deliveries_webhook", "webhook_id"),
 )
 lineage_edges = _table(
     "lineage_edges",

@@ -114,7 +114,7 @@ def _replayed(replay: ModuleType, folder: Path, http_every: int, end: datetime) 
                 say(f"the demo in {folder} is finished; this is its result")
             else:
                 _go_on(run, folder)
-            document = replay.month_table(workspace, end)
+            document = _example("outcome").month_table(workspace, end)
             story = workspace.governance.story(replay.NAME)
             example = _some_prediction(workspace, replay.NAME, replay.BEGIN, end)
     document |= {
@@ -244,6 +244,7 @@ def _print_table(document: dict[str, Any]) -> None:
         print(f"  {month['alerts']:6} {month['retrained']:9}", end="")
         print(f" {month['refused']:7} {month['promoted']:8}")
     print(_row("mean", document["mean"]))
+    _print_promotions(document["promotions"])
     answers = document["answers"]
     print(
         f"\n{answers['http']} answers over HTTP ({answers['http_errors']} failed), "
@@ -251,6 +252,21 @@ def _print_table(document: dict[str, Any]) -> None:
         f"{answers['different']} different; {answers['swaps_under_traffic']} swaps under traffic"
     )
     print(f"{document['seconds']} s, at most {document['peak_memory_mb']} MB")
+
+
+def _print_promotions(promotions: list[dict[str, Any]]) -> None:
+    if promotions:
+        print(
+            "\nThe 30 days after each promotion: by how much the new model is better than the old,"
+        )
+        print("with 95 % intervals by days\n")
+    for one in promotions:
+        auc, brier = one["auc"], one["brier"]
+        print(
+            f"{one['at'][:10]}  {one['replaced']:>3} -> {one['version']:<3}"
+            f"  AUC {auc['better_by']:+.4f} [{auc['low']:+.4f}, {auc['high']:+.4f}]"
+            f"  Brier {brier['better_by']:+.4f} [{brier['low']:+.4f}, {brier['high']:+.4f}]"
+        )
 
 
 def _row(label: str, figures: dict[str, Any]) -> str:

@@ -31,7 +31,10 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("everloop.cli.data", "data", "Datasets, versions, dropped and changed rows."),
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),
     "deploy": ("everloop.cli.deploy", "deploy", "Deployments and rollouts."),
+    "gc": ("everloop.cli.collect", "gc", "Purge what was deleted; reclaim its storage."),
     "events": ("everloop.cli.story", "events", "The event log."),
+    "import": ("everloop.cli.transfer", "import_", "Take in runs and models of MLflow's."),
+    "merge": ("everloop.cli.transfer", "merge", "Take in another workspace's folder."),
 }
 
 #: Commands that processes of ours start, not people.

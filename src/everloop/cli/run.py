@@ -11,6 +11,7 @@ import click
 
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, say, table
+from everloop.core.run import Run
 from everloop.core.time import parse_instant
 from everloop.errors import InvalidInput
 
@@ -64,6 +65,7 @@ def start(
 def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> None:
     """The latest runs."""
     with open_workspace(location) as workspace:
+        workspace.tracking.reap()
         chosen = [workspace.tracking.experiment_by_name(experiment).id] if experiment else None
         found = workspace.tracking.runs(chosen, limit=limit).runs
     if as_json:
@@ -90,6 +92,7 @@ def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> N
 def show(run_id: str, location: str | None, as_json: bool) -> None:
     """One run: parameters, data, code, steps, metrics."""
     with open_workspace(location) as workspace:
+        workspace.tracking.reap()
         found = workspace.tracking.run(run_id)
         steps = workspace.pipelines.steps(run_id)
     if as_json:
@@ -118,6 +121,50 @@ def show(run_id: str, location: str | None, as_json: bool) -> None:
     )
     if found.error:
         say(found.error)
+
+
+@run.command("compare")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.option("--experiment", default="", help="The newest runs of this experiment, up to five.")
+@click.option("--all", "show_all", is_flag=True, help="Also what is the same in all of them.")
+@common
+def compare(
+    run_ids: tuple[str, ...], experiment: str, show_all: bool, location: str | None, as_json: bool
+) -> None:
+    """Runs side by side: in what they differ, and what came of it."""
+    if bool(run_ids) == bool(experiment):
+        raise click.UsageError("Name the runs to compare, or an experiment.")
+    with open_workspace(location) as workspace:
+        workspace.tracking.reap()
+        found = [workspace.tracking.run(run_id) for run_id in dict.fromkeys(run_ids)]
+        if experiment:
+            chosen = workspace.tracking.experiment_by_name(experiment).id
+            found = list(workspace.tracking.runs([chosen], limit=5).runs)
+    lines = _side_by_side(found)
+    differ = [line for line in lines if show_all or len({str(cell) for cell in line[1:]}) > 1]
+    if as_json:
+        return json_document({"runs": found, "differ": [line[0] for line in differ]})
+    table(("", *(r.id for r in found)), differ)
+
+
+def _side_by_side(found: list[Run]) -> list[tuple[Any, ...]]:
+    lines: list[tuple[Any, ...]] = [
+        ("name", *(r.name for r in found)),
+        ("state", *(r.state for r in found)),
+        ("started", *(r.started_at for r in found)),
+        ("seconds", *(_seconds(r) for r in found)),
+        ("git", *(r.git.get("commit", "")[:12] for r in found)),
+        ("code", *(r.code[:12] for r in found)),
+        ("data", *(" ".join(f"{i.dataset}@{i.version}" for i in r.inputs) for r in found)),
+    ]
+    for group, noun in (("params", "param"), ("metrics", "metric"), ("tags", "tag")):
+        names = sorted({name for r in found for name in getattr(r, group)})
+        lines += [(f"{noun} {n}", *(getattr(r, group).get(n) for r in found)) for n in names]
+    return lines
+
+
+def _seconds(found: Run) -> float | None:
+    return (found.ended_at - found.started_at).total_seconds() if found.ended_at else None
 
 
 def _arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:

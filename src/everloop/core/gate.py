@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
-__all__ = ["Gate", "GateResult", "Verdict"]
+__all__ = ["GATE_KINDS", "Gate", "GateKind", "GateResult", "Verdict"]
+
+GateKind = Literal["beats_champion", "no_group_worse", "threshold"]
+GATE_KINDS: tuple[str, ...] = get_args(GateKind)
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,13 +27,22 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         min_rows: Fewest rows for a group or a test to be judged at all.
     """
 
-    kind: Literal["beats_champion", "no_group_worse", "threshold"]
+    kind: GateKind
     metric: str
     by: float = 0.0
     group: str = ""
     days: int = 21
     level: float = 0.05
     min_rows: int = 200
+
+    @property
+    def name(self) -> str:
+        """How rules refer to it: ``kind:metric``, and ``kind:metric:group`` where it has one."""
+        return ":".join(part for part in (self.kind, self.metric, self.group) if part)
+
+    def answers_to(self, name: str) -> bool:
+        """Whether `name` means this gate: its name, or the beginning of it, such as the kind."""
+        return self.name == name or self.name.startswith(f"{name}:")
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):

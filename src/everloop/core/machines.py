@@ -1,7 +1,7 @@
 """Decisions as pure functions: ``decide(state, event) -> (state, actions)``.
 
-The shells (pipelines, deployment, monitoring) perform what is decided here and write state and
-event in one transaction. Nothing here reads a clock, a file or a table.
+The shells (pipelines, registry, deployment, monitoring) perform what is decided here and write
+state and event in one transaction. Nothing here reads a clock, a file or a table.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ __all__ = [
     "RolloutPlan",
     "RolloutState",
     "RunState",
+    "VersionEvent",
+    "VersionState",
     "begin_rollout",
     "decide_alert",
     "decide_rollout",
     "next_run_state",
+    "next_version_state",
 ]
 
 RunState = Literal["queued", "running", "finished", "failed", "killed", "lost"]
@@ -59,6 +62,48 @@ def next_run_state(state: str, event: str, story: str = "") -> RunState:
             f"a run that is {state} cannot {event}",
             hint=story or "everloop run show RUN tells what happened",
         ) from None
+
+
+VersionState = Literal["draft", "candidate", "live", "archived"]
+VersionEvent = Literal["nominate", "promote", "archive", "restore"]
+
+# A live version becomes a candidate where another deployment tries it anew. Only what was archived
+# returns to draft: to be judged again it starts from the beginning.
+_VERSION: dict[tuple[str, str], VersionState] = {
+    ("draft", "nominate"): "candidate",
+    ("draft", "promote"): "live",
+    ("draft", "archive"): "archived",
+    ("candidate", "promote"): "live",
+    ("candidate", "archive"): "archived",
+    ("live", "nominate"): "candidate",
+    ("live", "archive"): "archived",
+    ("archived", "nominate"): "candidate",
+    ("archived", "promote"): "live",
+    ("archived", "restore"): "draft",
+}
+_TOWARDS: dict[str, VersionEvent] = {
+    "draft": "restore",
+    "candidate": "nominate",
+    "live": "promote",
+    "archived": "archive",
+}
+
+
+def next_version_state(state: str, wanted: str, story: str = "") -> VersionState:
+    """The state of a model version that was `state` and is to be `wanted`.
+
+    Raises:
+        StateError: If the move is not legal; `story` says what led here.
+    """
+    event = _TOWARDS.get(wanted)
+    after = _VERSION.get((state, event or ""))
+    if after is None:
+        legal = [to for (start, _), to in _VERSION.items() if start == state]
+        raise StateError(
+            f"{story or f'a version that is {state}'} and cannot become {wanted}",
+            hint=f"it can become {' or '.join(legal)}",
+        )
+    return after
 
 
 class RolloutPlan(msgspec.Struct, frozen=True, omit_defaults=True):

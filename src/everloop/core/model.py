@@ -7,21 +7,27 @@ from typing import Literal
 
 import msgspec
 
+from everloop.core.machines import VersionState
 from everloop.core.run import Artifact
 from everloop.core.schema import Schema
 
 __all__ = [
+    "AliasMove",
+    "AliasRule",
+    "Approval",
+    "Compatibility",
+    "Deleted",
     "FormatTier",
     "Model",
     "ModelPage",
     "ModelVersion",
     "Signature",
+    "Verification",
     "VersionPage",
     "VersionState",
 ]
 
 FormatTier = Literal["safe", "needs-trust"]
-VersionState = Literal["draft", "candidate", "live", "archived"]
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,6 +35,27 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
 
     inputs: Schema
     outputs: Schema
+
+
+class Compatibility(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What changing from one signature to another means for callers.
+
+    Attributes:
+        against: Number of the version that it was compared with; 0 where signatures alone were.
+        backward: Why callers of the old one cannot call the new one; empty if they can.
+        forward: Why callers written for the new one cannot call the old one; empty if they can.
+    """
+
+    against: int = 0
+    backward: tuple[str, ...] = ()
+    forward: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["backward", "forward", "breaking"]:
+        """``backward`` if no caller has to change, ``forward`` if only going back is safe."""
+        if not self.backward:
+            return "backward"
+        return "breaking" if self.forward else "forward"
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +85,9 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         rows: How many rows it was trained on; 0 where nobody said.
         reference: Digest of the object with reference statistics for the monitors, or empty.
         card: Digest of the model card (Markdown), or empty.
+        compatibility: Its signature beside that of the champion when it was registered; None where
+            there was none, or one of the two has no signature.
+        signed_by: Id of the key that signed the manifest, or empty; see ``registry.verify``.
     """
 
     name: str
@@ -78,6 +108,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     reference: str = ""
     card: str = ""
+    compatibility: Compatibility | None = None
+    signed_by: str = ""
     state: VersionState = "draft"
     description: str = ""
     source: str = ""
@@ -104,3 +136,86 @@ class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
 
     versions: tuple[ModelVersion, ...]
     next_page_token: str = ""
+
+
+class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
+    """One move of an alias, as the event log has it.
+
+    Attributes:
+        before: The version it pointed at; 0 for none.
+        after: The version it pointed at from then on; 0 if it was removed.
+        evidence: Id of the verdict that allowed it, or empty.
+        event: Id of the event.
+    """
+
+    alias: str
+    before: int
+    after: int
+    at: datetime
+    actor: str
+    reason: str = ""
+    evidence: str = ""
+    event: str = ""
+
+
+class AliasRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What must hold before a protected alias may move to a version.
+
+    Attributes:
+        gates: Names of gates that the version must have passed (``core.gate.Gate.name``; the kind
+            alone means any gate of that kind).
+        approvals: How many people must have approved the version for this alias.
+        four_eyes: Whoever made the version or moves the alias does not count among them.
+        rollback: The alias may return to a version that it pointed at before, without more.
+        actor: Who made the rule.
+    """
+
+    name: str
+    alias: str
+    gates: tuple[str, ...] = ()
+    approvals: int = 0
+    four_eyes: bool = True
+    rollback: bool = False
+    actor: str
+    updated_at: datetime
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody agreed that an alias moves to a version."""
+
+    name: str
+    version: int
+    alias: str
+    actor: str
+    note: str = ""
+    at: datetime
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """A model or a version that was deleted and can be restored until it is purged.
+
+    Attributes:
+        version: Of a version its number; 0 for a whole model.
+    """
+
+    id: str
+    kind: Literal["model", "model_version"]
+    name: str
+    version: int
+    actor: str
+    deleted_at: datetime
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a version is what was registered.
+
+    Attributes:
+        signature: ``valid``; ``invalid`` if the manifest is not what was signed; ``unsigned``;
+            ``unknown key`` if it was signed with another key than the one set here.
+        signed_by: Id of the key, or empty.
+        damaged: Files that are missing or not what the manifest says.
+    """
+
+    signature: Literal["valid", "invalid", "unsigned", "unknown key"]
+    signed_by: str = ""
+    damaged: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ __all__ = [
     "LoggedModel",
     "LoggedModelPage",
     "Metric",
+    "PointPage",
     "Run",
     "RunInput",
     "RunOutput",
@@ -48,6 +49,22 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str = ""
     dataset: str = ""
     digest: str = ""
+
+
+class PointPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Metric points of a run that are new since a cursor.
+
+    Attributes:
+        points: By key, then by step, time, value.
+        cursor: To ask for what comes after these.
+        has_more: Whether there are more already.
+        state: Of the run.
+    """
+
+    points: tuple[Metric, ...]
+    cursor: str
+    has_more: bool
+    state: RunState
 
 
 class RunInput(msgspec.Struct, frozen=True, kw_only=True):

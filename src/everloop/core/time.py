@@ -26,8 +26,8 @@ __all__ = [
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# A century: longer than any window or cooldown, and short enough to be added to any present date.
-_LONGEST = 36_525 * 86_400_000_000
+# 500 years: longer than any window or cooldown, and short enough to be added to any present date.
+_LONGEST = 182_625 * 86_400_000_000
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "min": 60_000_000}
 _UNITS |= {"h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 
@@ -106,7 +106,7 @@ def duration_micros(text: str | timedelta) -> int:
     """Read a length of time such as ``"3h"``, ``"7d"`` or ``"1h30m"``; microseconds, at least 1.
 
     Raises:
-        InvalidInput: If it is no length of time, not above zero, or longer than a century.
+        InvalidInput: If it is no length of time, not above zero, or longer than 500 years.
     """
     if isinstance(text, timedelta):
         length: float = text // _MICROSECOND
@@ -117,7 +117,7 @@ def duration_micros(text: str | timedelta) -> int:
             raise InvalidInput(f"{text!r} is no length of time", hint='write it as "3h" or "7d"')
         length = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if length > _LONGEST:
-        raise InvalidInput(f"a length of time may be a century at most, got {text!r}")
+        raise InvalidInput(f"a length of time may be 500 years at most, got {text!r}")
     total = round(length)
     if total <= 0:
         raise InvalidInput(f"a length of time must be above zero, got {text!r}")

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+
 from sqlalchemy import select
 
+from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.datasets import add_objects
 from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import objects
+from everloop.core.collect import Collected
+from everloop.core.time import duration_micros
+from everloop.data.collect import collect
+from everloop.errors import InvalidInput
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["ObjectService"]
+__all__ = ["GRACE", "ObjectService"]
+
+#: How long an object that nothing names stays at least.
+GRACE = "24h"
 
 
 class ObjectService(Service):
@@ -48,3 +59,52 @@ class ObjectService(Service):
             BackendError: If the stored bytes are damaged.
         """
         return self._blobs.get(digest)
+
+    @action("object:write", on="digest")
+    def keep(self, digest: str) -> bool:
+        """Say that an object is wanted: it is not removed soon. False if it is not there."""
+        return self._blobs.keep(digest)
+
+    @action("workspace:collect")
+    def collect(
+        self, *, older_than: str = "", grace: str = GRACE, dry_run: bool = False
+    ) -> Collected:
+        """Purge what was deleted long ago and remove objects that nothing refers to any more.
+
+        What a row of the catalog names, directly or through a code snapshot or a stored value,
+        stays. Safe beside writers, and safe to kill and run again.
+
+        Args:
+            older_than: What was deleted so long ago is purged, such as ``30d``; the setting
+                ``EVERLOOP_UNDO`` if empty. ``0d`` purges all that is deleted.
+            grace: Objects put so lately stay: a writer may be about to name them. Longer than any
+                step of a pipeline takes from storing its result to its end.
+            dry_run: Only count; writers wait while it does.
+
+        Raises:
+            InvalidInput: If a length of time is none.
+            StateError: If the object store does not know the age of its objects.
+        """
+        faults = []
+        lengths = {"older_than": older_than or settings.load().undo, "grace": grace}
+        micros = {}
+        for name, text in lengths.items():
+            try:
+                micros[name] = _length(text)
+            except InvalidInput as error:
+                faults.append((name, error.summary))
+        if faults:
+            raise InvalidInput("the collection is wrong", faults, hint='write "30d" or "12h"')
+        before = self._catalog.clock.now() - timedelta(microseconds=micros["older_than"])
+        return collect(
+            self._catalog,
+            self._blobs,
+            before=before,
+            grace_s=micros["grace"] / 1e6,
+            dry_run=dry_run,
+        )
+
+
+def _length(text: str) -> int:
+    is_zero = re.fullmatch(r"0+(us|ms|min|[smhdw])?", text.strip()) is not None
+    return 0 if is_zero else duration_micros(text)

@@ -45,6 +45,9 @@ class RemoteBlobs:
             return False
         return True
 
+    def keep(self, digest: str) -> bool:
+        return self._objects.keep(digest)
+
     def delete(self, digest: str) -> None:
         raise StateError("objects are deleted where the store is")
 

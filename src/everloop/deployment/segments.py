@@ -66,6 +66,8 @@ _DEFAULTS = {
     "request": "{}",
 }
 
+_UNIQUE = ("id", "request_id", "request")
+
 #: How long before the time of its prediction a label may have become known (clocks differ).
 LABEL_SLACK = timedelta(days=1)
 
@@ -158,7 +160,13 @@ def column_type(name: str, given: pa.DataType) -> pa.DataType | None:
 def to_parquet(table: pa.Table) -> bytes:
     """The bytes of a Parquet file; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
+    # A dictionary of what is nearly always another value costs time and space.
+    repeated = [
+        field.name
+        for field in table.schema
+        if pa.types.is_string(field.type) and field.name not in _UNIQUE
+    ]
+    pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16, use_dictionary=repeated)
     return sink.getvalue()
 
 

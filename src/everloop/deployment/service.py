@@ -234,16 +234,36 @@ class DeploymentService(Service):
             return self._finish(tx, found, rollout, RolloutDecision(state, 0, "abort", reason))
 
     @action("deployment:promote", on="name")
-    def promote(self, name: str, version: int, reason: str) -> Deployment:
+    def promote(
+        self,
+        name: str,
+        version: int,
+        reason: str,
+        *,
+        expected: int | None = None,
+        evidence: str = "",
+    ) -> Deployment:
         """Make a version the champion at once, forward or back; closes an open rollout.
 
+        Args:
+            expected: The version that must be champion now; None replaces whichever is.
+            evidence: Id of the verdict that allows it, or empty.
+
         Raises:
-            Conflict: If it is the champion already.
+            Conflict: If it is the champion already, or `expected` is not.
+            GateRefused: If the alias ``champion`` of the model is protected and something is
+                missing.
             NotFound: If there is no such deployment or version.
         """
         with self._catalog.write() as tx:
             found = load_deployment(tx, name)
             write.load_version(tx, found.model, version)
+            if expected is not None and champion_of(found) != expected:
+                raise Conflict(
+                    f"the champion of {name!r} is version {champion_of(found)}, not {expected}",
+                    hint="read it again and decide anew",
+                    details={"winner": champion_of(found)},
+                )
             if champion_of(found) == version:
                 raise Conflict(
                     f"{found.model}/{version} is the champion of {name!r} already",
@@ -263,7 +283,7 @@ class DeploymentService(Service):
                 found = load_deployment(tx, name)
             arms = (Arm(name=CHAMPION, version=version, weight=100),)
             event = self._change_arms(tx, found, arms, reason, "")
-            self._crown(tx, found, version, reason, "", event)
+            self._crown(tx, found, version, reason, evidence, event)
             return load_deployment(tx, name)
 
     @action("deployment:read", on="id")

@@ -16,6 +16,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import msgspec
 
 from everloop.core.context import current_workspace
+from everloop.core.owner import this_process
 from everloop.core.pipeline import StoredValue
 from everloop.core.run import Run
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
@@ -26,14 +27,13 @@ from everloop.pipelines.engine import (
     LEASE_S,
     Execution,
     executing,
-    logging_to,
     shown_arguments,
     stored_arguments,
 )
-from everloop.pipelines.owner import this_process
 from everloop.pipelines.signature import Signature
-from everloop.pipelines.surroundings import environment_of, git_of, snapshot_code
 from everloop.pipelines.values import Unreadable, load
+from everloop.tracking.current import logging_to
+from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
 
 __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 
@@ -164,7 +164,7 @@ class Pipeline(Generic[P, R]):
             Conflict: If the run to resume is alive.
             StateError: If the run to resume finished, or another process took this one over.
         """
-        if executing.get() is not None or logging_to.get() is not None:
+        if executing.get() is not None or isinstance(logging_to.get(), Execution):
             raise StateError(
                 f"pipeline {self.name} was started inside a run",
                 hint=f"call {self.function.__name__}(...) itself: its steps join the run",
@@ -247,9 +247,9 @@ class Pipeline(Generic[P, R]):
             workspace.pipelines.annotate(
                 run.id,
                 run.fence,
-                code=snapshot_code(code, workspace.blobs),
+                code=snapshot_code(code.files, workspace.blobs),
                 git=git_of(Path(module).parent if module else Path.cwd()),
-                environment=environment_of(code),
+                environment=environment_of(code.distributions),
             )
         except EverloopError:
             # The run's own commits meet the same trouble and report it; this is only its record.
@@ -279,8 +279,8 @@ def pipeline(function: Callable[P, R]) -> Pipeline[P, R]:
 
 def current_run() -> Run | None:
     """The run that this code belongs to, or None outside a run."""
-    execution = logging_to.get() or executing.get()
-    return execution.run if execution is not None else None
+    target = logging_to.get() or executing.get()
+    return target.run if target is not None else None
 
 
 def log(step: int = 0, **metrics: float) -> None:
@@ -299,6 +299,6 @@ def log(step: int = 0, **metrics: float) -> None:
             faults.append((name, f"wanted a number, got {type(value).__name__}"))
     if faults:
         raise InvalidInput("metrics are numbers", faults)
-    execution = logging_to.get()
-    if execution is not None:
-        execution.log({name: float(value) for name, value in metrics.items()}, step)
+    target = logging_to.get()
+    if target is not None:
+        target.log({name: float(value) for name, value in metrics.items()}, step=step)

@@ -36,9 +36,9 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from everloop.core.project import distribution_of, is_project, module_file, module_name
 from everloop.pipelines.constants import NotCanonical, canonical, snapshot
 from everloop.pipelines.instructions import unknown_instructions
-from everloop.pipelines.project import distribution_of, is_project, module_file, module_name
 from everloop.pipelines.scan import references
 from everloop.pipelines.source import code_digest, file_digest_of_syntax
 
@@ -86,6 +86,12 @@ class CodePrint:
         self.files = walk.files
         self.cacheable = walk.cacheable
         self._checks = walk.checks
+
+    @property
+    def distributions(self) -> dict[str, str]:
+        """The version of every distribution that the code reaches."""
+        parts = self.parts.items()
+        return {part.removeprefix("dist:"): v for part, v in parts if part.startswith("dist:")}
 
     def holds(self) -> bool:
         """Whether every binding that was read is still the same."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from everloop.pipelines.project import module_name
+from everloop.core.project import module_name
 from everloop.pipelines.signature import Signature
 
 __all__ = ["Step", "environment_parts", "full_name"]

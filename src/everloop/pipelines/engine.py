@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,6 @@ __all__ = [
     "LEASE_S",
     "Execution",
     "executing",
-    "logging_to",
     "shown_arguments",
     "stored_arguments",
 ]
@@ -45,7 +44,6 @@ _HELD_POINTS, _HELD_S = 500, 1.0
 _SHOWN = 80
 
 executing: ContextVar[Execution | None] = ContextVar("everloop_executing", default=None)
-logging_to: ContextVar[Execution | None] = ContextVar("everloop_logging", default=None)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -161,7 +159,7 @@ class Execution:
         logged = stored.meta.get("logged")
         if logged:  # what the step logged when it ran belongs to this run too
             for key, value, at_step in logged:
-                self.log({key: float(value)}, at_step)
+                self.log({key: float(value)}, step=at_step)
         self._logged.clear()
 
     def _execute(self, step: Step, bound: dict[str, Any], digest: str, began: datetime) -> Any:
@@ -274,7 +272,7 @@ class Execution:
 
     # Metrics
 
-    def log(self, metrics: dict[str, float], step: int = 0) -> None:
+    def log(self, metrics: Mapping[str, Any], /, *, step: int = 0) -> None:
         """Hold metric points back for the next flush; also kept with the step's result."""
         at_ms = time.time_ns() // 1_000_000
         for key, value in metrics.items():

@@ -7,24 +7,23 @@ write with an older fence is refused. A step's end is one transaction: its row a
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import memos, runs, step_runs
 from everloop.core.ids import new_id
-from everloop.core.machines import next_run_state
 from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
 from everloop.core.run import Run, RunInput, StepRun
 from everloop.core.time import to_micros
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.errors import InvalidInput, NotFound
 from everloop.pipelines.explain import explain
-from everloop.pipelines.owner import is_dead
 from everloop.ports.blobs import BlobStore
+from everloop.tracking.leases import EndState, annotate, end, refused, renew, revive, take_over
 from everloop.tracking.store import (
     add_inputs,
     insert_run,
@@ -35,14 +34,6 @@ from everloop.tracking.store import (
 )
 
 __all__ = ["PipelineService"]
-
-_EVENTS = {
-    "finished": "run.Finished",
-    "failed": "run.Failed",
-    "killed": "run.Failed",
-    "lost": "run.Lost",
-}
-_MOVES = {"finished": "finish", "failed": "fail", "killed": "kill"}
 
 # The statements of a step's end, written out: they decide what a step costs.
 _INSERT_STEP = (
@@ -97,7 +88,7 @@ class PipelineService(Service):
             git: Commit, branch and whether there are changes.
             environment: Python, platform, distributions.
             trigger: Id of the firing that started it.
-            owner: Who runs it, as :func:`everloop.pipelines.owner.this_process` says.
+            owner: Who runs it, as :func:`everloop.core.owner.this_process` says.
             lease_s: Seconds until it counts as lost without a renewal.
 
         Raises:
@@ -138,28 +129,7 @@ class PipelineService(Service):
                 f"run {run_id} is of pipeline {row.pipeline or 'none'}, not of {pipeline}",
                 [("run_id", run_id)],
             )
-        leased = row.lease_until is not None and row.lease_until > tx.now
-        if row.state == "running" and leased and not is_dead(row.owner):
-            raise Conflict(
-                f"run {run_id} is alive: {row.owner or 'its owner'} holds it until "
-                f"{row.lease_until:%H:%M:%S} UTC",
-                hint="wait for it, or stop that process and resume then",
-                details={"winner": row.owner},
-            )
-        state = next_run_state(row.state, "resume", f"run {run_id} is {_told(row)}")
-        change = update(runs).where(runs.c.id == run_id)
-        tx.execute(
-            change.values(
-                state=state,
-                owner=owner,
-                fence=row.fence + 1,
-                lease_until=until,
-                ended_at=None,
-                error="",
-            )
-        )
-        body = {"pipeline": pipeline, "was": row.state, "fence": row.fence + 1}
-        tx.append("run.Resumed", f"run:{run_id}", body)
+        take_over(tx, row, owner, until)
 
     @action("run:write", on="run_id")
     def renew(self, run_id: str, fence: int, *, lease_s: float = 60) -> None:
@@ -169,10 +139,10 @@ class PipelineService(Service):
             StateError: If somebody else took the run over, or it ended.
         """
         with self._catalog.write(ordered=False) as tx:
-            held = (runs.c.id == run_id, runs.c.fence == fence, runs.c.state == "running")
-            until = tx.now + timedelta(seconds=lease_s)
-            if tx.execute(update(runs).where(*held).values(lease_until=until)).rowcount == 0:
-                raise _refused(run_row(tx, run_id), fence)
+            if renew(tx, run_id, fence, tx.now + timedelta(seconds=lease_s)):
+                return
+        with self._catalog.write() as tx:
+            revive(tx, run_row(tx, run_id), fence, tx.now + timedelta(seconds=lease_s))
 
     @action("run:write", on="run_id")
     def annotate(
@@ -190,20 +160,15 @@ class PipelineService(Service):
             StateError: If somebody else took the run over.
         """
         given = {"code": code, "git": git, "environment": environment}
-        values = {name: value for name, value in given.items() if value}
-        if not values:
-            return
         with self._catalog.write() as tx:
-            held = (runs.c.id == run_id, runs.c.fence == fence)
-            if tx.execute(update(runs).where(*held).values(**values)).rowcount == 0:
-                raise _refused(run_row(tx, run_id), fence)
+            annotate(tx, run_id, fence, given)
 
     @action("run:write", on="run_id")
     def finish(
         self,
         run_id: str,
         fence: int,
-        state: Literal["finished", "failed", "killed"],
+        state: EndState,
         *,
         error: str = "",
         result: str = "",
@@ -217,37 +182,10 @@ class PipelineService(Service):
         """
         with self._catalog.write() as tx:
             row = run_row(tx, run_id)
-            if row.fence != fence:
-                raise _refused(row, fence)
-            after = next_run_state(row.state, _MOVES[state], f"run {run_id} is {_told(row)}")
             self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
             add_inputs(tx, row.pk, inputs or [])
-            ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
-            tx.execute(update(runs).where(runs.c.id == run_id).values(**ended))
-            body: dict[str, Any] = {"pipeline": row.pipeline, "state": after}
-            if result:
-                body["result"] = result
-            if error:
-                body["error"] = error.strip().splitlines()[-1]
-            tx.append(_EVENTS[after], f"run:{run_id}", body)
+            end(tx, row, fence, state, error=error, result=result)
             return read_run(tx, run_id)
-
-    @action("run:reap")
-    def reap(self) -> list[str]:
-        """Mark running runs of pipelines as lost whose lease ran out or whose owner is dead."""
-        columns = (runs.c.id, runs.c.pipeline, runs.c.owner, runs.c.lease_until)
-        leased = (runs.c.state == "running", runs.c.lease_until.is_not(None))
-        with self._catalog.write() as tx:
-            found = [
-                row
-                for row in tx.all(select(*columns).where(*leased).order_by(runs.c.pk))
-                if row.lease_until <= tx.now or is_dead(row.owner)
-            ]
-            for row in found:
-                tx.execute(update(runs).where(runs.c.id == row.id).values(state="lost"))
-                body = {"pipeline": row.pipeline, "owner": row.owner}
-                tx.append("run.Lost", f"run:{row.id}", body)
-        return [row.id for row in found]
 
     # Steps and stored results
 
@@ -305,8 +243,8 @@ class PipelineService(Service):
             StateError: If somebody else took the run over.
         """
         with self._catalog.driver(write=True) as (cursor, _):
-            refused = not self._insert_steps(cursor, run_id, fence, [*(cached or ()), step])
-            if refused:
+            is_refused = not self._insert_steps(cursor, run_id, fence, [*(cached or ()), step])
+            if is_refused:
                 cursor.connection.rollback()
             elif memo is not None:
                 key = memo.key
@@ -320,9 +258,9 @@ class PipelineService(Service):
                     to_micros(memo.created_at),
                 )
                 cursor.execute(self._sql.insert_memo, row)
-        if refused:
+        if is_refused:
             with self._catalog.read() as tx:
-                raise _refused(run_row(tx, run_id), fence)
+                raise refused(run_row(tx, run_id), fence)
 
     def _insert_steps(self, cursor: Any, run_id: str, fence: int, steps: list[StepRun]) -> bool:
         """Insert rows of steps; False if the fence does not hold."""
@@ -450,21 +388,3 @@ def _memo_of(row: Row[Any]) -> Memo:
     key = StepKey(step=row.step, digest=row.key, parts=row.parts, notes=tuple(row.notes))
     value = msgspec.convert(row.value, StoredValue)
     return Memo(key=key, value=value, run_id=row.run_id, created_at=row.created_at)
-
-
-def _told(row: Row[Any]) -> str:
-    when = f" since {row.ended_at:%Y-%m-%d %H:%M:%S} UTC" if row.ended_at else ""
-    return f"{row.state}{when}; its owner is {row.owner or 'unknown'}, fence {row.fence}"
-
-
-def _refused(row: Row[Any], fence: int) -> StateError:
-    if row.fence != fence:
-        return StateError(
-            f"run {row.id} was taken over by {row.owner or 'another process'} "
-            f"(fence {row.fence}, this process has {fence}); nothing of this write was kept",
-            hint="stop this process; the other one carries on",
-        )
-    return StateError(
-        f"run {row.id} is {_told(row)}; it takes no more steps",
-        hint="resume it, or start a new run",
-    )

@@ -33,9 +33,9 @@ from blake3 import blake3
 
 from everloop.core.artifact import ModelArtifact
 from everloop.core.pipeline import StoredValue
+from everloop.core.project import module_name
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.paths import content_of_path
-from everloop.pipelines.project import module_name
 from everloop.ports.blobs import BlobStore, HasPaths
 
 __all__ = ["Encoder", "Unreadable", "load", "store", "text_of"]
@@ -56,6 +56,7 @@ class Unreadable(Exception):
 
 
 Put = Callable[[Any], tuple[str, int]]
+Keep = Callable[[str], bool]
 
 
 def hash_only(data: Any) -> tuple[str, int]:
@@ -72,8 +73,11 @@ class Encoder:
         tables: The ``ev.Table`` objects met, with the path of each.
     """
 
-    def __init__(self, put: Put = hash_only, *, files: bool = False) -> None:
+    def __init__(
+        self, put: Put = hash_only, *, keep: Keep = lambda _: True, files: bool = False
+    ) -> None:
         self._put = put
+        self._keep = keep
         self._files = files
         self.size = 0
         self.faults: list[tuple[str, str]] = []
@@ -186,7 +190,7 @@ class Encoder:
 
     def _array(self, value: np.ndarray, path: str) -> Any:
         known = _known_node(value)
-        if known is not None:
+        if known is not None and self._keep(known["$numpy"]):
             return known
         if value.dtype.hasobject or type(value) is not np.ndarray:
             return self._fault(path, f"a {type(value).__name__} of {value.dtype} cannot be stored")
@@ -196,7 +200,7 @@ class Encoder:
 
     def _arrow(self, table: pa.Table) -> str:
         known = _known_node(table)
-        if known is not None:
+        if known is not None and self._keep(known):
             return str(known)
         sink = pa.BufferOutputStream()
         whole = table.unify_dictionaries().combine_chunks()
@@ -280,7 +284,8 @@ def store(value: Any, blobs: BlobStore, where: str) -> tuple[StoredValue, Encode
         pieces: Any = [memoryview(data)]
         return blobs.put(data if isinstance(data, bytes) else pieces)
 
-    encoder = Encoder(put)
+    # What came out of the store is not put again, but it must not go before it is named anew.
+    encoder = Encoder(put, keep=blobs.keep)
     text = encoder.text(value, "result")
     if encoder.faults:
         raise InvalidInput(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["BlobStore", "HasPaths"]
+__all__ = ["BlobStore", "HasAges", "HasPaths", "ObjectAge"]
 
 
 class BlobStore(Protocol):
@@ -14,7 +14,8 @@ class BlobStore(Protocol):
 
     Every method may be called by many threads and processes at once. When ``put`` has returned,
     the bytes survive a power cut; a reader never sees a part of an object. Putting bytes that are
-    there already stores nothing.
+    there already stores nothing, but their age starts anew: whoever is about to name an object in
+    the catalog has put or kept it lately, and what is old and named nowhere may be removed.
     """
 
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
@@ -46,6 +47,10 @@ class BlobStore(Protocol):
         """Whether the object is there."""
         ...
 
+    def keep(self, digest: str) -> bool:
+        """Say that an object is wanted: its age starts anew. False if it is not there."""
+        ...
+
     def delete(self, digest: str) -> None:
         """Remove an object; removing what is not there does nothing."""
         ...
@@ -61,4 +66,33 @@ class HasPaths(Protocol):
 
     def path(self, digest: str) -> Path:
         """The file of an object, verified once per process; read-only. Raises as ``get``."""
+        ...
+
+
+class ObjectAge(NamedTuple):
+    """An object as a store lists it: `put_at` is in seconds since 1970, by the store's clock."""
+
+    digest: str
+    size: int
+    put_at: float
+
+
+@runtime_checkable
+class HasAges(Protocol):
+    """A store that knows when each object was last put or kept, so that rubbish can be removed.
+
+    ``remove_old`` and ``put`` or ``keep`` of the same object exclude each other: either the object
+    was renewed first and stays, or it is gone and ``put`` stores it anew.
+    """
+
+    def ages(self) -> Iterator[ObjectAge]:
+        """All objects with their ages, in no order; what goes meanwhile may be left out."""
+        ...
+
+    def remove_old(self, digest: str, before: float) -> bool:
+        """Remove an object that nobody put or kept since `before`; whether it was removed."""
+        ...
+
+    def remove_leftovers(self, before: float) -> tuple[int, int]:
+        """Remove what writers that died before `before` left half-done: how many, and bytes."""
         ...

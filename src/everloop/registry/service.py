@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
@@ -19,18 +20,28 @@ from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.lineage import link
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor
-from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage, VersionState
+from everloop.core.model import (
+    Model,
+    ModelPage,
+    ModelVersion,
+    Verification,
+    VersionPage,
+    VersionState,
+)
 from everloop.core.run import Artifact
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.errors import BackendError, Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
-from everloop.registry import search, write
+from everloop.registry import seal, search, write
+from everloop.registry.aliases import AliasMethods
 from everloop.registry.flavors import true_tier
+from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
+from everloop.registry.trash import TrashMethods, refuse_used, rename, used_numbers
 
 __all__ = ["RegistryService"]
 
 
-class RegistryService(Service):
+class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
     """Keeps models: who is what, made from what, and which one is meant by an alias."""
 
     area = "registry"
@@ -142,6 +153,7 @@ class RegistryService(Service):
         """Set tags of a model; a tag of None is removed."""
         with self._catalog.write() as tx:
             merged = _merged(write.load_model(tx, name).tags, tags)
+            tx.append("model.Tagged", f"model:{name}", _tag_changes(tags))
             return self._write_model(tx, name, {"tags": merged})
 
     @action("model:delete", on="name")
@@ -157,42 +169,9 @@ class RegistryService(Service):
             model = write.load_model(tx, name)
             if new_name == name:
                 return model
-            self._refuse_used(tx, name, "renamed")
-            row = {
-                "name": new_name,
-                "description": model.description,
-                "owner": model.owner,
-                "tags": model.tags,
-                "latest": max(model.latest, self._used(tx, new_name)),
-                "created_at": model.created_at,
-                "updated_at": tx.now,
-            }
-            if not tx.insert_new(tables.models, row):
-                raise Conflict(
-                    f"there is a model {new_name!r} already", details={"winner": new_name}
-                )
-            for table in (tables.model_versions, tables.aliases):
-                tx.execute(table.update().where(table.c.name == name).values(name=new_name))
-            verdicts = tables.verdicts
-            tx.execute(verdicts.update().where(verdicts.c.model == name).values(model=new_name))
-            tx.execute(tables.models.delete().where(tables.models.c.name == name))
-            body = {"from": name, "to": new_name, "latest": model.latest}
-            tx.append("model.Renamed", f"model:{name}", body)
+            refuse_used(tx, name, "renamed")
+            rename(tx, name, new_name)
             return write.load_model(tx, new_name)
-
-    @action("model:delete", on="name")
-    def delete_model(self, name: str) -> None:
-        """Delete a model with its versions and aliases; its numbers are not used again.
-
-        Raises:
-            StateError: If a version is live or a candidate.
-        """
-        with self._catalog.write() as tx:
-            model = write.load_model(tx, name)
-            self._refuse_used(tx, name, "deleted")
-            for table in (tables.aliases, tables.model_versions, tables.models):
-                tx.execute(table.delete().where(table.c.name == name))
-            tx.append("model.Deleted", f"model:{name}", {"latest": model.latest})
 
     # --- versions -----------------------------------------------------------------------------
 
@@ -220,8 +199,12 @@ class RegistryService(Service):
             environment: Distributions with their versions.
             alias: Point this alias at it, in the same transaction.
 
+        Code and environment are those that the run noted, where they are not given. Where
+        ``EVERLOOP_SIGNING_KEY`` is set the manifest is signed with it.
+
         Raises:
             InvalidInput: If the name, the alias or a file's path is malformed, or it has no files.
+            GateRefused: If the alias is protected; nothing is registered then.
         """
         write.check_name(name)
         if alias:
@@ -337,7 +320,9 @@ class RegistryService(Service):
     def tag_version(self, name: str, version: int, tags: dict[str, str | None]) -> ModelVersion:
         """Set tags of a version; a tag of None is removed."""
         with self._catalog.write() as tx:
-            merged = _merged(write.load_version(tx, name, version).tags, tags)
+            found = write.load_version(tx, name, version)
+            merged = _merged(found.tags, tags)
+            tx.append("model.VersionTagged", f"model:{found.ref}", _tag_changes(tags))
             return self._write_version(tx, name, version, {"tags": merged})
 
     @action("model:write", on="name")
@@ -372,77 +357,29 @@ class RegistryService(Service):
             tx.append("model.ReferenceSet", f"model:{found.ref}", {"reference": digest})
             versions = tables.model_versions
             its = (versions.c.name == name) & (versions.c.version == version)
-            manifest = tx.scalar(select(versions.c.manifest).where(its)) | {"reference": digest}
+            old = tx.scalar(select(versions.c.manifest).where(its))
+            manifest = seal.changed(old, name, version, {"reference": digest})
             return self._write_version(tx, name, version, {"manifest": manifest})
 
-    @action("model:delete", on="name")
-    def delete_version(self, name: str, version: int) -> None:
-        """Delete a version and the aliases that point at it; its number is not used again.
-
-        Raises:
-            StateError: If it is live, or a candidate that a rollout may hold.
-        """
-        with self._catalog.write() as tx:
-            found = write.load_version(tx, name, version)
-            if found.state in ("live", "candidate"):
-                raise StateError(
-                    f"{found.ref} is {found.state} and cannot be deleted", hint="archive it first"
-                )
-            for table in (tables.aliases, tables.model_versions):
-                where = (table.c.name == name, table.c.version == version)
-                tx.execute(table.delete().where(*where))
-            tx.append("model.VersionDeleted", f"model:{found.ref}", {"digest": found.digest})
-
-    # --- aliases and states -------------------------------------------------------------------
-
     @action("model:read", on="name")
-    def by_alias(self, name: str, alias: str) -> ModelVersion:
-        """The version that `alias` points at; raises NotFound with the near aliases."""
-        with self._catalog.read() as tx:
-            aliases = write.load_model(tx, name).aliases
-            if alias not in aliases:
-                raise NotFound.named(f"alias of model {name!r} called", alias, aliases)
-            return write.load_version(tx, name, aliases[alias])
+    def verify(self, name: str, version: int) -> Verification:
+        """Whether a version is what was registered: its signature, and the bytes of its files.
 
-    @action("model:promote", on="name")
-    def set_alias(
-        self,
-        name: str,
-        alias: str,
-        version: int,
-        *,
-        expect: int | None = None,
-        reason: str = "",
-        evidence: str = "",
-    ) -> Model:
-        """Point `alias` at `version`.
-
-        Args:
-            expect: The version it must point at now, 0 for none; None moves it from wherever.
-            evidence: Id of the verdict that allows it.
-
-        Raises:
-            Conflict: If it does not point at `expect`; ``details["winner"]`` says where.
-            NotFound: If there is no such version.
-            InvalidInput: If the alias is malformed, ``latest`` or like ``v3``.
+        The signature is checked with the key of the settings, ``EVERLOOP_SIGNING_KEY``.
         """
-        with self._catalog.write() as tx:
-            write.move_alias(
-                tx, name, alias, version, expect=expect, reason=reason, evidence=evidence
-            )
-            return write.load_model(tx, name)
+        key = settings.load().signing_key
+        with self._catalog.read() as tx:
+            found = write.load_version(tx, name, version)
+            table = tables.model_versions
+            its = (table.c.name == name, table.c.version == version)
+            manifest = tx.scalar(select(table.c.manifest).where(*its))
+        return Verification(
+            signature=seal.verdict(manifest, name, version, key),
+            signed_by=found.signed_by,
+            damaged=tuple(file.path for file in found.files if self._damaged(file.digest)),
+        )
 
-    @action("model:promote", on="name")
-    def delete_alias(self, name: str, alias: str, *, reason: str = "") -> Model:
-        """Remove an alias; removing what is not there does nothing."""
-        with self._catalog.write() as tx:
-            model = write.load_model(tx, name)
-            if alias in model.aliases:
-                table = tables.aliases
-                tx.execute(table.delete().where(table.c.name == name, table.c.alias == alias))
-                body = {"alias": alias, "from": model.aliases[alias], "to": 0, "reason": reason}
-                tx.append("model.AliasMoved", f"model:{name}/{model.aliases[alias]}", body)
-            return write.load_model(tx, name)
+    # --- states -------------------------------------------------------------------------------
 
     @action("model:promote", on="name")
     def set_state(
@@ -454,8 +391,17 @@ class RegistryService(Service):
         reason: str = "",
         evidence: str = "",
     ) -> ModelVersion:
-        """Put a version into `state`; raises StateError if it cannot follow the present one."""
+        """Put a version into `state`.
+
+        ``draft`` is for what was archived and shall be judged again.
+
+        Raises:
+            StateError: If it cannot follow the present one (``core.machines``), or it is to be
+                archived while a deployment answers with it.
+        """
         with self._catalog.write() as tx:
+            if state == "archived":
+                self._refuse_served(tx, name, version)
             write.change_state(tx, name, version, state, reason=reason, evidence=evidence)
             return write.load_version(tx, name, version)
 
@@ -469,23 +415,15 @@ class RegistryService(Service):
             "description": description,
             "owner": owner,
             "tags": tags,
-            "latest": self._used(tx, name),
+            "latest": used_numbers(tx, name),
             "created_at": tx.now,
             "updated_at": tx.now,
         }
         made = tx.insert_new(tables.models, row)
         if made:
-            tx.append("model.Created", f"model:{name}", {"owner": owner})
+            body = {"owner": owner, "description": description, "tags": tags}
+            tx.append("model.Created", f"model:{name}", body)
         return made
-
-    def _used(self, tx: Transaction, name: str) -> int:
-        """The highest number that a deleted or renamed model of this name had given out."""
-        events = tables.events
-        query = select(events.c.body).where(
-            events.c.subject == f"model:{name}",
-            events.c.kind.in_(("model.Deleted", "model.Renamed")),
-        )
-        return max((row.body.get("latest", 0) for row in tx.all(query)), default=0)
 
     def _change_model(self, name: str, values: dict[str, Any]) -> Model:
         with self._catalog.write() as tx:
@@ -505,17 +443,23 @@ class RegistryService(Service):
         tx.execute(table.update().where(*where).values(**values, updated_at=tx.now))
         return write.load_version(tx, name, version)
 
-    def _refuse_used(self, tx: Transaction, name: str, what: str) -> None:
-        table = tables.model_versions
-        query = select(table.c.version, table.c.state).where(
-            table.c.name == name, table.c.state.in_(("live", "candidate"))
-        )
-        used = tx.first(query)
-        if used is not None:
-            raise StateError(
-                f"{name}/{used.version} is {used.state}, so the model cannot be {what}",
-                hint="archive it first",
-            )
+    def _refuse_served(self, tx: Transaction, name: str, version: int) -> None:
+        table = tables.deployments
+        columns = (table.c.name, table.c.arms)
+        for row in tx.all(select(*columns).where(table.c.model == name)):
+            if any(arm["version"] == version for arm in row.arms):
+                raise StateError(
+                    f"deployment {row.name!r} answers with {name}/{version}, so it cannot be"
+                    " archived",
+                    hint="promote another version, or abort the rollout",
+                )
+
+    def _damaged(self, digest: str) -> bool:
+        try:
+            self._blobs.get(digest)
+        except (BackendError, NotFound):
+            return True
+        return False
 
     def _store(self, files: dict[str, bytes]) -> tuple[Artifact, ...]:
         check_paths(files)
@@ -549,7 +493,13 @@ class RegistryService(Service):
         step = models.update().where(models.c.name == name)
         step = step.values(latest=models.c.latest + 1, updated_at=tx.now)
         number = int(tx.scalar(step.returning(models.c.latest)))
-        manifest = {**manifest, "actor": current_actor() or self._catalog.actor}
+        manifest = {
+            **manifest,
+            **_surroundings(tx, run_id, manifest),
+            "compatibility": write.compatibility(tx, name, manifest),
+            "actor": current_actor() or self._catalog.actor,
+        }
+        manifest = seal.sealed(manifest, name, number, settings.load().signing_key)
         row = {
             "name": name,
             "version": number,
@@ -570,9 +520,27 @@ class RegistryService(Service):
             link(tx, f"dataset:{dataset}@{at}", subject, "trained")
         told = ("digest", "flavor", "data", "feature_set", "trained_until", "metrics", "source")
         body = {"run": run_id, **{key: manifest[key] for key in told}}
+        body |= {"description": description, "tags": tags}
         tx.append("model.Registered", subject, body)
         return number
 
 
+def _surroundings(tx: Transaction, run_id: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Code snapshot and environment as the run noted them, where nobody said otherwise."""
+    runs = tables.runs
+    query = select(runs.c.code, runs.c.environment).where(runs.c.id == run_id)
+    run = tx.first(query) if run_id else None
+    if run is None:
+        return {}
+    return {name: manifest[name] or getattr(run, name) for name in ("code", "environment")}
+
+
 def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:
     return {key: value for key, value in {**old, **new}.items() if value is not None}
+
+
+def _tag_changes(tags: dict[str, str | None]) -> dict[str, Any]:
+    return {
+        "set": {key: value for key, value in tags.items() if value is not None},
+        "removed": [key for key, value in tags.items() if value is None],
+    }

@@ -15,30 +15,30 @@ from sqlalchemy import Row, func, select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
-from everloop.core.model import Model, ModelVersion, VersionState
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.core.compat import compatible
+from everloop.core.context import current_actor
+from everloop.core.machines import next_version_state
+from everloop.core.model import Compatibility, Model, ModelVersion, VersionState
+from everloop.errors import Conflict, GateRefused, InvalidInput, NotFound
+from everloop.registry import protection
+from everloop.registry.seal import signer_of
 
 __all__ = [
     "change_state",
     "check_alias",
+    "check_expected",
     "check_name",
+    "compatibility",
     "load_model",
     "load_version",
     "move_alias",
+    "tell_move",
     "to_model",
     "to_version",
 ]
 
 _ALIAS = re.compile(r"[\w-]{1,255}")
 _MAX_NAME = 256
-
-# What may follow what. Nothing returns to draft: whatever was judged or served has a history.
-_MOVES: dict[VersionState, tuple[VersionState, ...]] = {
-    "draft": ("candidate", "live", "archived"),
-    "candidate": ("live", "archived"),
-    "live": ("archived", "candidate"),
-    "archived": ("candidate", "live"),
-}
 
 
 def check_name(name: str) -> None:
@@ -107,6 +107,7 @@ def to_version(row: Row[Any]) -> ModelVersion:
     # Kept as text: a metric may be NaN or infinite, which JSON cannot say.
     manifest["metrics"] = {key: float(value) for key, value in manifest["metrics"].items()}
     manifest.pop("content")
+    manifest["signed_by"] = signer_of(manifest)
     # Keys as plain text: the driver's own kind of text is none to msgspec.
     rest = {str(key): value for key, value in row._mapping.items() if key != "manifest"}
     return msgspec.convert({**manifest, **rest}, ModelVersion)
@@ -118,7 +119,7 @@ def move_alias(
     alias: str,
     version: int,
     *,
-    expect: int | None = None,
+    expected: int | None = None,
     reason: str = "",
     evidence: str = "",
     cause: str = "",
@@ -126,32 +127,85 @@ def move_alias(
     """Point `alias` at `version`; nothing happens, and no event, if it points there already.
 
     Args:
-        expect: The version it must point at now, 0 for none; None moves it from wherever.
+        expected: The version it must point at now, 0 for none; None moves it from wherever.
         evidence: Id of the verdict that allows it, or empty.
         cause: Id of the event that led here; the ambient cause if empty.
 
     Raises:
-        Conflict: If it does not point at `expect`; ``details["winner"]`` says where.
+        Conflict: If it does not point at `expected`; ``details["winner"]`` says where.
+        GateRefused: If it is protected and something is missing; ``details["missing"]`` lists it.
         NotFound: If there is no such version.
         InvalidInput: If the alias is malformed.
     """
     check_alias(alias)
-    load_version(tx, name, version)
+    found = load_version(tx, name, version)
+    now = check_expected(tx, name, alias, expected)
+    if now == version:
+        return
+    rule = protection.rule_of(tx, name, alias)
+    if rule is not None:
+        actor = current_actor() or tx.actor
+        missing = protection.missing(tx, rule, found, actor)
+        if missing:
+            raise GateRefused(
+                f"{alias!r} of {name!r} is protected and cannot move to version {version}: "
+                + "; ".join(missing),
+                hint=f"everloop model approve {name}/{version} {alias}"
+                if all("approval" in item for item in missing)
+                else "record a passed verdict that holds these gates, or change the rule",
+                details={"missing": missing, "verdict": evidence},
+            )
+    row = {"name": name, "alias": alias, "version": version, "updated_at": tx.now}
+    tx.upsert(tables.aliases, row, ("name", "alias"))
+    tell_move(tx, name, alias, now, version, reason=reason, evidence=evidence, cause=cause)
+
+
+def check_expected(tx: Transaction, name: str, alias: str, expected: int | None) -> int:
+    """The version that an alias points at now, 0 for none.
+
+    Raises:
+        Conflict: If it is not `expected`, where that is given.
+    """
     table = tables.aliases
     here = (table.c.name == name, table.c.alias == alias)
     now = int(tx.scalar(select(table.c.version).where(*here)) or 0)
-    if expect is not None and now != expect:
+    if expected is not None and now != expected:
         raise Conflict(
-            f"alias {alias!r} of {name!r} points at {now or 'nothing'}, not at {expect or 'none'}",
+            f"alias {alias!r} of {name!r} points at {now or 'nothing'}, not at"
+            f" {expected or 'nothing'}",
             hint="read it again and decide anew",
             details={"winner": now},
         )
-    if now == version:
-        return
-    row = {"name": name, "alias": alias, "version": version, "updated_at": tx.now}
-    tx.upsert(table, row, ("name", "alias"))
-    body = {"alias": alias, "from": now, "to": version, "reason": reason, "evidence": evidence}
-    tx.append("model.AliasMoved", f"model:{name}/{version}", body, cause=cause)
+    return now
+
+
+def tell_move(
+    tx: Transaction,
+    name: str,
+    alias: str,
+    before: int,
+    after: int,
+    *,
+    reason: str = "",
+    evidence: str = "",
+    cause: str = "",
+) -> None:
+    """Append the event of an alias that moved; it is about the version that it points at then."""
+    body = {"alias": alias, "from": before, "to": after, "reason": reason, "evidence": evidence}
+    tx.append("model.AliasMoved", f"model:{name}/{after or before}", body, cause=cause)
+
+
+def compatibility(tx: Transaction, name: str, manifest: dict[str, Any]) -> Compatibility | None:
+    """The signature of a manifest beside the champion's; None where one of them is missing."""
+    table = tables.aliases
+    champion = select(table.c.version).where(table.c.name == name, table.c.alias == "champion")
+    number = tx.scalar(champion)
+    if number is None or not manifest["signature"].inputs.fields:
+        return None
+    old = load_version(tx, name, int(number)).signature
+    if not old.inputs.fields:
+        return None
+    return compatible(old, manifest["signature"], against=int(number))
 
 
 def change_state(
@@ -173,13 +227,9 @@ def change_state(
     found = load_version(tx, name, version)
     if found.state == state:
         return
-    if state not in _MOVES[found.state]:
-        raise StateError(
-            f"{found.ref} is {found.state} and cannot become {state}",
-            hint=f"it can become {' or '.join(_MOVES[found.state])}",
-        )
+    after = next_version_state(found.state, state, f"{found.ref} is {found.state}")
     table = tables.model_versions
     where = (table.c.name == name, table.c.version == version)
-    tx.execute(table.update().where(*where).values(state=state, updated_at=tx.now))
-    body = {"from": found.state, "to": state, "reason": reason, "evidence": evidence}
+    tx.execute(table.update().where(*where).values(state=after, updated_at=tx.now))
+    body = {"from": found.state, "to": after, "reason": reason, "evidence": evidence}
     tx.append("model.StateChanged", f"model:{name}/{version}", body, cause=cause)

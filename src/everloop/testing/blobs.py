@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
 from everloop.errors import EverloopError, InvalidInput, NotFound
-from everloop.ports.blobs import BlobStore, HasPaths
+from everloop.ports.blobs import BlobStore, HasAges, HasPaths
 
 __all__ = ["BlobStoreContract"]
 
@@ -157,3 +158,48 @@ class BlobStoreContract:
         digest, _ = store.put(b"mapped")
         if isinstance(store, HasPaths):
             assert store.path(digest).read_bytes() == b"mapped"
+
+    def test_what_is_wanted_is_kept(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        digest, _ = store.put(b"wanted")
+        assert store.keep(digest)
+        assert not store.keep(_ABSENT)
+
+    def test_only_what_is_old_is_removed(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if not isinstance(store, HasAges):
+            return
+        digest, size = store.put(b"rubbish")
+        [age] = store.ages()
+        assert (age.digest, age.size) == (digest, size)
+        assert not store.remove_old(digest, age.put_at)
+        assert store.get(digest) == b"rubbish"
+        assert store.remove_old(digest, age.put_at + 1)
+        assert not store.exists(digest)
+        assert not store.remove_old(digest, age.put_at + 1)
+        assert list(store.ages()) == []
+
+    def test_putting_again_makes_an_object_young(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if not isinstance(store, HasAges):
+            return
+        for renew in (
+            store.put,
+            lambda data: store.put(iter([data])),
+            lambda d: store.keep(_digest(d)),
+        ):
+            digest, _ = store.put(b"again")
+            [before] = store.ages()
+            deadline = time.monotonic() + 30
+            renew(b"again")
+            while next(store.ages()).put_at <= before.put_at:
+                assert time.monotonic() < deadline, "the age did not change"
+                renew(b"again")
+            assert not store.remove_old(digest, before.put_at + 1e-6)
+
+    def test_nothing_is_left_of_writers_that_ended_well(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if isinstance(store, HasAges):
+            store.put(b"x")
+            store.put(iter([b"x", b"y"]))
+            assert store.remove_leftovers(time.time() + 60) == (0, 0)

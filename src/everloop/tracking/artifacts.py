@@ -63,7 +63,7 @@ class ArtifactMethods:
             NotFound: If the store has no such object.
         """
         clean = clean_path(path)
-        if not self._blobs.exists(digest):
+        if not self._blobs.keep(digest):
             raise NotFound(f"no object {digest}")
         return self._link(clean, digest, size)
 

@@ -15,7 +15,7 @@ from everloop.tracking import models as logged
 from everloop.tracking.limits import MAX_NAME, check_log, check_page, text_faults
 from everloop.tracking.store import experiment_of
 
-__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row"]
+__all__ = ["ExperimentMethods", "Lifecycle", "experiment_row", "make_default"]
 
 Lifecycle = Literal["active", "deleted", "all"]
 
@@ -33,6 +33,16 @@ def experiment_row(tx: Transaction, id_: str) -> Experiment:
     raise NotFound(
         f"No Experiment with id={id_} exists", details={"kind": "experiment", "name": id_}
     )
+
+
+def make_default(catalog: Catalog) -> None:
+    """Make the experiment "0" called Default, which clients count on before they made any."""
+    with catalog.read() as tx:
+        if tx.first(select(experiments.c.pk).where(experiments.c.pk == 0)) is not None:
+            return
+    with catalog.write() as tx:
+        fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
+        tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
 
 
 class ExperimentMethods:
@@ -178,7 +188,8 @@ class ExperimentMethods:
             pk = int(experiment_row(tx, id_).id)
             values = {"lifecycle": lifecycle, "updated_at": tx.now}
             tx.execute(update(experiments).where(experiments.c.pk == pk).values(**values))
-            of_it = update(runs).where(runs.c.experiment_pk == pk)
-            tx.execute(of_it.values(lifecycle=lifecycle))
+            of_it = update(runs).where(runs.c.experiment_pk == pk, runs.c.lifecycle != lifecycle)
+            at = tx.now if lifecycle == "deleted" else None
+            tx.execute(of_it.values(lifecycle=lifecycle, deleted_at=at))
             kind = "experiment.Deleted" if lifecycle == "deleted" else "experiment.Restored"
             tx.append(kind, f"experiment:{id_}")

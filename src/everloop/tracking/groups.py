@@ -22,10 +22,11 @@ __all__ = ["PointGroups"]
 class _Entry:
     """What one caller logs, and what became of it."""
 
-    __slots__ = ("error", "leads", "points", "run_id", "turn", "written")
+    __slots__ = ("error", "fence", "leads", "points", "run_id", "turn", "written")
 
-    def __init__(self, run_id: str, points: Sequence[Metric]) -> None:
+    def __init__(self, run_id: str, points: Sequence[Metric], fence: int) -> None:
         self.run_id = run_id
+        self.fence = fence
         self.points = points
         self.leads = False
         self.written = False
@@ -49,9 +50,12 @@ class PointGroups:
         self._waiting: list[_Entry] = []
         self._is_led = False
 
-    def log(self, run_id: str, points: Sequence[Metric]) -> bool:
-        """Write the points durably; False, and nothing written, if there is no such active run."""
-        entry = _Entry(run_id, points)
+    def log(self, run_id: str, points: Sequence[Metric], fence: int = 0) -> bool:
+        """Write the points durably; False, and nothing written, if there is no such active run.
+
+        With a `fence`, only if the run has it still.
+        """
+        entry = _Entry(run_id, points, fence)
         with self._lock:
             self._waiting.append(entry)
             if not self._is_led:
@@ -98,17 +102,21 @@ class PointGroups:
     def _write(self, group: list[_Entry]) -> None:
         with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
             mark = "?" if dialect == "sqlite" else "%s"
-            query = f"SELECT pk FROM runs WHERE id = {mark} AND lifecycle = 'active'"
-            found: dict[str, int] = {}
+            query = f"SELECT pk, fence FROM runs WHERE id = {mark} AND lifecycle = 'active'"
+            found: dict[str, tuple[int, int]] = {}
             for run_id in {entry.run_id for entry in group}:
                 cursor.execute(query, (run_id,))
                 if row := cursor.fetchone():
-                    found[run_id] = row[0]
-            known = [entry for entry in group if entry.run_id in found]
+                    found[run_id] = row
+            sound = [
+                entry
+                for entry in group
+                if entry.run_id in found and entry.fence in (0, found[entry.run_id][1])
+            ]
             self._writer.write_known(
-                cursor, dialect, [(found[entry.run_id], entry.points) for entry in known]
+                cursor, dialect, [(found[entry.run_id][0], entry.points) for entry in sound]
             )
-        for entry in known:
+        for entry in sound:
             entry.written = True
 
 

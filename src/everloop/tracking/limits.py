@@ -5,12 +5,22 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 from everloop.core.run import Metric
 from everloop.errors import Fault, InvalidInput
 
-__all__ = ["MAX_PAGE", "check_log", "check_page", "clean_path", "cut", "text_faults"]
+__all__ = [
+    "MAX_PAGE",
+    "check_log",
+    "check_page",
+    "clean_path",
+    "cut",
+    "key_faults",
+    "metric_faults",
+    "text_faults",
+]
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_TOTAL = 1000, 100, 100, 1000
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 500
@@ -35,7 +45,8 @@ def text_faults(path: str, text: str, *, longest: int = 0, empty: bool = True) -
         yield Fault(path, "Missing value for required parameter")
 
 
-def _key_faults(path: str, key: str) -> Iterable[Fault]:
+def key_faults(path: str, key: str) -> Iterable[Fault]:
+    """What keeps `key` from naming a metric, a parameter or a tag."""
     if not key:
         yield Fault(path, "Missing value for required parameter")
     elif len(key) > MAX_KEY:
@@ -46,8 +57,14 @@ def _key_faults(path: str, key: str) -> Iterable[Fault]:
         yield Fault(path, f"{key!r} must be a plain path, without .., // or a leading /")
 
 
-def _metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
-    yield from _key_faults(f"{path}.key", metric.key)
+@lru_cache(maxsize=10_000)
+def _is_sound_key(key: str) -> bool:
+    return not any(key_faults("", key))
+
+
+def metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
+    """What keeps a point from being stored."""
+    yield from key_faults(f"{path}.key", metric.key)
     if not _is_number(metric.value):
         yield Fault(f"{path}.value", f"wanted a number, got {type(metric.value).__name__}")
     if not -_INT64 <= metric.step < _INT64:
@@ -87,23 +104,19 @@ def check_log(
                 faults.append(Fault(name, f"{count} in one batch, at most {limit} are allowed"))
         if sum(counts) > MAX_TOTAL:
             faults.append(Fault("", f"{sum(counts)} entities in one batch, at most {MAX_TOTAL}"))
-    # Points of a batch mostly share few keys: each is checked once.
-    sound: set[str] = set()
     for index, metric in enumerate(metrics):
         is_sound = (
-            metric.key in sound
+            len(metric.key) <= MAX_KEY  # what is remembered is bounded
+            and _is_sound_key(metric.key)
             and type(metric.value) is float
             and 0 <= metric.at_ms < _INT64
             and -_INT64 <= metric.step < _INT64
         )
         if not is_sound:
-            found = list(_metric_faults(f"metrics[{index}]", metric))
-            faults += found
-            if not found:
-                sound.add(metric.key)
+            faults += metric_faults(f"metrics[{index}]", metric)
     for name, values in (("params", params), ("tags", tags)):
         for index, (key, value) in enumerate(values.items()):
-            faults += _key_faults(f"{name}[{index}].key", key)
+            faults += key_faults(f"{name}[{index}].key", key)
             faults += text_faults(f"{name}[{index}].value", value)
     if faults:
         raise InvalidInput("Invalid value supplied", faults)

@@ -23,6 +23,7 @@ from everloop.tracking.store import chunks
 __all__ = [
     "change",
     "create",
+    "insert_points",
     "made_up_name",
     "page_of_experiments",
     "page_of_models",
@@ -184,6 +185,11 @@ def write_model_metrics(tx: Transaction, run_id: str, points: Sequence[Metric]) 
     of_models = [point for point in points if point.model_id]
     for id_ in sorted({point.model_id for point in of_models}):
         read(tx, id_)
+    insert_points(tx, run_id, of_models)
+
+
+def insert_points(tx: Transaction, run_id: str, points: Sequence[Metric]) -> None:
+    """Write points that a run measured of logged models that are there."""
     rows = [
         {
             "model_id": point.model_id,
@@ -196,7 +202,7 @@ def write_model_metrics(tx: Transaction, run_id: str, points: Sequence[Metric]) 
             "digest": point.digest,
             "run_id": run_id,
         }
-        for point in of_models
+        for point in points
     ]
     tx.upsert(logged_model_metrics, rows, [c.name for c in logged_model_metrics.primary_key])
 

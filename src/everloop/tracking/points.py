@@ -61,7 +61,7 @@ class MetricWriter:
     def knows(self, points: Sequence[Metric]) -> bool:
         """Whether all names in `points` have a key that is known here."""
         keys = self._keys
-        return all(point.key in keys for point in points)
+        return {point.key for point in points} <= keys.keys()
 
     def write_known(
         self, cursor: Any, dialect: str, logged: Sequence[tuple[int, Sequence[Metric]]]

@@ -7,13 +7,11 @@ end the runs with NaN and then the runs without the metric follow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Double,
     Row,
     Text,
@@ -26,7 +24,6 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    true,
     type_coerce,
 )
 
@@ -40,6 +37,7 @@ from everloop.catalog.tables import (
     runs,
 )
 from everloop.core.run import RunPage
+from everloop.tracking.compare import Condition, after, compare, compare_time
 from everloop.tracking.pages import decode_token, encode_token, search_digest
 from everloop.tracking.search import All, Any_, Clause, Grammar, Not, Order, parse, parse_order
 from everloop.tracking.store import read_runs
@@ -85,30 +83,8 @@ _DATASET = {
 _TIMES = {"start_time": runs.c.started_at, "end_time": runs.c.ended_at}
 _WALKED = metric_latest.alias("walked")
 _WALK = runs.join(_WALKED, _WALKED.c.run_pk == runs.c.pk)
-_Condition = ColumnElement[bool]
-_INT64 = 1 << 63
 #: Up to so many runs are sorted rather than found by walking the index of a metric.
 _FEW = 1000
-
-
-def _compare_time(column: Any, op: str, millis: float) -> _Condition:
-    """Compare a column of microseconds, cut to milliseconds, without computing on the column."""
-    from_ = _micros(math.ceil(millis))  # the first instant that is >= millis
-    above = _micros(math.floor(millis) + 1)  # the first that is > millis
-    column = type_coerce(column, BigInteger)
-    conditions: dict[str, _Condition] = {
-        ">": column >= above,
-        ">=": column >= from_,
-        "<": column < from_,
-        "<=": column < above,
-        "=": and_(column >= from_, column < above),
-        "!=": or_(column < from_, column >= above),
-    }
-    return conditions[op]
-
-
-def _micros(millis: int) -> int:
-    return max(-_INT64, min(millis * 1000, _INT64 - 1))
 
 
 def _attribute(key: str) -> Any:
@@ -126,33 +102,11 @@ def _attribute(key: str) -> Any:
     return columns[key]
 
 
-def _compare(column: Any, op: str, value: Any, dialect: str) -> _Condition:
-    if op == "IN":
-        return column.in_(value)  # type: ignore[no-any-return]
-    if op == "NOT IN":
-        return column.not_in(value)  # type: ignore[no-any-return]
-    if op == "LIKE":
-        return _like(column, value, dialect)
-    if op == "ILIKE":
-        escaped = value.replace("\\", "\\\\")
-        return func.lower(column).like(func.lower(escaped), escape="\\")
-    return column.op(op, is_comparison=True)(value)  # type: ignore[no-any-return]
-
-
-def _like(column: Any, pattern: str, dialect: str) -> _Condition:
-    if dialect != "sqlite":
-        return column.like(pattern.replace("\\", "\\\\"), escape="\\")  # type: ignore[no-any-return]
-    # SQLite's LIKE ignores case; GLOB does not, and has other signs.
-    signs = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
-    glob = "".join(signs.get(letter, letter) for letter in pattern)
-    return column.op("GLOB", is_comparison=True)(glob)  # type: ignore[no-any-return]
-
-
 def _key_pk(name: str) -> Any:
     return select(metric_keys.c.pk).where(metric_keys.c.name == name).scalar_subquery()
 
 
-def _condition(tree: Any, dialect: str) -> _Condition:
+def _condition(tree: Any, dialect: str) -> Condition:
     if isinstance(tree, All):
         return and_(*(_condition(part, dialect) for part in tree.parts))
     if isinstance(tree, Any_):
@@ -163,18 +117,18 @@ def _condition(tree: Any, dialect: str) -> _Condition:
     return _clause(tree, dialect)
 
 
-def _clause(clause: Clause, dialect: str) -> _Condition:
+def _clause(clause: Clause, dialect: str) -> Condition:
     entity, key, op, value = clause
     if entity == "attribute" and key in _TIMES:
-        return _compare_time(_TIMES[key], op, value)
+        return compare_time(_TIMES[key], op, value)
     if entity == "attribute":
-        return _compare(_attribute(key), op, value, dialect)
+        return compare(_attribute(key), op, value, dialect)
     if entity == "metric":
         latest = metric_latest.c
         mine = (latest.run_pk == runs.c.pk, latest.key_pk == _key_pk(key))
         return exists().where(*mine, _metric_holds(latest, op, value))
     if entity == "dataset":
-        holds = _compare(_DATASET[key], op, value, dialect)
+        holds = compare(_DATASET[key], op, value, dialect)
         return exists().where(run_inputs.c.run_pk == runs.c.pk, holds)
     table = run_params if entity == "param" else run_tags
     of_run = (table.c.run_pk == runs.c.pk, table.c.key == key)
@@ -182,11 +136,11 @@ def _clause(clause: Clause, dialect: str) -> _Condition:
         return ~exists().where(*of_run)
     if op == "IS NOT NULL":
         return exists().where(*of_run)
-    return exists().where(*of_run, _compare(table.c.value, op, value, dialect))
+    return exists().where(*of_run, compare(table.c.value, op, value, dialect))
 
 
-def _metric_holds(latest: Any, op: str, value: Any) -> _Condition:
-    holds: _Condition = latest.value.op(op, is_comparison=True)(float(value))
+def _metric_holds(latest: Any, op: str, value: Any) -> Condition:
+    holds: Condition = latest.value.op(op, is_comparison=True)(float(value))
     # NaN stands as 0 with a flag; it differs from every number and compares with none.
     return or_(latest.is_nan, holds) if op == "!=" else and_(not_(latest.is_nan), holds)
 
@@ -205,7 +159,7 @@ class _Sort:
     def __init__(self, orders: list[Order], part: int, *, by_run: bool = False) -> None:
         self.columns: list[tuple[Any, bool, type]] = []
         self.source: Any = runs
-        self.conditions: list[_Condition] = []
+        self.conditions: list[Condition] = []
         #: How many columns, the first ones, are the same in the whole part.
         self.constant = 0
         #: Name and columns of the metric whose index is walked.
@@ -271,7 +225,7 @@ class _Sort:
         else:
             self.columns.append((_attribute(order.key), order.descending, str))
 
-    def holds(self, tree: Any, dialect: str) -> list[_Condition]:
+    def holds(self, tree: Any, dialect: str) -> list[Condition]:
         """The conditions of a filter; those on the walked metric bound the walk itself."""
         parts = tree.parts if isinstance(tree, All) else () if tree is None else (tree,)
         found = []
@@ -282,18 +236,12 @@ class _Sort:
                 found.append(_condition(part, dialect))
         return found
 
-    def after(self, place: list[Any]) -> list[_Condition]:
+    def after(self, place: list[Any]) -> list[Condition]:
         """Rows that come after `place`."""
-        pairs = list(zip(self.columns, place, strict=True))[self.constant :]
-        later: list[_Condition] = []
-        equal: _Condition = true()
-        for (column, descending, _), value in pairs:
-            beyond = column < value if descending else column > value
-            later.append(and_(equal, beyond))
-            equal = and_(equal, column == value)
+        columns, place = self.columns[self.constant :], place[self.constant :]
+        column, descending, _ = columns[0]
         # Said of the first column alone, an index begins there.
-        (column, descending, _), value = pairs[0]
-        return [column <= value if descending else column >= value, or_(*later)]
+        return [column <= place[0] if descending else column >= place[0], after(columns, place)]
 
 
 def _parts(orders: list[Order], tree: Any) -> range:
@@ -353,9 +301,9 @@ def page_of_runs(
     return RunPage(runs=tuple(read_runs(tx, rows)), next_page_token=token)
 
 
-def _within(experiments: list[str] | None, pipeline: str, lifecycle: str) -> list[_Condition]:
+def _within(experiments: list[str] | None, pipeline: str, lifecycle: str) -> list[Condition]:
     """The conditions that say among which runs to look."""
-    found: list[_Condition] = []
+    found: list[Condition] = []
     if experiments is not None:
         keys = [int(id_) for id_ in experiments if id_.isdecimal() and len(id_) < 19]
         # Equality keeps the index on experiment and start in order, a list does not.
@@ -368,14 +316,14 @@ def _within(experiments: list[str] | None, pipeline: str, lifecycle: str) -> lis
     return found
 
 
-def _are_few(tx: Transaction, orders: list[Order], within: list[_Condition]) -> bool:
+def _are_few(tx: Transaction, orders: list[Order], within: list[Condition]) -> bool:
     if not orders or orders[0].entity != "metric":
         return False
     some = select(literal(1)).select_from(runs).where(*within[:1]).limit(_FEW + 1).subquery()
     return bool(tx.scalar(select(func.count()).select_from(some)) <= _FEW)
 
 
-def _rows(tx: Transaction, sort: _Sort, where: list[_Condition], limit: int) -> Sequence[Row[Any]]:
+def _rows(tx: Transaction, sort: _Sort, where: list[Condition], limit: int) -> Sequence[Row[Any]]:
     places = [column.label(f"sort{i}") for i, (column, _, _) in enumerate(sort.columns)]
     query = select(runs, *places).select_from(sort.source).where(*where)
     for column, descending, _ in sort.columns[sort.constant :]:

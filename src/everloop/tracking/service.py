@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
-    experiments,
     run_outputs,
     run_tags,
     runs,
 )
 from everloop.core.machines import RunState
-from everloop.core.run import (
-    Metric,
-    Run,
-    RunInput,
-    RunOutput,
-    RunPage,
-)
+from everloop.core.run import Metric, Run, RunInput, RunOutput, RunPage
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
 from everloop.tracking.artifacts import ArtifactMethods
-from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row
+from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row, make_default
 from everloop.tracking.groups import PointGroups
+from everloop.tracking.intake import IntakeMethods
 from everloop.tracking.limits import (
     MAX_NAME,
     check_log,
     check_page,
     text_faults,
 )
+from everloop.tracking.owned import OwnedRunMethods
 from everloop.tracking.points import MetricWriter, latest_points
 from everloop.tracking.runs import page_of_runs
 from everloop.tracking.series import history_points, sample_points
@@ -60,7 +55,7 @@ _ENDED: dict[str, str] = {
 }
 
 
-class TrackingService(ExperimentMethods, ArtifactMethods, Service):
+class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRunMethods, Service):
     """Experiments and runs, as every tracking client knows them."""
 
     area = "tracking"
@@ -71,17 +66,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         self._authorizer = authorizer
         self._metrics = MetricWriter()
         self._groups = PointGroups(catalog, self._metrics)
-        self._make_default()
-
-    def _make_default(self) -> None:
-        # Clients count on an experiment "0" called Default before they made any.
-        wanted = select(experiments.c.pk).where(experiments.c.pk == 0)
-        with self._catalog.read() as tx:
-            if tx.first(wanted) is not None:
-                return
-        with self._catalog.write() as tx:
-            fresh = {"pk": 0, "name": "Default", "lifecycle": "active", "tags": {}}
-            tx.insert_new(experiments, fresh | {"created_at": tx.now, "updated_at": tx.now})
+        make_default(catalog)
 
     # Runs
 
@@ -101,6 +86,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         trigger: str = "",
         actor: str = "",
         started_at: datetime | None = None,
+        owner: str = "",
+        lease_s: float = 0,
     ) -> Run:
         """Start a run in the experiment of this name (made if new) or id.
 
@@ -117,6 +104,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
             trigger: Id of the firing that started it.
             actor: Who runs it; whoever is asking if not given.
             started_at: UTC; now if not given.
+            owner: The process that keeps it, as :func:`everloop.core.owner.this_process` says.
+            lease_s: Seconds until it counts as lost without a renewal; 0 means never.
 
         Raises:
             NotFound: If an id names no experiment.
@@ -132,6 +121,9 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
             values: dict[str, Any] = {"actor": actor} if actor else {}
             if started_at is not None:
                 values["started_at"] = started_at
+            if lease_s:
+                until = tx.now + timedelta(seconds=lease_s)
+                values |= {"owner": owner, "fence": 1, "lease_until": until}
             run_pk = insert_run(
                 tx,
                 id_,
@@ -264,7 +256,9 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         with self._catalog.write() as tx:
             row = run_row(tx, id_)
             if row.lifecycle != lifecycle:
-                tx.execute(update(runs).where(runs.c.id == id_).values(lifecycle=lifecycle))
+                at = tx.now if lifecycle == "deleted" else None
+                values = {"lifecycle": lifecycle, "deleted_at": at}
+                tx.execute(update(runs).where(runs.c.id == id_).values(**values))
                 kind = "run.Deleted" if lifecycle == "deleted" else "run.Restored"
                 tx.append(kind, f"run:{id_}")
 
@@ -290,23 +284,14 @@ class TrackingService(ExperimentMethods, ArtifactMethods, Service):
         """
         points = metrics or []
         check_log(points, params or {}, tags or {}, of_client=True)
-        if not (params or tags) and self._log_points(id, points):
+        if not (params or tags) and self._log_known(id, points):
             return
         with self._catalog.write(ordered=False) as tx:
             row = active_run(tx, id)
             put_params(tx, row.pk, id, params or {})
-            keys = self._metrics.make_keys(tx, points)
-            cursor = tx.connection.connection.cursor()
-            self._metrics.write(cursor, tx.dialect, row.pk, points, keys)
-            logged.write_model_metrics(tx, id, points)
+            keys = self._write_points(tx, row, points)
             put_tags(tx, row.pk, tags or {})
         self._metrics.remember(keys)
-
-    def _log_points(self, id_: str, points: list[Metric]) -> bool:
-        """The hot path: points under known names alone, in one commit with other threads'."""
-        if not self._metrics.knows(points) or any(point.model_id for point in points):
-            return False
-        return self._groups.log(id_, points)  # if not, the other path says what is wrong
 
     @action("run:write", on="id")
     def set_tag(self, id: str, key: str, value: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from everloop.automation.holdout import group_of
-from everloop.core.context import using
+from everloop.core.context import acting, using
 from everloop.core.ids import new_ids
 from everloop.governance.render import story_text, why_text
 from everloop.pipelines.load import load_pipeline
@@ -101,6 +101,26 @@ def _everything_is_told(world: ClosedWorld) -> None:
     for said in ("how much will sell", "ops@example.org", "passed against version 1", "safe"):
         assert said in card
     assert "- Commit" in card.split("## Not stated")[1]
+
+
+def test_a_rollout_waits_for_the_approval_that_its_alias_asks_for(tmp_path: Path) -> None:
+    world = ClosedWorld(tmp_path, shift=8)
+    world.begin()
+    registry = world.workspace.registry
+    registry.protect(NAME, "champion", ["beats_champion:brier", "no_group_worse"], approvals=1)
+    world.live(26)
+    [rollout] = world.workspace.deployment.rollouts(NAME, open_only=True)
+    assert rollout.state.stage == "canary"
+    assert world.champion() == 1
+    assert registry.missing_for(NAME, "champion", rollout.candidate) == ["1 of 1 approvals"]
+    with acting(actor="bob"):
+        registry.approve(NAME, rollout.candidate)
+    world.live(1)
+    assert world.champion() == rollout.candidate
+    [_, moved] = registry.alias_history(NAME, "champion")
+    assert moved.actor == f"loop:{NAME}"
+    assert moved.evidence == rollout.verdict
+    world.close()
 
 
 def test_a_worse_candidate_is_refused_and_the_champion_stays(tmp_path: Path) -> None:

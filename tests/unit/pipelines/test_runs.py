@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 
 from everloop.core.artifact import ModelArtifact
+from everloop.core.owner import is_dead, this_process
 from everloop.core.run import StepRun
 from everloop.data.frame import Table
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError, UserCodeError
 from everloop.pipelines import api as ev
 from everloop.pipelines import engine
-from everloop.pipelines.owner import is_dead, this_process
 
 
 @pytest.fixture(autouse=True)
@@ -471,7 +471,7 @@ def test_late_writer_is_refused_and_nothing_is_kept(workspace: Any) -> None:
 
 
 def test_dead_owner_on_this_host_is_known_at_once(workspace: Any) -> None:
-    code = "from everloop.pipelines.owner import this_process; print(this_process())"
+    code = "from everloop.core.owner import this_process; print(this_process())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     owner = done.stdout.strip()
     assert is_dead(owner)
@@ -480,9 +480,9 @@ def test_dead_owner_on_this_host_is_known_at_once(workspace: Any) -> None:
     assert not is_dead("")
     service = workspace.pipelines
     run = service.start("p", owner=owner)
-    assert service.reap() == [run.id]
+    assert workspace.tracking.reap() == [run.id]
     assert workspace.tracking.run(run.id).state == "lost"
-    assert service.reap() == []
+    assert workspace.tracking.reap() == []
     assert service.start("p", run_id=run.id).state == "running"
 
 
@@ -492,7 +492,7 @@ def test_reap_marks_what_outlived_its_lease(workspace: Any) -> None:
     workspace.clock.advance(seconds=50)
     service.renew(kept.id, kept.fence)
     workspace.clock.advance(seconds=20)
-    assert service.reap() == [gone.id]
+    assert workspace.tracking.reap() == [gone.id]
 
 
 def test_run_of_another_pipeline_is_not_resumed(workspace: Any) -> None:

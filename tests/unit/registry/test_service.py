@@ -98,10 +98,10 @@ def test_an_alias_moves_only_from_where_it_was_expected(
 ) -> None:
     for text in (b"1", b"2"):
         registry.register("m", artifact(text))
-    registry.set_alias("m", "champion", 1, expect=0)
-    registry.set_alias("m", "champion", 2, expect=1, reason="better", evidence="v1")
+    registry.set_alias("m", "champion", 1, expected=0)
+    registry.set_alias("m", "champion", 2, expected=1, reason="better", evidence="v1")
     with pytest.raises(Conflict) as refused:
-        registry.set_alias("m", "champion", 1, expect=1)
+        registry.set_alias("m", "champion", 1, expected=1)
     assert refused.value.details == {"winner": 2}
     moved = catalog.events(kind="model.AliasMoved")[-1]
     assert moved.subject == "model:m/2"
@@ -126,7 +126,7 @@ def test_one_of_two_who_move_an_alias_at_once_wins(registry: RegistryService) ->
 
     def move(version: int) -> bool:
         try:
-            registry.set_alias("m", "champion", version, expect=0)
+            registry.set_alias("m", "champion", version, expected=0)
         except Conflict:
             return False
         return True

@@ -359,3 +359,27 @@ def test_logged_models_are_searched(tracking: TrackingService, catalog: Catalog)
     assert [m.name for m in found.models] == ["b"]
     with pytest.raises(InvalidInput, match="page token"):
         tracking.search_logged_models(["0"], filter="name = 'a'", page_token=page.next_page_token)
+
+
+def test_points_of_an_owner_are_all_or_nothing(tracking: TrackingService) -> None:
+    run = tracking.create_run(owner="elsewhere:1:1", lease_s=60)
+    points = [Metric(key="loss", value=1.0, step=step) for step in range(10_001)]
+    with pytest.raises(InvalidInput, match="at most 10000"):
+        tracking.log_points(run.id, points, fence=run.fence)
+    with pytest.raises(InvalidInput, match=r"metrics\[1\]\.key"):
+        tracking.log_points(run.id, [points[0], Metric(key="a#b", value=1.0)])
+    for known in (False, True):  # by the careful path, then by the quick one
+        with pytest.raises(StateError, match="taken over"):
+            tracking.log_points(run.id, points[:1], fence=run.fence + 1)
+        assert tracking.history(run.id, "loss") == ([points[0]] if known else [])
+        tracking.log_points(run.id, points[:1], fence=run.fence)
+    tracking.log_points(run.id, points[:10_000])
+    assert len(tracking.history(run.id, "loss")) == 10_000
+    with pytest.raises(NotFound):
+        tracking.log_points("nothing", points[:1])
+
+
+def test_run_of_a_pipeline_is_not_resumed_by_hand(tracking: TrackingService) -> None:
+    run = tracking.create_run(pipeline="p", owner="elsewhere:1:1", lease_s=60)
+    with pytest.raises(InvalidInput, match="of pipeline p"):
+        tracking.resume_run(run.id, owner="here:1:1")

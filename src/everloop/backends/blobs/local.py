@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +15,7 @@ from blake3 import blake3
 
 from everloop.core.ids import new_id
 from everloop.errors import BackendError, InvalidInput, NotFound
+from everloop.ports.blobs import ObjectAge
 
 __all__ = ["LocalBlobs"]
 
@@ -33,7 +36,7 @@ class LocalBlobs:
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         if isinstance(data, bytes | bytearray | memoryview):
             digest = blake3(data).hexdigest()
-            if self.exists(digest):
+            if self.keep(digest):
                 return digest, len(data)
             pieces: Iterable[bytes] = (bytes(data),)
         elif hasattr(data, "read"):
@@ -52,7 +55,7 @@ class LocalBlobs:
                 os.fsync(file.fileno())
             digest = hasher.hexdigest()
             target = self._file(digest)
-            if target.exists():
+            if self.keep(digest):
                 return digest, size
             folder = self._folder(target.parent)
             os.rename(temporary, target)
@@ -67,7 +70,7 @@ class LocalBlobs:
         found = [(blake3(item).hexdigest(), len(item)) for item in data]
         fresh: dict[Path, bytes] = {}
         for (digest, _), item in zip(found, data, strict=True):
-            if not self.exists(digest):
+            if not self.keep(digest):
                 fresh[self._file(digest)] = item
         if fresh:
             try:
@@ -128,6 +131,19 @@ class LocalBlobs:
     def exists(self, digest: str) -> bool:
         return self._file(digest).exists()
 
+    def keep(self, digest: str) -> bool:
+        file = self._file(digest)
+        if not file.exists():
+            return False
+        with self._held(fcntl.LOCK_SH):
+            try:
+                os.utime(file)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise self._failed(error) from error
+        return True
+
     def delete(self, digest: str) -> None:
         self._verified.discard(digest)
         self._file(digest).unlink(missing_ok=True)
@@ -136,6 +152,57 @@ class LocalBlobs:
         for folder in sorted(self._root.glob("[0-9a-f][0-9a-f]")):
             for file in folder.iterdir():
                 yield folder.name + file.name
+
+    def ages(self) -> Iterator[ObjectAge]:
+        for digest in self.digests():
+            try:
+                found = self._file(digest).stat()
+            except FileNotFoundError:
+                continue
+            yield ObjectAge(digest, found.st_size, found.st_mtime)
+
+    def remove_old(self, digest: str, before: float) -> bool:
+        file = self._file(digest)
+        with self._held(fcntl.LOCK_EX):
+            try:
+                if file.stat().st_mtime >= before:
+                    return False
+                self._verified.discard(digest)
+                file.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def remove_leftovers(self, before: float) -> tuple[int, int]:
+        count = size = 0
+        for file in (self._root / "tmp").glob("*"):
+            try:
+                found = file.stat()
+                if found.st_mtime < before:
+                    file.unlink()
+                    count, size = count + 1, size + found.st_size
+            except FileNotFoundError:
+                continue  # its writer lives
+        return count, size
+
+    @contextmanager
+    def _held(self, how: int) -> Iterator[None]:
+        """The lock between those who renew objects (shared) and who removes them (alone).
+
+        The system lets go of it when its holder dies, so no killed process can leave it behind.
+        """
+        handle = os.open(self._folder(self._root / "tmp").parent / "lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, how)
+            yield
+        finally:
+            os.close(handle)
+
+    def _failed(self, error: OSError) -> BackendError:
+        return BackendError(
+            f"could not store an object in {self._root}: {error.strerror or error}",
+            hint="free space or check the rights of the folder, then do it again",
+        )
 
     def _file(self, digest: str) -> Path:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -156,12 +223,6 @@ class LocalBlobs:
             if fresh:
                 _sync_folder(self._root)
             self._ready |= folders
-
-    def _failed(self, error: OSError) -> BackendError:
-        return BackendError(
-            f"could not store an object in {self._root}: {error.strerror or error}",
-            hint="free space or check the rights of the folder, then do it again",
-        )
 
     def _corrupt(self, digest: str) -> BackendError:
         return BackendError(

@@ -6,36 +6,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from everloop.core.schema import canonical_json
-from everloop.pipelines.code import CodePrint
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["environment_of", "git_of", "snapshot_code"]
+__all__ = ["diff_of", "environment_of", "git_of", "snapshot_code"]
+
+_MAX_DIFF = 16 << 20
 
 
 def git_of(folder: Path) -> dict[str, str]:
     """``commit``, ``branch`` and ``dirty`` of the repository around `folder`; empty without one."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    surroundings = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=surroundings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if done.returncode:
+    told = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    if not told:
         return {}
     facts, dirty = {}, False
-    for line in done.stdout.splitlines():
+    for line in told.decode(errors="replace").splitlines():
         words = line.split()
         if words[:1] == ["#"] and len(words) > 2:
             facts[words[1]] = words[2]
@@ -48,13 +36,33 @@ def git_of(folder: Path) -> dict[str, str]:
     }
 
 
-def environment_of(code: CodePrint) -> dict[str, str]:
-    """Python, platform, and the version of every distribution that the code reaches."""
-    distributions = {
-        part.removeprefix("dist:"): version
-        for part, version in code.parts.items()
-        if part.startswith("dist:")
-    }
+def diff_of(folder: Path, blobs: BlobStore) -> str:
+    """Store what differs from the last commit in tracked files; digest, or empty.
+
+    Empty too where the difference is above 16 MiB, or there is no repository.
+    """
+    diff = _git(folder, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
+    return blobs.put(diff)[0] if diff and len(diff) <= _MAX_DIFF else ""
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return b"" if done.returncode else done.stdout
+
+
+def environment_of(distributions: Mapping[str, str]) -> dict[str, str]:
+    """Python, platform, and the versions of `distributions`."""
     return {
         "python": platform.python_version(),
         "implementation": sys.implementation.name,
@@ -63,13 +71,17 @@ def environment_of(code: CodePrint) -> dict[str, str]:
     }
 
 
-def snapshot_code(code: CodePrint, blobs: BlobStore) -> str:
-    """Store the project files that the code reaches; digest of the tree (JSON, path -> digest).
+def snapshot_code(files: Mapping[str, str], blobs: BlobStore) -> str:
+    """Store project files; digest of the tree (JSON, path -> digest).
 
     Uncommitted changes are thus kept with the run.
+
+    Args:
+        files: Module name -> file.
+        blobs: Where to.
     """
     tree = {}
-    for module, file in sorted(code.files.items()):
+    for module, file in sorted(files.items()):
         path = Path(file)
         try:
             data = path.read_bytes()

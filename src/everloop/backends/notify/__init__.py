@@ -1,0 +1,1 @@
+"""Notifiers: what carries messages out of the house."""

@@ -1,0 +1,52 @@
+"""Where aliases pointed and why, read from the event log.
+
+There is no table for it: the log has each move with its actor, reason and evidence. A model keeps
+its history over renames and over a delete that was undone; another model of the same name begins
+anew.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from sqlalchemy import select
+
+from everloop.catalog import tables
+from everloop.catalog.engine import Transaction
+from everloop.core.model import AliasMove
+
+__all__ = ["moves_of"]
+
+_KINDS = ("model.AliasMoved", "model.Created", "model.Deleted", "model.Renamed", "model.Restored")
+
+
+def moves_of(tx: Transaction, name: str, alias: str = "") -> list[AliasMove]:
+    """The moves of the aliases (or of one) of the model that is called `name` now, oldest first."""
+    events = tables.events
+    query = select(events).where(events.c.kind.in_(_KINDS)).order_by(events.c.seq)
+    known: dict[str, list[AliasMove]] = defaultdict(list)
+    deleted: dict[str, list[AliasMove]] = {}
+    for row in tx.all(query):
+        subject = row.subject.removeprefix("model:").partition("/")[0]
+        if row.kind == "model.Created":
+            known[subject] = []
+        elif row.kind == "model.Renamed":
+            known[row.body["to"]] = known.pop(subject, [])
+        elif row.kind == "model.Deleted":
+            deleted[row.body.get("trash", "")] = known.pop(subject, [])
+        elif row.kind == "model.Restored":
+            known[subject] = deleted.pop(row.body["trash"], [])
+        else:
+            known[subject].append(
+                AliasMove(
+                    alias=row.body["alias"],
+                    before=row.body["from"],
+                    after=row.body["to"],
+                    at=row.at,
+                    actor=row.actor,
+                    reason=row.body["reason"],
+                    evidence=row.body.get("evidence", ""),
+                    event=row.id,
+                )
+            )
+    return [move for move in known[name] if alias in ("", move.alias)]

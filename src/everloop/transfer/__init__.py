@@ -1,0 +1,1 @@
+"""Taking in what was made elsewhere: MLflow's stores, and other workspaces."""

@@ -1,0 +1,180 @@
+"""Makes a store with MLflow's own client, and tells what that client sees in stores.
+
+Run by test_import_mlflow.py: ``make URI`` fills a store, ``see URI...`` prints a JSON list with
+what is in each. In one process for several stores, as importing the client takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
+
+ODD = "a\nb: 'c' \"d\" # å {x} [y] | > % @ `"
+
+
+def make(uri: str) -> None:
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient()
+    client.create_experiment("first", tags={"team": "growth", "note": ODD})
+    mlflow.set_experiment("first")
+    with mlflow.start_run(run_name="r1: 'odd' name", description=ODD) as run:
+        mlflow.log_params({"lr": 0.1, "empty": "", "odd": ODD, "long": "x" * 5900})
+        for step in range(30):
+            mlflow.log_metric("loss", 1 / (step + 1), step=step)
+        client.log_batch(
+            run.info.run_id,
+            metrics=[Metric("many", i / 3, 1_700_000_000_000 + i, i - 5) for i in range(900)],
+            params=[Param("batch", "64")],
+            tags=[RunTag("stage", "test")],
+        )
+        mlflow.log_metric("odd", float("nan"))
+        mlflow.log_metric("folder/sub key", 3.5)
+        mlflow.log_text("hello å", "notes/read me.txt")
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "big.bin").write_bytes(bytes(range(256)) * 8192)
+            Path(folder, "empty").write_bytes(b"")
+            mlflow.log_artifacts(folder, "raw")
+        rows = mlflow.data.from_pandas(pd.DataFrame({"x": [1, 2, 3]}), name="rows of x")
+        mlflow.log_input(rows, context="train", tags={"k": "v"})
+        model = mlflow.initialize_logged_model(name="lm", params={"p": "1"}, tags={"t": ODD})
+        mlflow.log_metric("acc", 0.9, model_id=model.model_id)
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 3)])
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "MLmodel").write_text("flavors: {}\n")
+            client.log_model_artifacts(model.model_id, folder)
+            mlflow.log_artifacts(folder, "m")
+        mlflow.finalize_logged_model(model.model_id, "READY")
+        with mlflow.start_run(run_name="child", nested=True):
+            mlflow.log_metric("auc", 0.7)
+    client.set_terminated(client.create_run("0", run_name="broke").info.run_id, "FAILED")
+    _register(client, run, model.model_id)
+    gone = client.create_experiment("gone")
+    client.create_run(gone, run_name="of gone")
+    client.delete_experiment(gone)
+    client.delete_run(client.create_run("0", run_name="deleted").info.run_id)
+    client.create_run("0", run_name="still running")
+
+
+def _register(client: MlflowClient, run: Any, model_id: str) -> None:
+    client.create_registered_model("reg", tags={"k": "v"}, description=ODD)
+    root = run.info.artifact_uri
+    id_ = run.info.run_id
+    for index, source in enumerate([f"runs:/{id_}/m", f"{root}/m", f"{root}/m", f"{root}/m"]):
+        client.create_model_version("reg", source, id_, tags={"n": str(index)}, description="v")
+    client.create_model_version("reg", f"models:/{model_id}", id_, model_id=model_id)
+    client.create_model_version("reg", f"{root}/m", id_)
+    client.delete_model_version("reg", "2")
+    client.delete_model_version("reg", "6")
+    client.set_registered_model_alias("reg", "champion", "3")
+    client.transition_model_version_stage("reg", "1", "Production")
+    client.create_registered_model("empty model")
+
+
+def see(uri: str) -> dict[str, Any]:
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient()
+    experiments = {e.name: e for e in client.search_experiments(view_type=ViewType.ALL)}
+    ids = [e.experiment_id for e in experiments.values()]
+    models = client.search_logged_models(ids)
+    return {
+        "experiments": {
+            name: {"id": e.experiment_id, "stage": e.lifecycle_stage, "tags": e.tags}
+            for name, e in experiments.items()
+        },
+        "runs": {
+            run.info.run_id: _run(client, run)
+            for run in client.search_runs(ids, run_view_type=ViewType.ALL)
+        },
+        "models": {model.model_id: _model(client, model) for model in models},
+        "registered": {
+            found.name: {
+                "description": found.description or "",
+                "tags": found.tags,
+                "aliases": {alias: str(version) for alias, version in found.aliases.items()},
+                "versions": {
+                    str(version.version): _version(client, version)
+                    for version in client.search_model_versions(f"name = '{found.name}'")
+                },
+            }
+            for found in client.search_registered_models()
+        },
+    }
+
+
+def _run(client: MlflowClient, run: Any) -> dict[str, Any]:
+    info, data, id_ = run.info, run.data, run.info.run_id
+    return {
+        "name": info.run_name,
+        "status": info.status,
+        "times": [info.start_time, info.end_time],
+        "stage": info.lifecycle_stage,
+        "user": info.user_id,
+        "experiment": client.get_experiment(info.experiment_id).name,
+        "params": data.params,
+        "tags": data.tags,
+        "latest": {key: repr(value) for key, value in data.metrics.items()},
+        "points": {
+            key: sorted(
+                [p.timestamp, p.step, repr(p.value)] for p in client.get_metric_history(id_, key)
+            )
+            for key in data.metrics
+        },
+        "inputs": [
+            {**dict(item.dataset), "tags": {tag.key: tag.value for tag in item.tags}}
+            for item in run.inputs.dataset_inputs
+        ],
+        "outputs": [[item.model_id, item.step] for item in run.outputs.model_outputs],
+        "files": _files(f"runs:/{id_}/") if info.lifecycle_stage == "active" else {},
+    }
+
+
+def _model(client: MlflowClient, model: Any) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "status": str(model.status),
+        "times": [model.creation_timestamp, model.last_updated_timestamp],
+        "params": model.params,
+        "tags": {key: text for key, text in model.tags.items() if key != "mlflow.modelVersions"},
+        "run": model.source_run_id,
+        "metrics": [[m.key, m.value, m.step, m.timestamp] for m in model.metrics or ()],
+        "files": _files(f"models:/{model.model_id}"),
+    }
+
+
+def _version(client: MlflowClient, version: Any) -> dict[str, Any]:
+    return {
+        "stage": version.current_stage,
+        "tags": version.tags,
+        "description": version.description or "",
+        "run": version.run_id,
+        "times": [version.creation_timestamp, version.last_updated_timestamp],
+        "files": _files(f"models:/{version.name}/{version.version}"),
+    }
+
+
+def _files(uri: str) -> dict[str, str]:
+    """Every file below a URI by its path, as a digest of its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        got = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        return {
+            path.relative_to(got).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(got.rglob("*"))
+            # Written by the client that downloads a registered version.
+            if path.is_file() and path.name != "registered_model_meta"
+        }
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(sys.argv[2])
+    else:
+        json.dump([see(uri) for uri in sys.argv[2:]], sys.stdout)

@@ -1,0 +1,84 @@
+"""A receiver of webhooks on loopback: keeps what came, answers what it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+__all__ = ["Received", "Receiver", "receiving"]
+
+
+class Received(NamedTuple):
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Receiver:
+    """Answers each request with the next of `answers` (status, headers), then with 200."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.came: list[Received] = []
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.act: Callable[[Any], None] | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
+
+    def take(self, received: Received) -> tuple[int, dict[str, str]]:
+        with self._changed:
+            self.came.append(received)
+            self._changed.notify_all()
+            return self.answers.pop(0) if self.answers else (200, {})
+
+    def wait_for(self, count: int, path: str = "") -> list[Received]:
+        """The requests to `path` once there are `count` of them."""
+        deadline = time.monotonic() + 30
+        with self._changed:
+            while len(found := [item for item in self.came if item.path.startswith(path)]) < count:
+                left = deadline - time.monotonic()
+                assert left > 0, f"only {len(found)} of {count} came: {found}"
+                self._changed.wait(left)
+            return found
+
+
+@contextlib.contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver within the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status, more = receiver.take(Received(self.path, headers, body))
+            if receiver.act is not None:
+                receiver.act(self)
+                return
+            self.send_response(status)
+            for name, value in more.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"taken")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
