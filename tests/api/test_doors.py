@@ -6,6 +6,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -18,14 +19,7 @@ from starlette.types import ASGIApp
 
 import everloop as ev
 from everloop.access.service import actions_of
-from everloop.api import (
-    mlflow_experiments,
-    mlflow_log,
-    mlflow_models,
-    mlflow_registry,
-    mlflow_runs,
-    native,
-)
+from everloop.api import mlflow, native
 from everloop.errors import NotAllowed
 from everloop.registry.service import RegistryService
 from everloop.server import make_app
@@ -42,9 +36,7 @@ OPEN = {
     "/static",
 }
 MLFLOW = [
-    (method, path, call)
-    for door in (mlflow_experiments, mlflow_runs, mlflow_log, mlflow_models, mlflow_registry)
-    for (method, path), call in door.calls.items()
+    (method, path, call) for door in mlflow.DOORS for (method, path), call in door.calls.items()
 ]
 
 
@@ -79,6 +71,12 @@ def open_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIApp]:
 
 def value_of(hint: Any) -> Any:
     """Something that decodes as `hint`."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return body_of(hint)
+    if hint is datetime or typing.get_args(hint)[:1] == (datetime,):
+        return "2026-01-01T00:00:00Z"
+    if typing.get_origin(hint) is dict:
+        return {}
     for kind, value in ((int, 1), (float, 1.0), (str, "1"), (bytes, "eA==")):
         if hint is kind or typing.get_args(hint)[:1] == (kind,):
             return value
@@ -106,6 +104,8 @@ def test_every_call_of_mlflow_asks_the_decision_point(
     body = body_of(call.asked)
     if "model_json" in body:
         body["model_json"] = '{"artifact_path": "", "utc_time_created": "", "flavors": {}}'
+    if path == "mlflow/traces/{trace_id}/assessments":
+        body["assessment"]["feedback"] = {"value": 1}
     if path == "mlflow/model-versions/create":
         body["source"] = "s3://bucket/model"
     if method == "PATCH" and path.endswith("{model_id}"):
@@ -128,6 +128,35 @@ def test_artifacts_ask_the_decision_point(app: ASGIApp, method: str) -> None:
     base = "/api/2.0/mlflow-artifacts/artifacts"
     assert ask(app, method, f"{base}/0/run/file", b"x").status == 403
     assert ask(app, "GET", f"{base}?path=0").status == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("GET", "/get-artifact?run_id=1&path=x", b""),
+        ("GET", "/model-versions/get-artifact?name=a&version=1&path=x", b""),
+        ("POST", "/ajax-api/2.0/mlflow/upload-artifact?run_uuid=1&path=x", b"x"),
+        ("GET", "/api/2.0/mlflow/logged-models/m-1/artifacts/files?artifact_file_path=x", b""),
+        ("GET", "/api/2.0/mlflow-artifacts/presigned/0/x", b""),
+        ("POST", "/api/2.0/mlflow-artifacts/mpu/create/0", {"path": "x", "num_parts": 1}),
+        (
+            "POST",
+            "/api/2.0/mlflow-artifacts/mpu/complete/0",
+            {"path": "x", "upload_id": "1", "parts": [{"part_number": 1}]},
+        ),
+        ("POST", "/api/2.0/mlflow-artifacts/mpu/abort/0", {"path": "x", "upload_id": "1"}),
+    ],
+)
+def test_files_of_mlflow_ask_the_decision_point(
+    app: ASGIApp, method: str, target: str, body: Any
+) -> None:
+    answer = ask(app, method, target, body)
+    assert (answer.status, answer.json()["error_code"]) == (403, "PERMISSION_DENIED"), answer.text
+
+
+def test_a_part_is_taken_only_for_an_upload_that_was_allowed(app: ASGIApp) -> None:
+    path = f"/api/2.0/mlflow-artifacts/mpu/parts/{'0' * 32}/1"
+    assert ask(app, "PUT", path, b"x").status == 404
 
 
 def test_every_native_method_is_served_and_declares_its_action(
@@ -175,7 +204,11 @@ def test_spans_ask_the_decision_point(app: ASGIApp) -> None:
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
-        r"|\{rest:path\})|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces"
+        r"|mlflow-artifacts/presigned/\{path:path\}"
+        r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
+        r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
+        r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):

@@ -18,15 +18,7 @@ from hypothesis import strategies as st
 from psycopg.sql import SQL, Identifier
 from starlette.types import ASGIApp, Message
 
-from everloop.api import (
-    mlflow_experiments,
-    mlflow_log,
-    mlflow_models,
-    mlflow_registry,
-    mlflow_runs,
-    mlflow_traces,
-    mlflow_webhooks,
-)
+from everloop.api import mlflow
 from everloop.ports.blobs import HasPaths
 from everloop.server import make_app
 from everloop.workspace import Workspace
@@ -182,7 +174,7 @@ def test_service_endpoints(app: ASGIApp) -> None:
     assert ask(app, "GET", "/health").text == "OK"
     assert ask(app, "GET", "/version").text.split(".")[0] == "3"
     info = ask(app, "GET", "/api/3.0/mlflow/server-info").json()
-    assert info["multipart_uploads_enabled"] is False
+    assert info["multipart_uploads_enabled"] is True
 
 
 def test_the_old_name_of_the_run_id_will_do(app: ASGIApp, run_id: str) -> None:
@@ -307,7 +299,7 @@ def test_versions_and_aliases(app: ASGIApp) -> None:
     )
     assert message.startswith("Registered Model (name=churn) already exists")
     for number in ("1", "2"):
-        body = {"name": "churn", "source": "mlflow-artifacts:/0/x/artifacts/model"}
+        body = {"name": "churn", "source": "s3://bucket/first"}
         made = post(app, "model-versions/create", body).json()["model_version"]
         assert made["version"] == number
     alias = {"name": "churn", "alias": "champion", "version": "2"}
@@ -514,7 +506,7 @@ def test_a_cut_upload_leaves_nothing(app: ASGIApp, workspace: Workspace) -> None
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("runs/log-metric", {}, "'key'"),
+        ("runs/log-metric", {}, "'run_id'"),
         ("runs/log-metric", {"key": "a", "value": 1, "timestamp": 1}, "'run_id'"),
         ("runs/log-metric", {"run_id": "RUN", "key": "a", "value": [1], "timestamp": 1}, "value"),
         ("runs/log-metric", {"run_id": "RUN", "key": "a", "value": {}, "timestamp": 1}, "value"),
@@ -583,7 +575,7 @@ def test_a_cut_upload_leaves_nothing(app: ASGIApp, workspace: Workspace) -> None
         ("runs/search", {"experiment_ids": "0"}, "experiment_ids"),
         ("experiments/create", {"name": ""}, "'name'"),
         ("experiments/create", {"name": "x" * 501}, "500"),
-        ("experiments/create", {"name": "a", "artifact_location": "file:///etc"}, "artifact"),
+        ("experiments/create", {"name": "a", "artifact_location": "s3://b/../c"}, "artifact"),
         ("experiments/create", {"name": ["a"]}, "name"),
         ("experiments/create", {"name": "a", "tags": {"key": 1}}, "tags"),
         ("registered-models/create", {"name": "a/b"}, "name"),
@@ -666,8 +658,6 @@ def test_bad_queries_are_400(app: ASGIApp, path: str) -> None:
     [
         ("runs/get?run_id=none", "Run with id=none not found"),
         ("experiments/get?experiment_id=77", "No Experiment with id=77 exists"),
-        (f"experiments/get?experiment_id={'9' * 30}", f"No Experiment with id={'9' * 30} exists"),
-        ("experiments/get?experiment_id=abc", "No Experiment with id=abc exists"),
         ("registered-models/get?name=no", "Registered Model with name=no not found"),
     ],
 )
@@ -681,10 +671,8 @@ def test_unknown_things_are_404_in_the_words_clients_match(
     ("method", "path"),
     [
         ("POST", f"{API}/nothing"),
-        ("PUT", f"{API}/runs/create"),
-        ("GET", f"{API}/runs/create"),
         ("GET", "/api/2.0/"),
-        ("POST", "/api/3.0/mlflow/traces/metrics"),
+        ("POST", "/api/3.0/mlflow/traces/metrics/of/all"),
         ("GET", f"{API}/logged-models/a/b/c/d"),
     ],
 )
@@ -735,19 +723,10 @@ _FIELDS = st.sampled_from(
         "url",
     ]
 )
-_DOORS = (
-    mlflow_experiments,
-    mlflow_runs,
-    mlflow_log,
-    mlflow_models,
-    mlflow_registry,
-    mlflow_traces,
-    mlflow_webhooks,
-)
 _CALLS = st.sampled_from(
     [
         (method, path.removeprefix("mlflow/").replace("{model_id}", "m-0"))
-        for door in _DOORS
+        for door in mlflow.DOORS
         for method, path in door.calls
         if method != "GET"
     ]

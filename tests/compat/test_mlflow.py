@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-import everloop as ev
 from everloop.workspace import Workspace
-from tests.servers import serve
 
 pytestmark = pytest.mark.timeout(300)
 
-SCRIPT = Path(__file__).with_name("mlflow_client.py")
-
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with ev.open(tmp_path_factory.mktemp("mlflow") / ".everloop", actor="tester") as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def url(workspace: Workspace) -> Iterator[str]:
-    with serve(workspace) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def environment(url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    home = tmp_path_factory.mktemp("home")
-    return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")},
-        "HOME": str(home),
-        "MLFLOW_TRACKING_URI": url,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "GIT_PYTHON_REFRESH": "quiet",
-        # It would import everything again in two processes to guess a requirements.txt.
-        "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1",
-    }
-
-
-@pytest.fixture(scope="module")
-def seen(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env=environment,
-        cwd=tmp_path_factory.mktemp("cwd"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+def seen(run_client: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return run_client("mlflow_client.py")
 
 
 def of(seen: dict[str, Any], section: str) -> dict[str, Any]:
@@ -164,19 +119,3 @@ def test_refusals_are_told_at_once_in_its_words(seen: dict[str, Any]) -> None:
     assert told["filter"][0] == "INVALID_PARAMETER_VALUE"
     assert "Invalid clause(s) in filter string" in told["filter"][1]
     assert told["restored"] == [None, "active"]
-
-
-def test_command_line_lists_experiments(
-    seen: dict[str, Any], environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "experiments", "search"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "by hand" in done.stdout
-    assert "Default" in done.stdout

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from everloop.backends.blobs.local import LocalBlobs
-from everloop.errors import BackendError
+from everloop.errors import BackendError, NotFound
 from everloop.ports.blobs import BlobStore
 from everloop.testing.blobs import BlobStoreContract
 
@@ -43,6 +45,32 @@ def test_put_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_uploads_that_nobody_goes_on_with_are_dropped_after_a_week(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    old, fresh = store.begin_parts("old"), store.begin_parts("fresh")
+    for upload in (old, fresh):
+        store.put_part(upload, 1, [b"x"])
+    week_ago = time.time() - 8 * 24 * 3600
+    os.utime(tmp_path / "tmp" / "parts" / old, (week_ago, week_ago))
+    store.begin_parts("next")
+    with pytest.raises(NotFound):
+        store.join_parts(old, "old", {1: ""})
+    assert store.join_parts(fresh, "fresh", {1: ""})[1] == 1
+
+
+def test_a_part_that_breaks_off_is_not_there(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    upload = store.begin_parts("p")
+
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BackendError, match="No space left"):
+        store.put_part(upload, 1, broken())
+    assert [file.name for file in (tmp_path / "tmp/parts" / upload).iterdir()] == ["purpose"]
+
+
 def test_stray_files_are_not_listed(tmp_path: Path) -> None:
     store = LocalBlobs(tmp_path)
     store.put(b"a")
@@ -57,7 +85,7 @@ def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, data: object) -> N
     code = f"""
 import resource, signal, sys
 from everloop.backends.blobs.local import LocalBlobs
-from everloop.errors import BackendError
+from everloop.errors import BackendError, NotFound
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 store = LocalBlobs({str(tmp_path)!r})

@@ -8,9 +8,7 @@ calls a service and encodes. What is not served answers 404 as JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 
-import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -19,20 +17,24 @@ from starlette.routing import Route
 from everloop.api import (
     mlflow_artifacts,
     mlflow_experiments,
+    mlflow_files,
+    mlflow_history,
     mlflow_log,
     mlflow_models,
     mlflow_registry,
     mlflow_runs,
     mlflow_traces,
+    mlflow_versions,
     mlflow_webhooks,
 )
-from everloop.api.mlflow_calls import Call
-from everloop.api.mlflow_wire import decode_body, decode_query, error_answer
+from everloop.api.mlflow_calls import Call, answer_json, told
+from everloop.api.mlflow_wire import decode_body, decode_query
 from everloop.core.context import acting
-from everloop.errors import EverloopError, InvalidInput, TooLarge
+from everloop.errors import InvalidInput, TooLarge
+from everloop.ports.blobs import HasParts
 from everloop.workspace import Workspace
 
-__all__ = ["API_LEVEL", "routes"]
+__all__ = ["API_LEVEL", "DOORS", "routes"]
 
 #: The release of MLflow whose clients this door was tried with; some compare it with their own.
 API_LEVEL = "3.17.2"
@@ -44,15 +46,20 @@ _MAX_BATCH = 1_000_000
 _EXACT: dict[tuple[str, str], Call] = {}
 _PATTERNS: list[tuple[str, re.Pattern[str], Call]] = []
 
-for _door in (
+#: The modules with the handlers.
+DOORS = (
     mlflow_experiments,
     mlflow_runs,
     mlflow_log,
+    mlflow_history,
     mlflow_models,
     mlflow_registry,
+    mlflow_versions,
+    mlflow_files,
     mlflow_traces,
     mlflow_webhooks,
-):
+)
+for _door in DOORS:
     for (_method, _path), _call in _door.calls.items():
         if "{" in _path:
             _pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", _path))
@@ -68,47 +75,53 @@ def routes(workspace: Workspace) -> list[Route]:
         return PlainTextResponse(API_LEVEL)
 
     async def server_info(request: Request) -> Response:
-        return _json(_SERVER_INFO)
+        info = {**_SERVER_INFO, "multipart_uploads_enabled": isinstance(workspace.blobs, HasParts)}
+        return answer_json(info)
 
     async def call(request: Request) -> Response:
         path = request.path_params["rest"].removeprefix("preview/")
-        found, given = _find(request.method, path)
+        method = "GET" if request.method == "HEAD" else request.method
+        found, given = _find(method, path)
         if found is None:
-            return _unknown()
-        asked: object
-        if request.method == "GET":
-            asked = decode_query(request.scope["query_string"], found.asked, given)
-        else:
-            limit = _MAX_BATCH if path == "mlflow/runs/log-batch" else _MAX_BODY
-            asked = decode_body(await _read(request, limit), found.asked, given)
-        return _json(await run_in_threadpool(_work, found, asked))
+            return _unknown(path)
+        asked = await _asked(request, path, found, given)
+        return answer_json(await run_in_threadpool(_work, found, asked))
 
     def _work(found: Call, asked: object) -> object:
         with acting(actor=workspace.actor):
             return found.handler(workspace, asked)
 
-    made = [Route("/version", version)]
+    made = [Route("/version", version), Route("/graphql", _no_graphql, methods=_METHODS)]
+    for path, handler in mlflow_files.pages(workspace).items():
+        made.append(Route(path, told(handler)))
     for api in ("/api", "/ajax-api"):
         made.append(Route(f"{api}/3.0/mlflow/server-info", server_info))
         for level in ("2.0", "3.0"):
-            base = f"{api}/{level}/mlflow-artifacts"
-            made += [
-                Route(f"{base}/artifacts", _told(mlflow_artifacts.listing(workspace))),
-                Route(
-                    f"{base}/artifacts/{{path:path}}",
-                    _told(mlflow_artifacts.content(workspace)),
-                    methods=["GET", "PUT", "DELETE"],
-                ),
-                Route(f"{api}/{level}/{{rest:path}}", _told(call), methods=_METHODS),
-            ]
+            base = f"{api}/{level}"
+            files = mlflow_files.routes(workspace, f"{base}/mlflow")
+            files += mlflow_artifacts.routes(workspace, f"{base}/mlflow-artifacts")
+            made += [Route(path, told(handler), methods=on) for path, handler, on in files]
+            made.append(Route(f"{base}/{{rest:path}}", told(call), methods=_METHODS))
     return made
+
+
+async def _asked(request: Request, path: str, found: Call, given: dict[str, str]) -> object:
+    limit = _MAX_BATCH if path == "mlflow/runs/log-batch" else _MAX_BODY
+    query = request.scope["query_string"]
+    if request.method in ("GET", "HEAD"):
+        # MLflow reads the body of a GET that has no query.
+        body = b"" if query else await _read(request, limit)
+        if not body:
+            return decode_query(query, found.asked, given)
+    else:
+        body = await _read(request, limit)
+    return decode_body(body, found.asked, given)
 
 
 _SERVER_INFO = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
     "trace_archival_enabled": False,
-    "multipart_uploads_enabled": False,
     "multipart_downloads_enabled": False,
     "presigned_upload_run_id_supported": False,
     "presigned_upload_model_id_supported": False,
@@ -126,21 +139,6 @@ def _find(method: str, path: str) -> tuple[Call | None, dict[str, str]]:
     return None, {}
 
 
-def _told(
-    handler: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` with deliberate errors told in MLflow's shape."""
-
-    async def told(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except EverloopError as error:
-            status, body = error_answer(error)
-            return _json(body, status)
-
-    return told
-
-
 async def _read(request: Request, limit: int) -> bytes:
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     parts, size = [], 0
@@ -156,10 +154,17 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _unknown() -> Response:
+def _unknown(path: str) -> Response:
+    """The answer for a call that is not there: 405 where another method would do."""
+    allowed = [method for method in _METHODS if _find(method, path)[0] is not None]
+    if allowed:
+        message = f"This endpoint takes {' and '.join(allowed)} alone."
+        body = {"error_code": "ENDPOINT_NOT_FOUND", "message": message}
+        return answer_json(body, 405, {"Allow": ", ".join(allowed)})
     body = {"error_code": "ENDPOINT_NOT_FOUND", "message": "This endpoint is not served here."}
-    return _json(body, 404)
+    return answer_json(body, 404)
+
+
+async def _no_graphql(request: Request) -> Response:
+    message = "GraphQL is not served here; use the REST API."
+    return answer_json({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, 404)

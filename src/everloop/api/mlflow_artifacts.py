@@ -1,4 +1,4 @@
-"""MLflow's proxied artifacts: streamed in and out, listed, removed.
+"""MLflow's proxied artifacts: streamed in and out, listed, removed, or sent in parts.
 
 Bytes are never parsed, whatever their content type says, and always leave as an attachment.
 """
@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import mimetypes
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from everloop.api.mlflow_calls import Answering, answer_json
 from everloop.api.mlflow_streams import pieces_of
-from everloop.api.mlflow_wire import bare
+from everloop.api.mlflow_uploads import upload_routes
+from everloop.api.mlflow_wire import NotServed, bare
 from everloop.core.context import acting
 from everloop.core.run import Artifact
+from everloop.errors import InvalidInput, NotFound
 from everloop.ports.blobs import HasPaths
 from everloop.workspace import Workspace
 
-__all__ = ["content", "listed", "listing"]
-
-Handler = Callable[[Request], Awaitable[Response]]
+__all__ = ["listed", "routes", "send_file", "store_file"]
 
 #: An artifact is another's file: no script in it may run as this site.
 _HEADERS = {
@@ -39,14 +39,24 @@ class _Download(FileResponse):
     chunk_size = 1 << 20
 
 
-def listing(workspace: Workspace) -> Handler:
+def routes(workspace: Workspace, base: str) -> list[tuple[str, Answering, list[str]]]:
+    """Path, handler and methods of each route below `base`."""
+    return [
+        (f"{base}/artifacts", _listing(workspace), ["GET"]),
+        (f"{base}/artifacts/{{path:path}}", _content(workspace), ["GET", "PUT", "DELETE"]),
+        (f"{base}/presigned/{{path:path}}", _presigned(workspace), ["GET"]),
+        *upload_routes(workspace, base),
+    ]
+
+
+def _listing(workspace: Workspace) -> Answering:
     """``GET artifacts?path=``: what lies directly under a folder."""
 
     async def handler(request: Request) -> Response:
         path = request.query_params.get("path", "")
         found = await run_in_threadpool(workspace.tracking.list_artifacts, path)
         files = [_file_fields(item) for item in found]
-        return _json({"files": files} if files else {})
+        return answer_json({"files": files} if files else {})
 
     return handler
 
@@ -58,27 +68,40 @@ def listed(workspace: Workspace, root: str, path: str) -> dict[str, Any]:
     return bare(root_uri=f"mlflow-artifacts:/{root}", files=files)
 
 
-def content(workspace: Workspace) -> Handler:
+def _content(workspace: Workspace) -> Answering:
     """``GET``, ``PUT`` and ``DELETE`` of ``artifacts/<path>``."""
 
     async def handler(request: Request) -> Response:
         path = request.path_params["path"]
         if request.method == "PUT":
-            await run_in_threadpool(_store, workspace, path, request.stream())
-            return _json({})
+            await store_file(workspace, path, request.stream())
+            return answer_json({})
         if request.method == "DELETE":
             await run_in_threadpool(_remove, workspace, path)
-            return _json({})
-        return await _send(workspace, await run_in_threadpool(_find, workspace, path))
+            return answer_json({})
+        return await send_file(workspace, path)
 
     return handler
 
 
-def _store(workspace: Workspace, path: str, body: AsyncIterator[bytes]) -> None:
-    workspace.tracking.list_artifacts(path)  # refuses a bad path before anything is read
-    digest, size = workspace.blobs.put(pieces_of(body))
-    with acting(actor=workspace.actor):
-        workspace.tracking.link_artifact(path, digest, size)
+def _presigned(workspace: Workspace) -> Answering:
+    async def handler(request: Request) -> Response:
+        await run_in_threadpool(workspace.tracking.list_artifacts, request.path_params["path"])
+        raise NotServed("Multipart download is not supported for the current artifact repository")
+
+    return handler
+
+
+async def store_file(workspace: Workspace, path: str, body: AsyncIterator[bytes]) -> None:
+    """Store what `body` streams under `path`."""
+
+    def store() -> None:
+        workspace.tracking.list_artifacts(path)  # refuses a bad path before anything is read
+        digest, size = workspace.blobs.put(pieces_of(body))
+        with acting(actor=workspace.actor):
+            workspace.tracking.link_artifact(path, digest, size)
+
+    await run_in_threadpool(store)
 
 
 def _remove(workspace: Workspace, path: str) -> None:
@@ -87,10 +110,19 @@ def _remove(workspace: Workspace, path: str) -> None:
 
 
 def _find(workspace: Workspace, path: str) -> Artifact:
-    return workspace.tracking.artifact_info(path)
+    try:
+        return workspace.tracking.artifact_info(path)
+    except NotFound:
+        if workspace.tracking.list_artifacts(path):
+            raise InvalidInput(
+                f"Artifact path refers to a directory, not a file: {path[:200]!r}"
+            ) from None
+        raise
 
 
-async def _send(workspace: Workspace, found: Artifact) -> Response:
+async def send_file(workspace: Workspace, path: str) -> Response:
+    """The file at `path` as an attachment, or the part of it that a ``Range`` asks for."""
+    found = await run_in_threadpool(_find, workspace, path)
     name = posixpath.basename(found.path)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     blobs = workspace.blobs
@@ -111,7 +143,3 @@ async def _send(workspace: Workspace, found: Artifact) -> Response:
 def _file_fields(item: Artifact) -> dict[str, Any]:
     fields: dict[str, Any] = {"path": posixpath.basename(item.path), "is_dir": not item.digest}
     return {**fields, "file_size": item.size} if item.digest else fields
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,18 +1,35 @@
-"""The table of calls: which handler answers which method and path, and what it is to be asked."""
+"""The table of calls: which handler answers which method and path, and what it is to be asked.
+
+And what every answer of this door has in common.
+"""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from everloop.api.mlflow_wire import error_answer
+from everloop.errors import EverloopError
 from everloop.workspace import Workspace
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Answering", "Call", "Calls", "answer_json", "told"]
 
 #: A handler gets the workspace and its request, and returns the fields of the answer.
 Handler = Callable[[Workspace, Any], dict[str, Any]]
 
+#: What answers requests that are no calls: files, uploads.
+Answering = Callable[[Request], Awaitable[Response]]
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Vary": "Origin",
+}
 _H = TypeVar("_H", bound=Callable[..., Any])
 
 
@@ -34,3 +51,28 @@ class Calls(dict[tuple[str, str], Call]):
             return handler
 
         return put
+
+
+def answer_json(
+    value: object, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """`value` as a JSON answer."""
+    return Response(
+        msgspec.json.encode(value),
+        status,
+        media_type="application/json",
+        headers={**_HEADERS, **(headers or {})},
+    )
+
+
+def told(handler: Answering) -> Answering:
+    """`handler` with deliberate errors told in MLflow's shape."""
+
+    async def answering(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except EverloopError as error:
+            status, body = error_answer(error)
+            return answer_json(body, status)
+
+    return answering

@@ -7,12 +7,27 @@ from typing import Any, Literal
 import msgspec
 
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_wire import KeyValue, Page, Text, bare, pairs, tags_of, to_ms
+from everloop.api.mlflow_places import location_of
+from everloop.api.mlflow_wire import (
+    Int64,
+    KeyValue,
+    Page,
+    Text,
+    bare,
+    choice,
+    experiment_key,
+    invalid,
+    missing,
+    of_one,
+    pairs,
+    tags_of,
+    to_ms,
+)
 from everloop.core.run import Experiment
-from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.errors import Conflict, NotFound
 from everloop.workspace import Workspace
 
-__all__ = ["calls", "location_of", "view_of"]
+__all__ = ["calls", "view_of"]
 
 calls = Calls()
 
@@ -24,6 +39,8 @@ _VIEWS: dict[str, _Lifecycle] = {
     "DELETED_ONLY": "deleted",
     "ALL": "all",
 }
+_VIEW_NAMES = ("ACTIVE_ONLY", "DELETED_ONLY", "ALL")
+_MOST_EXPERIMENTS = 20
 
 
 class _Create(msgspec.Struct):
@@ -35,45 +52,44 @@ class _Create(msgspec.Struct):
 class _ById(msgspec.Struct):
     experiment_id: Text
 
+    @property
+    def id(self) -> str:
+        return experiment_key(self.experiment_id)
+
 
 class _ByName(msgspec.Struct):
     experiment_name: Text
 
 
-class _Search(Page):
-    view_type: str | None = ""
+class _Search(Page, kw_only=True):
+    max_results: Int64
+    view_type: str | int | None = ""
 
 
-class _Update(msgspec.Struct):
-    experiment_id: Text
+class _Datasets(msgspec.Struct):
+    experiment_ids: list[str]
+
+
+class _Update(_ById):
     new_name: Text
 
 
-class _SetTag(msgspec.Struct):
-    experiment_id: Text
+class _SetTag(_ById):
     key: Text
     value: str | None = ""
 
 
-class _DeleteTag(msgspec.Struct):
-    experiment_id: Text
+class _DeleteTag(_ById):
     key: Text
 
 
-def location_of(experiment_id: str) -> str:
-    """Where clients put the artifacts of an experiment: always through this server."""
-    return f"mlflow-artifacts:/{experiment_id}"
-
-
-def view_of(view: str | None) -> _Lifecycle:
+def view_of(view: str | int | None, field: str = "view_type") -> _Lifecycle:
     """Our word for a ``ViewType``.
 
     Raises:
         InvalidInput: If there is no such view.
     """
-    if (view or "") not in _VIEWS:
-        raise InvalidInput(f"Invalid value for parameter 'view_type' supplied: {view!r:.40}")
-    return _VIEWS[view or ""]
+    return _VIEWS[choice(view, _VIEW_NAMES, field)]
 
 
 def experiment_fields(experiment: Experiment) -> dict[str, Any]:
@@ -81,7 +97,7 @@ def experiment_fields(experiment: Experiment) -> dict[str, Any]:
     return bare(
         experiment_id=experiment.id,
         name=experiment.name,
-        artifact_location=location_of(experiment.id),
+        artifact_location=location_of(experiment),
         lifecycle_stage=experiment.lifecycle,
         creation_time=to_ms(experiment.created_at),
         last_update_time=to_ms(experiment.updated_at),
@@ -91,13 +107,10 @@ def experiment_fields(experiment: Experiment) -> dict[str, Any]:
 
 @calls.on("POST", "mlflow/experiments/create")
 def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
-    if asked.artifact_location and not asked.artifact_location.startswith("mlflow-artifacts:"):
-        raise InvalidInput(
-            "Invalid value for parameter 'artifact_location' supplied: artifacts are kept by this "
-            "server; leave it empty"
-        )
     try:
-        made = workspace.tracking.create_experiment(asked.name, tags_of(asked.tags))
+        made = workspace.tracking.create_experiment(
+            asked.name, tags_of(asked.tags), location=asked.artifact_location or ""
+        )
     except Conflict as error:
         raise Conflict(f"Experiment(name={asked.name}) already exists") from error
     return {"experiment_id": made.id}
@@ -105,7 +118,7 @@ def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
 
 @calls.on("GET", "mlflow/experiments/get")
 def _get(workspace: Workspace, asked: _ById) -> dict[str, Any]:
-    return {"experiment": experiment_fields(workspace.tracking.experiment(asked.experiment_id))}
+    return {"experiment": experiment_fields(workspace.tracking.experiment(asked.id))}
 
 
 @calls.on("GET", "mlflow/experiments/get-by-name")
@@ -125,7 +138,7 @@ def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
         asked.filter or "",
         order_by=asked.order_by or [],
         lifecycle=view_of(asked.view_type),
-        limit=1000 if asked.max_results is None else asked.max_results,
+        limit=asked.max_results,
         page_token=asked.page_token or "",
         and_only=True,
     )
@@ -138,32 +151,62 @@ def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
 @calls.on("POST", "mlflow/experiments/update")
 def _update(workspace: Workspace, asked: _Update) -> dict[str, Any]:
     try:
-        workspace.tracking.update_experiment(asked.experiment_id, name=asked.new_name)
+        workspace.tracking.update_experiment(asked.id, name=asked.new_name)
     except Conflict as error:
         raise Conflict(f"Experiment(name={asked.new_name}) already exists") from error
     return {}
 
 
+def _must_be(workspace: Workspace, id_: str, lifecycle: str) -> None:
+    # MLflow knows no deleted experiment to delete, and no active one to restore.
+    if workspace.tracking.experiment(id_).lifecycle != lifecycle:
+        raise NotFound(f"No Experiment with id={id_} exists")
+
+
 @calls.on("POST", "mlflow/experiments/delete")
 def _delete(workspace: Workspace, asked: _ById) -> dict[str, Any]:
-    workspace.tracking.delete_experiment(asked.experiment_id)
+    _must_be(workspace, asked.id, "active")
+    workspace.tracking.delete_experiment(asked.id)
     return {}
 
 
 @calls.on("POST", "mlflow/experiments/restore")
 def _restore(workspace: Workspace, asked: _ById) -> dict[str, Any]:
-    workspace.tracking.restore_experiment(asked.experiment_id)
+    _must_be(workspace, asked.id, "deleted")
+    workspace.tracking.restore_experiment(asked.id)
     return {}
 
 
 @calls.on("POST", "mlflow/experiments/set-experiment-tag")
 def _set_tag(workspace: Workspace, asked: _SetTag) -> dict[str, Any]:
     tags = {asked.key: asked.value or ""}
-    workspace.tracking.update_experiment(asked.experiment_id, tags=tags)
+    with of_one("tags"):
+        workspace.tracking.update_experiment(asked.id, tags=tags)
     return {}
 
 
 @calls.on("POST", "mlflow/experiments/delete-experiment-tag")
 def _delete_tag(workspace: Workspace, asked: _DeleteTag) -> dict[str, Any]:
-    workspace.tracking.update_experiment(asked.experiment_id, delete_tag=asked.key)
+    workspace.tracking.update_experiment(asked.id, delete_tag=asked.key)
     return {}
+
+
+@calls.on("POST", "mlflow/experiments/search-datasets")
+def _search_datasets(workspace: Workspace, asked: _Datasets) -> dict[str, Any]:
+    if not asked.experiment_ids:
+        raise missing("experiment_ids")
+    if len(asked.experiment_ids) > _MOST_EXPERIMENTS:
+        why = f"at most {_MOST_EXPERIMENTS} experiments in one request"
+        raise invalid("experiment_ids", len(asked.experiment_ids), why)
+    found = workspace.tracking.datasets_of([experiment_key(id_) for id_ in asked.experiment_ids])
+    return bare(
+        dataset_summaries=[
+            {
+                "experiment_id": used.experiment,
+                "name": used.dataset,
+                "digest": used.digest,
+                **bare(context=used.role),
+            }
+            for used in found
+        ]
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from everloop.api.mlflow_wire import (
     bare,
     missing,
     number,
+    of_one,
     pairs,
     tags_of,
 )
@@ -30,8 +30,6 @@ NAME_TAG = "mlflow.runName"
 
 _ROLE_TAG = "mlflow.data.context"
 _HISTORY_TAG = "mlflow.log-model.history"
-#: Points of a page of a history, and of a sampled one where nothing is asked.
-_PAGE, _SAMPLED = 25_000, 320
 _DATASET_FIELDS = ("source_type", "source", "schema", "profile")
 
 
@@ -134,25 +132,11 @@ class _ModelOutput(msgspec.Struct):
 
 
 class _LogOutputs(OfRun, kw_only=True):
-    models: list[_ModelOutput] | None = None
+    models: list[_ModelOutput]
 
 
 class _LogModel(OfRun, kw_only=True):
     model_json: Text
-
-
-class _History(OfRun, kw_only=True):
-    metric_key: Text
-    page_token: str | None = ""
-    max_results: Int64 | None = None
-
-
-class _Intervals(msgspec.Struct):
-    run_ids: list[str]
-    metric_key: Text
-    start_step: Int64 | None = None
-    end_step: Int64 | None = None
-    max_results: Int64 | None = None
 
 
 def metric_fields(metric: Metric, run_id: str = "") -> dict[str, Any]:
@@ -186,19 +170,23 @@ def input_fields(item: RunInput) -> dict[str, Any]:
 
 @calls.on("POST", "mlflow/runs/log-metric")
 def _log_metric(workspace: Workspace, asked: _LogMetric) -> dict[str, Any]:
-    workspace.tracking.log(_either(asked.run_id, asked.run_uuid), metrics=[asked.metric()])
+    run_id = _either(asked.run_id, asked.run_uuid)
+    with of_one("metrics"):
+        workspace.tracking.log(run_id, metrics=[asked.metric()])
     return {}
 
 
 @calls.on("POST", "mlflow/runs/log-parameter")
 def _log_parameter(workspace: Workspace, asked: _Pair) -> dict[str, Any]:
-    workspace.tracking.log(asked.id, params={asked.key: asked.value or ""})
+    with of_one("params"):
+        workspace.tracking.log(asked.id, params={asked.key: asked.value or ""})
     return {}
 
 
 @calls.on("POST", "mlflow/runs/set-tag")
 def _set_tag(workspace: Workspace, asked: _Pair) -> dict[str, Any]:
-    _write_tags(workspace, asked.id, {asked.key: asked.value or ""})
+    with of_one("tags"):
+        _write_tags(workspace, asked.id, {asked.key: asked.value or ""})
     return {}
 
 
@@ -222,7 +210,8 @@ def _log_batch(workspace: Workspace, asked: _LogBatch) -> dict[str, Any]:
     if len(dict(params)) < len(params):
         repeated = sorted({key for key, _ in params if [k for k, _ in params].count(key) > 1})
         raise InvalidInput(
-            f"Duplicate parameter keys have been submitted: {', '.join(repeated)[:200]}"
+            f"Duplicate parameter keys have been submitted: {', '.join(repeated)[:200]}. "
+            "One batch can hold one value of each"
         )
     tags = tags_of(asked.tags)
     workspace.tracking.log(
@@ -240,12 +229,15 @@ def _log_batch(workspace: Workspace, asked: _LogBatch) -> dict[str, Any]:
 def _log_inputs(workspace: Workspace, asked: _LogInputs) -> dict[str, Any]:
     inputs = [item.run_input() for item in asked.datasets or ()]
     workspace.tracking.log_inputs(asked.id, inputs)
+    if asked.models:
+        model_ids = [model.model_id for model in asked.models]
+        workspace.tracking.log_model_inputs(asked.id, model_ids)
     return {}
 
 
 @calls.on("POST", "mlflow/runs/outputs")
 def _log_outputs(workspace: Workspace, asked: _LogOutputs) -> dict[str, Any]:
-    outputs = [RunOutput(model_id=m.model_id, step=m.step or 0) for m in asked.models or ()]
+    outputs = [RunOutput(model_id=m.model_id, step=m.step or 0) for m in asked.models]
     workspace.tracking.log_outputs(asked.id, outputs)
     return {}
 
@@ -255,53 +247,15 @@ def _log_model(workspace: Workspace, asked: _LogModel) -> dict[str, Any]:
     try:
         said = msgspec.json.decode(asked.model_json, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("Malformed model info: 'model_json' is no JSON object") from None
+        raise InvalidInput(
+            "Malformed model info: 'model_json' is not a valid JSON object"
+        ) from None
     absent = sorted({"artifact_path", "utc_time_created", "flavors"} - said.keys())
     if absent:
-        raise InvalidInput(f"Malformed model info: {', '.join(absent)} is missing in 'model_json'")
+        raise InvalidInput(
+            f"Malformed model info. 'model_json' is missing mandatory fields: {', '.join(absent)}"
+        )
     before = workspace.tracking.run(asked.id).tags.get(_HISTORY_TAG, "[]")
     history = [*msgspec.json.decode(before, type=list[Any]), said]
     workspace.tracking.set_tag(asked.id, _HISTORY_TAG, msgspec.json.encode(history).decode())
     return {}
-
-
-@calls.on("GET", "mlflow/metrics/get-history")
-def _get_history(workspace: Workspace, asked: _History) -> dict[str, Any]:
-    limit = _PAGE if asked.max_results is None else asked.max_results
-    if not 1 <= limit <= _PAGE:
-        raise InvalidInput(f"Invalid value {limit} for parameter 'max_results' supplied")
-    after = _after(asked.page_token, asked.metric_key) if asked.page_token else None
-    found = workspace.tracking.history(asked.id, asked.metric_key, limit=limit + 1, after=after)
-    token = _token(found[limit - 1]) if len(found) > limit else ""
-    points = [metric_fields(point) for point in found[:limit]]
-    return bare(metrics=points, next_page_token=token)
-
-
-def _token(last: Metric) -> str:
-    place = msgspec.json.encode([last.at_ms, last.step, repr(last.value)])
-    return base64.urlsafe_b64encode(place).decode()
-
-
-def _after(token: str, key: str) -> Metric:
-    try:
-        place = base64.b64decode(token, altchars=b"-_", validate=True)
-        at_ms, step, value = msgspec.json.decode(place, type=tuple[Int64, Int64, str])
-        return Metric(key=key, value=float(value), step=step, at_ms=at_ms)
-    except ValueError:  # of base64, msgspec and float alike
-        raise InvalidInput("Invalid page_token supplied: it is none of this server's") from None
-
-
-@calls.on("GET", "mlflow/metrics/get-history-bulk-interval")
-def _get_history_bulk_interval(workspace: Workspace, asked: _Intervals) -> dict[str, Any]:
-    if (asked.start_step is None) != (asked.end_step is None):
-        raise InvalidInput("Give both 'start_step' and 'end_step', or neither")
-    found = workspace.tracking.sampled_history(
-        asked.run_ids,
-        asked.metric_key,
-        points=_SAMPLED if asked.max_results is None else asked.max_results,
-        start_step=asked.start_step,
-        end_step=asked.end_step,
-    )
-    return bare(
-        metrics=[metric_fields(p, run_id) for run_id, points in found.items() for p in points]
-    )

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from everloop.api.mlflow_artifacts import listed
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_log import metric_fields
-from everloop.api.mlflow_wire import Int64, KeyValue, Text, bare, pairs, tags_of, to_ms
-from everloop.core.run import LoggedModel
-from everloop.errors import InvalidInput
+from everloop.api.mlflow_places import location_of, locations, model_uri
+from everloop.api.mlflow_wire import (
+    Int64,
+    KeyValue,
+    Text,
+    bare,
+    choice,
+    experiment_key,
+    invalid,
+    missing,
+    pairs,
+    tags_of,
+    to_ms,
+)
+from everloop.core.run import LoggedModel, ModelOrder
 from everloop.workspace import Workspace
 
-__all__ = ["artifacts_of", "calls"]
+__all__ = ["calls"]
 
 calls = Calls()
 
@@ -24,6 +35,9 @@ _STATUS = {
     "ready": "LOGGED_MODEL_READY",
     "failed": "LOGGED_MODEL_UPLOAD_FAILED",
 }
+#: In the order of their numbers on the wire.
+_STATUS_NAMES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
+_MOST_PARAMS = 100
 
 
 class _Create(msgspec.Struct):
@@ -41,7 +55,7 @@ class _ById(msgspec.Struct):
 
 class _Finish(msgspec.Struct):
     model_id: Text
-    status: Text
+    status: str | int
 
 
 class _SetTags(msgspec.Struct):
@@ -62,27 +76,26 @@ class _LogParams(msgspec.Struct):
 class _OrderBy(msgspec.Struct):
     field_name: Text
     ascending: bool | None = None
+    dataset_name: str | None = ""
+    dataset_digest: str | None = ""
+
+
+class _Dataset(msgspec.Struct):
+    dataset_name: Text
+    dataset_digest: str | None = ""
 
 
 class _Search(msgspec.Struct):
     experiment_ids: list[str]
+    datasets: list[_Dataset] | None = None
     filter: str | None = ""
     order_by: list[_OrderBy] | None = None
     max_results: Int64 | None = None
     page_token: str | None = ""
 
 
-class _Directory(msgspec.Struct):
-    model_id: Text
-    artifact_directory_path: str | None = ""
-
-
-def artifacts_of(model: LoggedModel) -> str:
-    """Path of a model's files in the store of artifacts."""
-    return f"{model.experiment}/models/{model.id}/artifacts"
-
-
-def _fields(model: LoggedModel) -> dict[str, Any]:
+def _fields(workspace: Workspace, model: LoggedModel, location: str = "") -> dict[str, Any]:
+    where = location or location_of(workspace.tracking.experiment(model.experiment))
     return {
         "info": bare(
             model_id=model.id,
@@ -90,14 +103,15 @@ def _fields(model: LoggedModel) -> dict[str, Any]:
             name=model.name,
             creation_timestamp_ms=to_ms(model.created_at),
             last_updated_timestamp_ms=to_ms(model.updated_at),
-            artifact_uri=f"mlflow-artifacts:/{artifacts_of(model)}",
+            artifact_uri=model_uri(model, where),
             status=_STATUS[model.status],
             model_type=model.model_type,
             source_run_id=model.source_run_id,
             tags=pairs(model.tags),
         ),
         "data": bare(
-            params=pairs(model.params), metrics=[metric_fields(metric) for metric in model.metrics]
+            params=pairs(model.params),
+            metrics=[metric_fields(metric, metric.run_id) for metric in model.metrics],
         ),
     }
 
@@ -105,19 +119,19 @@ def _fields(model: LoggedModel) -> dict[str, Any]:
 @calls.on("POST", _BASE)
 def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
     model = workspace.tracking.create_logged_model(
-        asked.experiment_id,
+        experiment_key(asked.experiment_id),
         name=asked.name or "",
         model_type=asked.model_type or "",
         source_run_id=asked.source_run_id or "",
         params=tags_of(asked.params),
         tags=tags_of(asked.tags),
     )
-    return {"model": _fields(model)}
+    return {"model": _fields(workspace, model)}
 
 
 @calls.on("GET", f"{_BASE}/{{model_id}}")
 def _get(workspace: Workspace, asked: _ById) -> dict[str, Any]:
-    return {"model": _fields(workspace.tracking.logged_model(asked.model_id))}
+    return {"model": _fields(workspace, workspace.tracking.logged_model(asked.model_id))}
 
 
 @calls.on("DELETE", f"{_BASE}/{{model_id}}")
@@ -128,38 +142,47 @@ def _delete(workspace: Workspace, asked: _ById) -> dict[str, Any]:
 
 @calls.on("PATCH", f"{_BASE}/{{model_id}}")
 def _finish(workspace: Workspace, asked: _Finish) -> dict[str, Any]:
-    if asked.status == "LOGGED_MODEL_READY":
-        model = workspace.tracking.finish_logged_model(asked.model_id, "ready")
-    elif asked.status == "LOGGED_MODEL_UPLOAD_FAILED":
-        model = workspace.tracking.finish_logged_model(asked.model_id, "failed")
-    else:
-        raise InvalidInput(f"Invalid value {asked.status[:40]!r} for parameter 'status' supplied")
-    return {"model": _fields(model)}
+    status = choice(asked.status, _STATUS_NAMES, "status")
+    if not status:
+        raise missing("status")
+    if status == "LOGGED_MODEL_PENDING":
+        raise invalid("status", status, "a model is finished as READY or UPLOAD_FAILED")
+    done: Literal["ready", "failed"] = "ready" if status == "LOGGED_MODEL_READY" else "failed"
+    model = workspace.tracking.finish_logged_model(asked.model_id, done)
+    return {"model": _fields(workspace, model)}
 
 
 @calls.on("POST", f"{_BASE}/search")
 def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
-    order_by = [
-        f"{item.field_name} {'DESC' if item.ascending is False else 'ASC'}"
+    order_by: list[str | ModelOrder] = [
+        ModelOrder(
+            by=item.field_name,
+            descending=item.ascending is False,
+            dataset=item.dataset_name or "",
+            digest=item.dataset_digest or "",
+        )
         for item in asked.order_by or ()
     ]
     page = workspace.tracking.search_logged_models(
-        asked.experiment_ids,
+        [experiment_key(id_) for id_ in asked.experiment_ids],
         filter=asked.filter or "",
         order_by=order_by,
+        datasets=[(item.dataset_name, item.dataset_digest or "") for item in asked.datasets or ()],
         limit=100 if asked.max_results is None else asked.max_results,
         page_token=asked.page_token or "",
         and_only=True,
     )
+    where = locations(workspace, (model.experiment for model in page.models))
     return bare(
-        models=[_fields(model) for model in page.models], next_page_token=page.next_page_token
+        models=[_fields(workspace, model, where[model.experiment]) for model in page.models],
+        next_page_token=page.next_page_token,
     )
 
 
 @calls.on("PATCH", f"{_BASE}/{{model_id}}/tags")
 def _set_tags(workspace: Workspace, asked: _SetTags) -> dict[str, Any]:
     model = workspace.tracking.update_logged_model(asked.model_id, tags=tags_of(asked.tags))
-    return {"model": _fields(model)}
+    return {"model": _fields(workspace, model)}
 
 
 @calls.on("DELETE", f"{_BASE}/{{model_id}}/tags/{{tag_key}}")
@@ -170,11 +193,8 @@ def _delete_tag(workspace: Workspace, asked: _DeleteTag) -> dict[str, Any]:
 
 @calls.on("POST", f"{_BASE}/{{model_id}}/params")
 def _log_params(workspace: Workspace, asked: _LogParams) -> dict[str, Any]:
-    workspace.tracking.update_logged_model(asked.model_id, params=tags_of(asked.params))
+    params = tags_of(asked.params)
+    if len(params) > _MOST_PARAMS:
+        raise invalid("params", len(params), f"at most {_MOST_PARAMS} in one request")
+    workspace.tracking.update_logged_model(asked.model_id, params=params)
     return {}
-
-
-@calls.on("GET", f"{_BASE}/{{model_id}}/artifacts/directories")
-def _list_files(workspace: Workspace, asked: _Directory) -> dict[str, Any]:
-    root = artifacts_of(workspace.tracking.logged_model(asked.model_id))
-    return listed(workspace, root, asked.artifact_directory_path or "")

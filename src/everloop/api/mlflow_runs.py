@@ -6,11 +6,22 @@ from typing import Any
 
 import msgspec
 
-from everloop.api.mlflow_artifacts import listed
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_experiments import location_of, view_of
+from everloop.api.mlflow_experiments import view_of
 from everloop.api.mlflow_log import NAME_TAG, OfRun, input_fields, metric_fields
-from everloop.api.mlflow_wire import Int64, KeyValue, Page, bare, from_ms, pairs, tags_of, to_ms
+from everloop.api.mlflow_places import location_of, locations, run_uri
+from everloop.api.mlflow_wire import (
+    Int64,
+    KeyValue,
+    Page,
+    bare,
+    choice,
+    experiment_key,
+    from_ms,
+    pairs,
+    tags_of,
+    to_ms,
+)
 from everloop.core.machines import RunState
 from everloop.core.run import Metric, Run
 from everloop.errors import InvalidInput
@@ -35,6 +46,8 @@ _STATE: dict[str, RunState] = {
     "FAILED": "failed",
     "KILLED": "killed",
 }
+#: In the order of their numbers on the wire.
+_STATUS_NAMES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 
 
 class _Create(msgspec.Struct):
@@ -46,21 +59,17 @@ class _Create(msgspec.Struct):
 
 
 class _Update(OfRun, kw_only=True):
-    status: str | None = ""
+    status: str | int | None = ""
     end_time: Int64 | None = None
     run_name: str | None = ""
 
 
-class _ListArtifacts(OfRun, kw_only=True):
-    path: str | None = ""
-
-
 class _Search(Page):
     experiment_ids: list[str] | None = None
-    run_view_type: str | None = ""
+    run_view_type: str | int | None = ""
 
 
-def info_fields(run: Run) -> dict[str, Any]:
+def info_fields(run: Run, location: str) -> dict[str, Any]:
     """The ``RunInfo`` of a run."""
     return bare(
         run_id=run.id,
@@ -71,21 +80,24 @@ def info_fields(run: Run) -> dict[str, Any]:
         status=_STATUS[run.state],
         start_time=to_ms(run.started_at),
         end_time=to_ms(run.ended_at),
-        artifact_uri=f"{location_of(run.experiment)}/{run.id}/artifacts",
+        artifact_uri=run_uri(run, location),
         lifecycle_stage=run.lifecycle,
     )
 
 
-def run_fields(run: Run, latest: list[Metric]) -> dict[str, Any]:
+def run_fields(run: Run, latest: list[Metric], location: str) -> dict[str, Any]:
     """A run as MLflow shows it."""
     return bare(
-        info=info_fields(run),
+        info=info_fields(run, location),
         data=bare(
             metrics=[metric_fields(metric) for metric in latest],
             params=pairs(run.params),
             tags=pairs(run.tags),
         ),
-        inputs=bare(dataset_inputs=[input_fields(item) for item in run.inputs]),
+        inputs=bare(
+            dataset_inputs=[input_fields(item) for item in run.inputs],
+            model_inputs=[{"model_id": model_id} for model_id in run.model_inputs],
+        ),
         outputs=bare(
             model_outputs=[{"model_id": out.model_id, "step": out.step} for out in run.outputs]
         ),
@@ -101,8 +113,9 @@ def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
             f"Both 'run_name' and the tag '{NAME_TAG}' are given, with different values"
         )
     started_at = None if not asked.start_time else from_ms(asked.start_time, "start_time")
-    experiment_id = asked.experiment_id or "0"
-    workspace.tracking.experiment(experiment_id)  # an id, never the name of one to be made
+    experiment_id = experiment_key(asked.experiment_id or "0")
+    # An id, never the name of an experiment to be made.
+    location = location_of(workspace.tracking.experiment(experiment_id))
     run = workspace.tracking.create_run(
         experiment_id,
         name=asked.run_name or named,
@@ -113,28 +126,31 @@ def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
     if run.tags.get(NAME_TAG) != run.name:
         workspace.tracking.set_tag(run.id, NAME_TAG, run.name)
         run = workspace.tracking.run(run.id)
-    return {"run": run_fields(run, [])}
+    return {"run": run_fields(run, [], location)}
 
 
 @calls.on("GET", "mlflow/runs/get")
 def _get(workspace: Workspace, asked: OfRun) -> dict[str, Any]:
     run = workspace.tracking.run(asked.id)
     latest = workspace.tracking.latest_metrics([run.id]) if run.metrics else {}
-    return {"run": run_fields(run, latest.get(run.id, []))}
+    return {"run": run_fields(run, latest.get(run.id, []), _location(workspace, run))}
 
 
 @calls.on("POST", "mlflow/runs/update")
 def _update(workspace: Workspace, asked: _Update) -> dict[str, Any]:
-    if asked.status and asked.status not in _STATE:
-        raise InvalidInput(f"Invalid value {asked.status[:40]!r} for parameter 'status' supplied")
+    status = choice(asked.status, _STATUS_NAMES, "status")
     run = workspace.tracking.update_run(
         asked.id,
-        state=_STATE[asked.status] if asked.status else None,
+        state=_STATE[status] if status else None,
         ended_at=None if asked.end_time is None else from_ms(asked.end_time, "end_time"),
         name=asked.run_name or "",
         tags={NAME_TAG: asked.run_name} if asked.run_name else {},
     )
-    return {"run_info": info_fields(run)}
+    return {"run_info": info_fields(run, _location(workspace, run))}
+
+
+def _location(workspace: Workspace, run: Run) -> str:
+    return location_of(workspace.tracking.experiment(run.experiment))
 
 
 @calls.on("POST", "mlflow/runs/delete")
@@ -154,23 +170,17 @@ def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
     if not asked.experiment_ids:
         return {}
     page = workspace.tracking.runs(
-        asked.experiment_ids,
+        [experiment_key(id_) for id_ in asked.experiment_ids],
         filter=asked.filter or "",
         order_by=asked.order_by or [],
-        lifecycle=view_of(asked.run_view_type),
+        lifecycle=view_of(asked.run_view_type, "run_view_type"),
         limit=1000 if asked.max_results is None else asked.max_results,
         page_token=asked.page_token or "",
         and_only=True,
     )
     latest = workspace.tracking.latest_metrics([run.id for run in page.runs if run.metrics])
+    where = locations(workspace, (run.experiment for run in page.runs))
     return bare(
-        runs=[run_fields(run, latest.get(run.id, [])) for run in page.runs],
+        runs=[run_fields(run, latest.get(run.id, []), where[run.experiment]) for run in page.runs],
         next_page_token=page.next_page_token,
     )
-
-
-@calls.on("GET", "mlflow/artifacts/list")
-def _list_artifacts(workspace: Workspace, asked: _ListArtifacts) -> dict[str, Any]:
-    run = workspace.tracking.run(asked.id)
-    root = f"{run.experiment}/{run.id}/artifacts"
-    return listed(workspace, root, asked.path or "")

@@ -6,10 +6,12 @@ milliseconds since 1970, NaN is the text ``"NaN"`` and an infinity the largest d
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -34,16 +36,22 @@ from everloop.errors import (
 __all__ = [
     "Int64",
     "KeyValue",
+    "NotServed",
     "Page",
     "Text",
     "bare",
+    "choice",
     "decode_body",
     "decode_query",
     "error_answer",
+    "experiment_key",
     "from_ms",
+    "invalid",
     "missing",
     "number",
+    "of_one",
     "pairs",
+    "query_pairs",
     "tags_of",
     "to_ms",
 ]
@@ -54,6 +62,8 @@ _Request = TypeVar("_Request")
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
+#: Most letters of a client's value that an error repeats.
+_SHOWN = 260
 _LARGEST = 1.7976931348623157e308
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 
@@ -92,23 +102,40 @@ def decode_body(body: bytes, kind: type[_Request], given: dict[str, str]) -> _Re
             return msgspec.convert({**fields, **given}, kind, strict=False)
         return msgspec.json.decode(body or b"{}", type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _explained(str(error)) from None
+        raise _explained(str(error), _loose(body, given), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         if kind_of := _with_bare_numbers(body):
             return decode_body(kind_of, kind, given)
-        raise InvalidInput("The body of the request is no valid JSON") from None
+        raise _unreadable(kind, "The body of the request is no valid JSON") from None
     except RecursionError:
-        raise InvalidInput("The body of the request is nested too deeply") from None
+        raise _unreadable(kind, "The body of the request is nested too deeply") from None
 
 
 def decode_query(query: bytes, kind: type[_Request], given: dict[str, str]) -> _Request:
-    """The query of a GET as `kind`; a repeated field is a list.
+    """The query of a GET as `kind`; a repeated field is a list, or its first value counts.
 
     Raises:
         InvalidInput: Naming the field that is missing or wrong.
     """
     lists = _list_fields(kind)
     fields: dict[str, Any] = {}
+    for key, value in query_pairs(query):
+        if key in lists:
+            fields.setdefault(key, []).append(value)
+        else:
+            fields.setdefault(key, value)
+    try:
+        return msgspec.convert({**fields, **given}, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), {**fields, **given}, kind) from None
+
+
+def query_pairs(query: bytes) -> list[tuple[str, str]]:
+    """The fields of a query in their order.
+
+    Raises:
+        InvalidInput: If it is no UTF-8, has too many fields, or holds a NUL.
+    """
     try:
         found = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=1000
@@ -118,14 +145,7 @@ def decode_query(query: bytes, kind: type[_Request], given: dict[str, str]) -> _
     for key, value in found:
         if "\0" in value:
             raise InvalidInput(f"Invalid value for parameter '{key}' supplied: it holds a NUL")
-        if key in lists:
-            fields.setdefault(key, []).append(value)
-        else:
-            fields[key] = value
-    try:
-        return msgspec.convert({**fields, **given}, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise _explained(str(error)) from None
+    return found
 
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -151,21 +171,103 @@ def missing(name: str) -> InvalidInput:
     return InvalidInput(f"Missing value for required parameter '{name}'.")
 
 
+def invalid(name: str, value: Any, why: str) -> InvalidInput:
+    """The error for a field with a wrong value."""
+    return InvalidInput(f"Invalid value {_shown(value)} for parameter '{name}' supplied: {why}")
+
+
+def _shown(value: Any) -> str:
+    """`value` as JSON, cut: what is told to a client is never longer than what it needs."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _loose(body: bytes, given: dict[str, str]) -> Any:
+    """What was sent, only to tell what is wrong with it."""
+    try:
+        fields = msgspec.json.decode(body or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "..."  # the fault came before its end was read
+    return {**fields, **given} if isinstance(fields, dict) else fields
+
+
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _ABSENT = re.compile(r"Object missing required field `(?P<name>\w+)`")
 
 
-def _explained(text: str) -> InvalidInput:
+def _explained(text: str, fields: Any, kind: type) -> InvalidInput:
     at = _PATH.search(text)
     path = at["path"] if at else ""
     said = text[: at.start()] if at else text
     if absent := _ABSENT.match(said):
+        # Of several that are missing, clients look for the id first.
+        if not path and "run_uuid" in typing.get_type_hints(kind) and not _run_of(fields):
+            return missing("run_id")
         return missing(f"{path}.{absent['name']}" if path else absent["name"])
-    if said == "Expected `str` of length >= 1":
-        return missing(path)
     if not path:
-        return InvalidInput(f"Invalid request: {said}")
-    return InvalidInput(f"Invalid value for parameter '{path}' supplied: {said}")
+        return _unreadable(kind, f"Invalid request: {said}")
+    value = _value_at(fields, path)
+    if value is None or value == "":
+        return missing(path)
+    return invalid(path, value, said)
+
+
+def _run_of(fields: Any) -> Any:
+    return isinstance(fields, dict) and (fields.get("run_id") or fields.get("run_uuid"))
+
+
+def _value_at(fields: Any, path: str) -> Any:
+    for step in re.findall(r"\w+", path):
+        if isinstance(fields, list):
+            fields = fields[int(step)]
+        elif isinstance(fields, dict):
+            fields = fields.get(step)
+    return fields
+
+
+def _unreadable(kind: type, why: str) -> InvalidInput:
+    """The error for a body that is none: what it lacks, as MLflow takes it for an empty one."""
+    hints = typing.get_type_hints(kind)
+    required = ["run_id"] if "run_uuid" in hints else []
+    required += [field.encode_name for field in msgspec.structs.fields(kind) if field.required]
+    if not required:
+        return InvalidInput(why)
+    return InvalidInput(f"Missing value for required parameter '{required[0]}'. ({why})")
+
+
+def choice(value: str | int | None, names: Sequence[str], field: str) -> str:
+    """The name of a value of an enumeration, which clients send by name or by number.
+
+    Args:
+        value: As sent; empty for none.
+        names: By number, beginning with 1.
+        field: To name in the error.
+
+    Raises:
+        InvalidInput: If there is no such value.
+    """
+    if value in names or not value:
+        return str(value or "")
+    text = str(value)
+    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= len(names):
+        return names[int(text) - 1]
+    raise invalid(field, value, f"one of {', '.join(names)} is known")
+
+
+def experiment_key(id_: str) -> str:
+    """`id_`, which must be a whole number of 64 bits.
+
+    Raises:
+        InvalidInput: If it is not.
+    """
+    if not re.fullmatch(r"-?[0-9]{1,19}", id_) or not -(2**63) <= int(id_) < 2**63:
+        raise InvalidInput(
+            f"Invalid experiment ID {id_[:_SHOWN]!r}. Experiment ID must be a valid integer."
+        )
+    return id_
 
 
 def tags_of(items: Iterable[KeyValue] | None) -> dict[str, str]:
@@ -211,6 +313,14 @@ def number(value: float) -> float | str:
 
 # --- errors -----------------------------------------------------------------------------------
 
+
+class NotServed(EverloopError):
+    """A call that MLflow has and this server has not; clients do without or take another way."""
+
+    code = "not_served"
+    status = 501
+
+
 #: Our error -> MLflow's code and the status. Refusals get a status that clients do not retry.
 _CODES: dict[type[EverloopError], tuple[str, int]] = {
     TooLarge: ("BAD_REQUEST", 413),
@@ -223,6 +333,7 @@ _CODES: dict[type[EverloopError], tuple[str, int]] = {
     MissingExtra: ("NOT_IMPLEMENTED", 501),
     UserCodeError: ("BAD_REQUEST", 400),
     BackendError: ("TEMPORARILY_UNAVAILABLE", 503),
+    NotServed: ("NOT_IMPLEMENTED", 501),
 }
 
 
@@ -238,11 +349,39 @@ def _message(error: EverloopError) -> str:
     if isinstance(error, NotFound):
         return _not_found(error)
     if isinstance(error, InvalidInput) and error.faults:
-        lines = "; ".join(str(fault) for fault in error.faults[: InvalidInput.SHOWN])
-        return f"{error.summary}: {lines}"
+        return _faults(error)
     if error.hint:
         return f"{error.message} ({error.hint})"
     return error.message
+
+
+def _faults(error: InvalidInput) -> str:
+    """All faults, the first one in the words that clients match."""
+    first = error.faults[0]
+    lines = "; ".join(str(fault) for fault in error.faults[: InvalidInput.SHOWN])
+    if longest := error.details.get("longest"):
+        return f"'{first.path}' exceeds the maximum length of {longest} characters. {lines}"
+    if first.message.startswith("Missing value"):
+        return f"Missing value for required parameter '{first.path}'. {lines}"
+    if "value" in error.details and first.path:
+        value = _shown(error.details["value"])
+        return f"Invalid value {value} for parameter '{first.path}' supplied: {lines}"
+    return f"{error.summary}: {lines}"
+
+
+@contextmanager
+def of_one(kind: str) -> Iterator[None]:
+    """Within the block faults of the only item of a batch are told without its index.
+
+    Args:
+        kind: ``metrics``, ``params`` or ``tags``.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        head = f"{kind}[0]."
+        faults = [(f.path.removeprefix(head), f.message) for f in error.faults]
+        raise InvalidInput(error.summary, faults, details=error.details) from None
 
 
 def _not_found(error: NotFound) -> str:
@@ -252,6 +391,8 @@ def _not_found(error: NotFound) -> str:
     if kind == "model version":
         model, _, version = name.rpartition("/")
         return f"Model Version (name={model}, version={version}) not found"
+    if kind == "artifact":
+        return f"No such artifact: '{name[:_SHOWN]}'"
     if kind == "experiment":
         return f"No Experiment with id={name} exists"
     return error.message

@@ -71,7 +71,7 @@ def _purge_runs(tx: Transaction, before: datetime, named: set[str], counts: Coun
         pks, ids = [row.pk for row in rows], [row.id for row in rows]
         for table in (
             tables.run_params, tables.run_tags, tables.run_inputs, tables.run_outputs,
-            tables.metric_points, tables.metric_latest,
+            tables.run_model_inputs, tables.metric_points, tables.metric_latest,
         ):  # fmt: skip
             tx.execute(delete(table).where(table.c.run_pk.in_(pks)))
         for named_by in (step_runs, tables.trace_runs):
@@ -93,10 +93,10 @@ def _purge_models(tx: Transaction, before: datetime, named: set[str], counts: Co
     columns = (logged_models.c.id, logged_models.c.experiment_pk)
     past = tx.all(select(*columns).where(or_(old, within)))
     going = [row for row in past if row.id not in named]
-    metrics, outputs = tables.logged_model_metrics, tables.run_outputs
+    named_by = (tables.logged_model_metrics, tables.run_outputs, tables.run_model_inputs)
     for rows in _chunks(going):
         ids = [row.id for row in rows]
-        for table in (metrics, outputs):
+        for table in named_by:
             tx.execute(delete(table).where(table.c.model_id.in_(ids)))
         for row in rows:
             counts["artifact"] += _drop_artifacts(tx, f"{row.experiment_pk}/models/{row.id}")

@@ -113,6 +113,7 @@ experiments = _table(
     Column("tags", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("location", Text, nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 runs = _table(
@@ -160,6 +161,11 @@ run_inputs = _table(
     Column("role", Text, primary_key=True),
     Column("digest", Text, primary_key=True),
     Column("source", Json),
+)
+run_model_inputs = _table(
+    "run_model_inputs",
+    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
+    Column("model_id", Text, primary_key=True),
 )
 metric_keys = _table(
     "metric_keys",
@@ -356,6 +362,8 @@ model_versions = _table(
     Column("card", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("stage", Text, nullable=False, server_default="None"),
+    Column("run_link", Text, nullable=False, server_default=""),
     Index("model_versions_run", "run_id"),
 )
 aliases = _table(

@@ -88,6 +88,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         compatibility: Its signature beside that of the champion when it was registered; None where
             there was none, or one of the two has no signature.
         signed_by: Id of the key that signed the manifest, or empty; see ``registry.verify``.
+        stage: A label that older clients move; what is served goes by aliases and `state`.
+        run_link: URL of the run on another server, or empty.
     """
 
     name: str
@@ -113,6 +115,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     state: VersionState = "draft"
     description: str = ""
     source: str = ""
+    stage: str = "None"
+    run_link: str = ""
     tags: dict[str, str] = {}
     actor: str = ""
     created_at: datetime

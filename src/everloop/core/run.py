@@ -16,20 +16,26 @@ __all__ = [
     "LoggedModel",
     "LoggedModelPage",
     "Metric",
+    "ModelOrder",
     "PointPage",
     "Run",
     "RunInput",
     "RunOutput",
     "RunPage",
     "StepRun",
+    "UsedDataset",
 ]
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
-    """A named collection of runs. `id` is an integer as text; ``"0"`` is ``Default``."""
+    """A named collection of runs. `id` is an integer as text; ``"0"`` is ``Default``.
+
+    `location` is where clients put its artifacts; empty for the folder of its id in our own store.
+    """
 
     id: str
     name: str
+    location: str = ""
     lifecycle: Literal["active", "deleted"] = "active"
     tags: dict[str, str] = {}
     created_at: datetime
@@ -39,7 +45,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """One point of a metric. `at_ms` is milliseconds since 1970, UTC; the value may be NaN.
 
-    `model_id`, `dataset` and `digest` say, where given, which logged model was measured on what.
+    `model_id`, `dataset` and `digest` say, where given, which logged model was measured on what;
+    `run_id` which run did it, among the metrics of a logged model.
     """
 
     key: str
@@ -49,6 +56,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str = ""
     dataset: str = ""
     digest: str = ""
+    run_id: str = ""
 
 
 class PointPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +89,15 @@ class RunInput(msgspec.Struct, frozen=True, kw_only=True):
     source: dict[str, Any] = {}
 
 
+class UsedDataset(msgspec.Struct, frozen=True, kw_only=True):
+    """That runs of an experiment read a dataset, and as what."""
+
+    experiment: str
+    dataset: str
+    digest: str
+    role: str = ""
+
+
 class RunOutput(msgspec.Struct, frozen=True, kw_only=True):
     """A logged model that a run produced, at which step."""
 
@@ -108,6 +125,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         lease_until: Until when the owner has said it lives; afterwards the run is ``lost``.
         fence: Grows with each owner; a write of an older owner is refused.
         trigger: Id of the firing that started it, or empty.
+        model_inputs: Ids of logged models that it read.
     """
 
     id: str
@@ -119,6 +137,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     metrics: dict[str, float] = {}
     inputs: tuple[RunInput, ...] = ()
+    model_inputs: tuple[str, ...] = ()
     outputs: tuple[RunOutput, ...] = ()
     code: str = ""
     git: dict[str, str] = {}
@@ -162,6 +181,15 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...] = ()
     created_at: datetime
     updated_at: datetime
+
+
+class ModelOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """One key to sort logged models by; a metric may be the one of a certain dataset."""
+
+    by: str
+    descending: bool = False
+    dataset: str = ""
+    digest: str = ""
 
 
 class RunPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["BlobStore", "HasAges", "HasPaths", "ObjectAge"]
+__all__ = ["BlobStore", "HasAges", "HasParts", "HasPaths", "ObjectAge"]
 
 
 class BlobStore(Protocol):
@@ -95,4 +95,45 @@ class HasAges(Protocol):
 
     def remove_leftovers(self, before: float) -> tuple[int, int]:
         """Remove what writers that died before `before` left half-done: how many, and bytes."""
+        ...
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A store that takes a large object in parts, in any order and again, over days if need be.
+
+    What is there of an upload survives a restart; uploads that nobody went on with for a week may
+    be dropped.
+    """
+
+    def begin_parts(self, purpose: str) -> str:
+        """Begin an upload and return its id, which cannot be guessed.
+
+        Args:
+            purpose: What it is for; the later calls must say the same.
+        """
+        ...
+
+    def put_part(self, upload: str, number: int, data: Iterable[bytes]) -> str:
+        """Store one part, over an earlier one of this number; its blake3 digest."""
+        ...
+
+    def join_parts(self, upload: str, purpose: str, parts: dict[int, str]) -> tuple[str, int]:
+        """Make one object of these parts, in the order of their numbers.
+
+        The parts stay until ``drop_parts``: the caller first makes the object known.
+
+        Args:
+            upload: Its id.
+            purpose: As given when it began.
+            parts: Number -> digest; an empty digest is not compared.
+
+        Raises:
+            NotFound: If there is no such upload.
+            InvalidInput: If a part is missing or another; the upload can go on.
+        """
+        ...
+
+    def drop_parts(self, upload: str, purpose: str) -> None:
+        """End an upload and forget its parts; raises NotFound if there is none."""
         ...

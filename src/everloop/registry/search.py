@@ -8,7 +8,7 @@ from everloop.core.model import Model, ModelPage, ModelVersion, VersionPage
 from everloop.core.time import to_micros
 from everloop.tracking.limits import check_page
 from everloop.tracking.models import page_of
-from everloop.tracking.search import Grammar, Order
+from everloop.tracking.search import Grammar, Order, parse_order
 
 __all__ = ["page_of_models", "page_of_versions"]
 
@@ -23,6 +23,7 @@ _MODELS = Grammar(
         "last_updated_timestamp": "number",
     },
     entities=_TAGS,
+    aliases={"timestamp": "last_updated_timestamp"},
 )
 _VERSIONS = Grammar(
     attributes={
@@ -67,7 +68,7 @@ def page_of_models(
         _MODELS,
         [_BY_NAME],
         filter_,
-        order_by,
+        parse_order(order_by, _MODELS),
         limit,
         page_token,
         and_only=and_only,
@@ -108,7 +109,7 @@ def page_of_versions(
         _VERSIONS,
         [_BY_NAME, _NEWEST],
         filter_,
-        order_by,
+        parse_order(order_by, _VERSIONS),
         limit,
         page_token,
         and_only=and_only,

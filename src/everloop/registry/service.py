@@ -36,12 +36,16 @@ from everloop.registry.aliases import AliasMethods
 from everloop.registry.flavors import true_tier
 from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
+from everloop.registry.stages import StageMethods
 from everloop.registry.trash import TrashMethods, refuse_used, rename, used_numbers
+from everloop.tracking.limits import check_tags
 
 __all__ = ["RegistryService"]
 
+_MAX_TAG = 100_000
 
-class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
+
+class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, Service):
     """Keeps models: who is what, made from what, and which one is meant by an alias."""
 
     area = "registry"
@@ -69,6 +73,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
             InvalidInput: If it cannot be a name.
         """
         write.check_name(name)
+        check_tags(tags or {}, longest=_MAX_TAG)
         with self._catalog.write() as tx:
             if not self._create(tx, name, description, owner, tags or {}):
                 raise Conflict(
@@ -151,6 +156,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
     @action("model:write", on="name")
     def tag_model(self, name: str, tags: dict[str, str | None]) -> Model:
         """Set tags of a model; a tag of None is removed."""
+        check_tags(tags, longest=_MAX_TAG)
         with self._catalog.write() as tx:
             merged = _merged(write.load_model(tx, name).tags, tags)
             tx.append("model.Tagged", f"model:{name}", _tag_changes(tags))
@@ -246,6 +252,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
         source: str,
         *,
         run_id: str = "",
+        run_link: str = "",
         tags: dict[str, str] | None = None,
         description: str = "",
     ) -> ModelVersion:
@@ -259,10 +266,11 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
         """
         if not source.strip():
             raise InvalidInput("the version is wrong", [("source", "must not be blank")])
+        check_tags(tags or {}, longest=_MAX_TAG)
         manifest = make_manifest(content="", source=source)
         with self._catalog.write() as tx:
             write.load_model(tx, name)
-            number = self._append(tx, name, manifest, run_id, tags or {}, description)
+            number = self._append(tx, name, manifest, run_id, tags or {}, description, run_link)
             return write.load_version(tx, name, number)
 
     @action("model:read", on="name")
@@ -319,6 +327,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
     @action("model:write", on="name")
     def tag_version(self, name: str, version: int, tags: dict[str, str | None]) -> ModelVersion:
         """Set tags of a version; a tag of None is removed."""
+        check_tags(tags, longest=_MAX_TAG)
         with self._catalog.write() as tx:
             found = write.load_version(tx, name, version)
             merged = _merged(found.tags, tags)
@@ -487,6 +496,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
         run_id: str,
         tags: dict[str, str],
         description: str,
+        run_link: str = "",
     ) -> int:
         models = tables.models
         # Counted up in the row itself, so two who register at once get two numbers.
@@ -509,6 +519,7 @@ class RegistryService(AliasMethods, TrashMethods, IntakeMethods, Service):
             "description": description,
             "tags": tags,
             "card": "",
+            "run_link": run_link,
             "created_at": tx.now,
             "updated_at": tx.now,
         }

@@ -49,6 +49,8 @@ def check_name(name: str) -> None:
     else:
         if len(name) > _MAX_NAME:
             faults.append(("name", f"has {len(name)} letters, {_MAX_NAME} are allowed"))
+        if name in (".", ".."):
+            faults.append(("name", "must be no path"))
         bad = sorted({letter for letter in name if letter in "/:@" or not letter.isprintable()})
         if bad:
             faults.append(("name", f"must not hold {', '.join(map(repr, bad))}"))

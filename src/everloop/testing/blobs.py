@@ -20,7 +20,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from everloop.errors import EverloopError, InvalidInput, NotFound
-from everloop.ports.blobs import BlobStore, HasAges, HasPaths
+from everloop.ports.blobs import BlobStore, HasAges, HasParts, HasPaths
 
 __all__ = ["BlobStoreContract"]
 
@@ -139,6 +139,38 @@ class BlobStoreContract:
         else:
             raise AssertionError("the source's error was swallowed")
         assert list(store.digests()) == []
+
+    def test_parts_in_any_order_make_one_object(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if not isinstance(store, HasParts):
+            return
+        upload = store.begin_parts("a/b")
+        digests = {n: store.put_part(upload, n, iter([b"%d" % n, b"-"])) for n in (3, 1, 2)}
+        digests[2] = store.put_part(upload, 2, [b"again"])
+        other = self.make(tmp_path)
+        assert isinstance(other, HasParts)
+        for _ in range(2):
+            digest, size = other.join_parts(upload, "a/b", digests)
+            assert (digest, size) == (_digest(b"1-again3-"), 9)
+        assert other.get(digest) == b"1-again3-"
+        other.drop_parts(upload, "a/b")
+        _raises(NotFound, lambda: store.join_parts(upload, "a/b", digests))
+        _raises(NotFound, lambda: store.put_part(upload, 4, [b"late"]))
+        assert list(store.digests()) == [digest]
+
+    def test_parts_that_are_missing_or_of_another_are_refused(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if not isinstance(store, HasParts):
+            return
+        parts: HasParts = store
+        upload = parts.begin_parts("mine")
+        digest = parts.put_part(upload, 1, [b"one"])
+        _raises(InvalidInput, lambda: parts.join_parts(upload, "mine", {1: digest, 2: ""}))
+        _raises(InvalidInput, lambda: parts.join_parts(upload, "mine", {1: _ABSENT}))
+        _raises(InvalidInput, lambda: parts.put_part(upload, 0, [b""]))
+        _raises(NotFound, lambda: parts.join_parts(upload, "yours", {1: digest}))
+        _raises(NotFound, lambda: parts.drop_parts("../..", "mine"))
+        assert parts.join_parts(upload, "mine", {1: ""})[1] == 3
 
     def test_many_threads_put_the_same_and_different_bytes(self, tmp_path: Path) -> None:
         store = self.make(tmp_path)

@@ -10,12 +10,13 @@ from everloop.access.service import action
 from everloop.catalog.datasets import add_objects
 from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import artifacts
-from everloop.core.run import Artifact, LoggedModel, LoggedModelPage
+from everloop.core.run import Artifact, LoggedModel, LoggedModelPage, ModelOrder
 from everloop.errors import NotFound, StateError
-from everloop.ports.blobs import BlobStore
+from everloop.ports.blobs import BlobStore, HasParts
 from everloop.tracking import models as logged
 from everloop.tracking.experiments import experiment_row
 from everloop.tracking.limits import check_page, clean_path
+from everloop.tracking.store import not_active
 
 __all__ = ["ArtifactMethods"]
 
@@ -66,6 +67,45 @@ class ArtifactMethods:
         if not self._blobs.keep(digest):
             raise NotFound(f"no object {digest}")
         return self._link(clean, digest, size)
+
+    @action("artifact:write", on="path")
+    def begin_upload(self, path: str) -> str:
+        """Begin to send a file to this path in parts; the id of the upload.
+
+        Raises:
+            StateError: If the object store takes no parts.
+        """
+        return self._parts().begin_parts(clean_path(path))
+
+    @action("artifact:write", on="path")
+    def complete_upload(self, path: str, upload: str, parts: dict[int, str]) -> Artifact:
+        """Join the parts of an upload to the file at its path; may be repeated if cut short.
+
+        Args:
+            path: As given when it began.
+            upload: Its id.
+            parts: Number -> blake3 digest; an empty digest is not compared.
+
+        Raises:
+            NotFound: If no such upload to this path is under way.
+            InvalidInput: If a part is missing or another.
+        """
+        clean = clean_path(path)
+        digest, size = self._parts().join_parts(upload, clean, parts)
+        made = self._link(clean, digest, size)
+        # Only now: an upload cut short before has all its parts still.
+        self._parts().drop_parts(upload, clean)
+        return made
+
+    @action("artifact:write", on="path")
+    def abort_upload(self, path: str, upload: str) -> None:
+        """End an upload and forget its parts; raises NotFound if there is none."""
+        self._parts().drop_parts(upload, clean_path(path))
+
+    def _parts(self) -> HasParts:
+        if not isinstance(self._blobs, HasParts):
+            raise StateError("this object store takes no parts", hint="send the file whole")
+        return self._blobs
 
     def _link(self, path: str, digest: str, size: int) -> Artifact:
         found = Artifact(path=path, digest=digest, size=size)
@@ -161,7 +201,7 @@ class ArtifactMethods:
         with self._catalog.write() as tx:
             found = experiment_row(tx, experiment)
             if found.lifecycle != "active":
-                raise StateError(f"The experiment {experiment} must be in the 'active' state")
+                raise not_active("experiment", experiment)
             return logged.create(
                 tx,
                 int(found.id),
@@ -224,12 +264,24 @@ class ArtifactMethods:
         experiments: list[str],
         *,
         filter: str = "",
-        order_by: list[str] | None = None,
+        order_by: list[str | ModelOrder] | None = None,
+        datasets: list[tuple[str, str]] | None = None,
         limit: int = 100,
         page_token: str = "",
         and_only: bool = False,
     ) -> LoggedModelPage:
-        """Search the logged models of experiments by id; newest first without `order_by`."""
+        """Search the logged models of experiments by id.
+
+        Args:
+            experiments: Ids to look in.
+            filter: See ``everloop.tracking.search``.
+            order_by: Newest first after these.
+            datasets: Name and digest (or an empty one) of each dataset whose metrics count; a
+                model without any on these is left out.
+            limit: Most to return, 1 to 50,000.
+            page_token: Of the page before; only with the same search.
+            and_only: Refuse OR, NOT and parentheses, as MLflow does.
+        """
         check_page(limit)
         keys = [int(id_) for id_ in experiments if id_.isdecimal() and len(id_) < 19]
         with self._catalog.read() as tx:
@@ -238,6 +290,7 @@ class ArtifactMethods:
             found,
             filter,
             order_by or [],
+            datasets or [],
             limit,
             page_token,
             and_only=and_only,

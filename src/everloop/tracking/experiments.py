@@ -8,14 +8,24 @@ from sqlalchemy import select, update
 
 from everloop.access.service import action
 from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.tables import experiments, runs
-from everloop.core.run import Experiment, ExperimentPage
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.catalog.tables import experiments, run_inputs, runs
+from everloop.core.run import Experiment, ExperimentPage, UsedDataset
+from everloop.errors import Conflict, NotFound
 from everloop.tracking import models as logged
-from everloop.tracking.limits import MAX_NAME, check_log, check_page, text_faults
-from everloop.tracking.store import experiment_of
+from everloop.tracking.limits import (
+    MAX_EXPERIMENT_TAG,
+    MAX_NAME,
+    check_page,
+    check_tags,
+    refuse,
+    text_faults,
+)
+from everloop.tracking.places import check_location
+from everloop.tracking.store import experiment_of, not_active
 
 __all__ = ["ExperimentMethods", "Lifecycle", "experiment_row", "make_default"]
+
+_MOST_DATASETS = 1000
 
 Lifecycle = Literal["active", "deleted", "all"]
 
@@ -26,7 +36,7 @@ def experiment_row(tx: Transaction, id_: str) -> Experiment:
     Raises:
         NotFound: If there is none.
     """
-    if id_.isdecimal() and id_.isascii() and len(id_) < 19:
+    if id_.isdecimal() and id_.isascii() and len(id_) < 20 and int(id_) < 1 << 63:
         row = tx.first(select(experiments).where(experiments.c.pk == int(id_)))
         if row is not None:
             return experiment_of(row)
@@ -51,18 +61,35 @@ class ExperimentMethods:
     _catalog: Catalog
 
     @action("experiment:create", on="name")
-    def create_experiment(self, name: str, tags: dict[str, str] | None = None) -> Experiment:
+    def create_experiment(
+        self, name: str, tags: dict[str, str] | None = None, *, location: str = ""
+    ) -> Experiment:
         """Make an experiment.
+
+        Args:
+            name: Unique, also among deleted ones.
+            tags: Tags.
+            location: URI under which clients put its artifacts; empty for a folder of its own in
+                this store. Nothing is read or written there by us unless it is in this store.
 
         Raises:
             Conflict: If the name is taken, also by a deleted one.
+            InvalidInput: If name, tags or location are malformed.
         """
-        faults = list(text_faults("name", name, longest=MAX_NAME, empty=False))
-        if faults:
-            raise InvalidInput("Invalid value for parameter 'name' supplied", faults)
-        check_log([], {}, tags or {}, of_client=True)
+        refuse(
+            "Invalid value for parameter 'name' supplied",
+            text_faults("name", name, longest=MAX_NAME, empty=False),
+        )
+        check_tags(tags or {}, longest=MAX_EXPERIMENT_TAG)
+        if location:
+            check_location(location)
         with self._catalog.write() as tx:
-            fresh = {"name": name, "lifecycle": "active", "tags": tags or {}}
+            fresh = {
+                "name": name,
+                "lifecycle": "active",
+                "tags": tags or {},
+                "location": location.rstrip("/"),
+            }
             times = {"created_at": tx.now, "updated_at": tx.now}
             if not tx.insert_new(experiments, fresh | times):
                 raise Conflict(
@@ -154,24 +181,54 @@ class ExperimentMethods:
             StateError: If it is deleted.
             Conflict: If the new name is taken.
         """
-        check_log([], {}, tags or {}, of_client=True)
-        faults = list(text_faults("new_name", name, longest=MAX_NAME))
-        if faults:
-            raise InvalidInput("Invalid value for parameter 'new_name' supplied", faults)
+        check_tags(tags or {}, longest=MAX_EXPERIMENT_TAG)
+        refuse(
+            "Invalid value for parameter 'new_name' supplied",
+            text_faults("new_name", name, longest=MAX_NAME),
+        )
         with self._catalog.write() as tx:
             old = experiment_row(tx, id)
             if old.lifecycle != "active":
-                raise StateError(f"The experiment {id} must be in the 'active' state")
+                raise not_active("experiment", id)
             taken = select(experiments.c.pk).where(experiments.c.name == name)
             if name and name != old.name and tx.first(taken) is not None:
                 raise Conflict(f"Experiment(name={name}) already exists", details={"winner": name})
             if delete_tag and delete_tag not in old.tags:
-                raise NotFound(f"No tag with name: {delete_tag} in experiment {id}")
+                raise NotFound(f"No tag with name: {delete_tag} in experiment with id {id}")
             merged = {**old.tags, **(tags or {})}
             merged.pop(delete_tag, None)
             values = {"name": name or old.name, "tags": merged, "updated_at": tx.now}
             tx.execute(update(experiments).where(experiments.c.pk == int(id)).values(**values))
             return experiment_row(tx, id)
+
+    @action("experiment:read")
+    def datasets_of(self, ids: list[str]) -> list[UsedDataset]:
+        """Which datasets runs of these experiments read, and as what; at most 1,000.
+
+        Args:
+            ids: Of experiments; unknown ones have none.
+        """
+        keys = [int(id_) for id_ in ids if id_.isdecimal() and len(id_) < 19]
+        of, columns = runs.c.experiment_pk, run_inputs.c
+        query = (
+            select(of, columns.dataset, columns.digest, columns.role)
+            .join_from(run_inputs, runs, columns.run_pk == runs.c.pk)
+            .where(of.in_(keys))
+            .distinct()
+            .order_by(of, columns.dataset, columns.digest, columns.role)
+            .limit(_MOST_DATASETS)
+        )
+        with self._catalog.read() as tx:
+            rows = tx.all(query)
+        return [
+            UsedDataset(
+                experiment=str(row.experiment_pk),
+                dataset=row.dataset,
+                digest=row.digest,
+                role=row.role,
+            )
+            for row in rows
+        ]
 
     @action("experiment:delete", on="id")
     def delete_experiment(self, id: str) -> None:

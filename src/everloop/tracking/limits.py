@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
-from everloop.core.run import Metric
+from everloop.core.run import Metric, RunInput
 from everloop.errors import Fault, InvalidInput
 
 __all__ = [
+    "MAX_EXPERIMENT_TAG",
+    "MAX_NAME",
     "MAX_PAGE",
+    "MAX_TAG",
+    "check_inputs",
     "check_log",
     "check_page",
+    "check_tags",
     "clean_path",
     "cut",
     "key_faults",
     "metric_faults",
+    "refuse",
     "text_faults",
 ]
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_TOTAL = 1000, 100, 100, 1000
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_NAME = 250, 6000, 8000, 500
+MAX_EXPERIMENT_TAG = 20_000
 MAX_PAGE = 50_000
 _INT64 = 1 << 63
 _KEY = re.compile(r"[\w./: -]+")
 _UNSAFE_TEXT = re.compile("[\x00\ud800-\udfff]")
+_MAX_DIGEST, _MAX_OWN_DIGEST = 36, 64
+_INPUT_FIELDS = {
+    "source_type": MAX_NAME,
+    "source": 65_535,
+    "schema": 1_048_575,
+    "profile": 16_777_215,
+}
 
 
 def cut(text: str, length: int) -> str:
@@ -35,26 +50,56 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length]
 
 
+class _Wrong(Fault):
+    """A fault that also knows the value, or the limit, for doors with words of their own."""
+
+    value: Any = None
+    longest: int = 0
+
+
+def _wrong(path: str, message: str, value: Any = None, *, longest: int = 0) -> Fault:
+    fault = _Wrong(path, message)
+    fault.value, fault.longest = value, longest
+    return fault
+
+
+def refuse(message: str, found: Iterable[Fault]) -> None:
+    """Raise if anything was found.
+
+    Raises:
+        InvalidInput: With all faults; ``details`` holds the value, or the limit, of the first.
+    """
+    faults = list(found)
+    if not faults:
+        return
+    first = faults[0]
+    details: dict[str, Any] = {}
+    if isinstance(first, _Wrong):
+        details = {"longest": first.longest} if first.longest else {"value": first.value}
+    raise InvalidInput(message, faults, details=details)
+
+
 def text_faults(path: str, text: str, *, longest: int = 0, empty: bool = True) -> Iterable[Fault]:
     """What keeps `text` from being stored."""
-    if _UNSAFE_TEXT.search(text):
-        yield Fault(path, "holds a NUL or half a surrogate pair")
-    if longest and len(text) > longest:
-        yield Fault(path, f"is {len(text)} characters long, at most {longest} are allowed")
     if not empty and not text:
-        yield Fault(path, "Missing value for required parameter")
+        yield _wrong(path, "Missing value for required parameter", text)
+    if _UNSAFE_TEXT.search(text):
+        yield _wrong(path, "holds a NUL or half a surrogate pair")
+    if longest and len(text) > longest:
+        said = f"is {len(text)} characters long, at most {longest} are allowed"
+        yield _wrong(path, said, longest=longest)
 
 
-def key_faults(path: str, key: str) -> Iterable[Fault]:
+def key_faults(path: str, key: str, longest: int = MAX_KEY) -> Iterable[Fault]:
     """What keeps `key` from naming a metric, a parameter or a tag."""
     if not key:
-        yield Fault(path, "Missing value for required parameter")
-    elif len(key) > MAX_KEY:
-        yield Fault(path, f"is {len(key)} characters long, at most {MAX_KEY} are allowed")
+        yield _wrong(path, "Missing value for required parameter", key)
+    elif len(key) > longest:
+        yield from text_faults(path, key, longest=longest)
     elif not _KEY.fullmatch(key):
-        yield Fault(path, f"{key!r} may hold only letters, digits, _ - . / : and spaces")
+        yield _wrong(path, f"{key!r} may hold only letters, digits, _ - . / : and spaces", key)
     elif posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
-        yield Fault(path, f"{key!r} must be a plain path, without .., // or a leading /")
+        yield _wrong(path, f"{key!r} must be a plain path, without .., // or a leading /", key)
 
 
 @lru_cache(maxsize=10_000)
@@ -66,11 +111,17 @@ def metric_faults(path: str, metric: Metric) -> Iterable[Fault]:
     """What keeps a point from being stored."""
     yield from key_faults(f"{path}.key", metric.key)
     if not _is_number(metric.value):
-        yield Fault(f"{path}.value", f"wanted a number, got {type(metric.value).__name__}")
+        said = f"wanted a number, got {type(metric.value).__name__}"
+        yield _wrong(f"{path}.value", said, str(metric.value)[:80])
     if not -_INT64 <= metric.step < _INT64:
-        yield Fault(f"{path}.step", f"{metric.step} is no 64-bit integer")
+        yield _wrong(f"{path}.step", f"{metric.step} is no 64-bit integer", str(metric.step))
     if not 0 <= metric.at_ms < _INT64:
-        yield Fault(f"{path}.timestamp", f"{metric.at_ms} is no time in milliseconds since 1970")
+        said = f"{metric.at_ms} is no time in milliseconds since 1970"
+        yield _wrong(f"{path}.timestamp", said, metric.at_ms)
+    if bool(metric.dataset) != bool(metric.digest):
+        given = "dataset_name" if metric.dataset else "dataset_digest"
+        said = "dataset_name and dataset_digest must be given together"
+        yield _wrong(f"{path}.{given}", said, metric.dataset or metric.digest)
 
 
 def _is_number(value: object) -> bool:
@@ -95,15 +146,17 @@ def check_log(
     Raises:
         InvalidInput: With the index or key of everything that is wrong.
     """
-    faults: list[Fault] = []
+    wrong: list[Fault] = []
     if of_client:
         counts = (len(metrics), len(params), len(tags))
         limits = (MAX_METRICS, MAX_PARAMS, MAX_TAGS)
         for name, count, limit in zip(("metrics", "params", "tags"), counts, limits, strict=True):
             if count > limit:
-                faults.append(Fault(name, f"{count} in one batch, at most {limit} are allowed"))
+                said = f"a batch can contain at most {limit} {name}. Got {count} {name}"
+                wrong.append(_wrong(name, said, count))
         if sum(counts) > MAX_TOTAL:
-            faults.append(Fault("", f"{sum(counts)} entities in one batch, at most {MAX_TOTAL}"))
+            said = f"a batch can contain at most {MAX_TOTAL} metrics, params, and tags"
+            wrong.append(_wrong("", f"{said}. Got {sum(counts)}", sum(counts)))
     for index, metric in enumerate(metrics):
         is_sound = (
             len(metric.key) <= MAX_KEY  # what is remembered is bounded
@@ -111,15 +164,49 @@ def check_log(
             and type(metric.value) is float
             and 0 <= metric.at_ms < _INT64
             and -_INT64 <= metric.step < _INT64
+            and not (metric.dataset or metric.digest)
         )
         if not is_sound:
-            faults += metric_faults(f"metrics[{index}]", metric)
+            wrong += metric_faults(f"metrics[{index}]", metric)
     for name, values in (("params", params), ("tags", tags)):
         for index, (key, value) in enumerate(values.items()):
-            faults += key_faults(f"{name}[{index}].key", key)
-            faults += text_faults(f"{name}[{index}].value", value)
-    if faults:
-        raise InvalidInput("Invalid value supplied", faults)
+            wrong += key_faults(f"{name}[{index}].key", key)
+            wrong += text_faults(f"{name}[{index}].value", value)
+    refuse("Invalid value supplied", wrong)
+
+
+def check_tags(tags: Mapping[str, str | None], *, longest: int, longest_key: int = MAX_KEY) -> None:
+    """Check tags of what is no run: their values are refused when too long, and never cut.
+
+    Raises:
+        InvalidInput: With the index of everything that is wrong.
+    """
+    wrong: list[Fault] = []
+    for index, (key, value) in enumerate(tags.items()):
+        wrong += key_faults(f"tags[{index}].key", key, longest_key)
+        wrong += text_faults(f"tags[{index}].value", value or "", longest=longest)
+    refuse("Invalid value supplied", wrong)
+
+
+def check_inputs(inputs: Iterable[RunInput]) -> None:
+    """Check what is said of the datasets that a run read.
+
+    Raises:
+        InvalidInput: With the index of everything that is wrong.
+    """
+    wrong: list[Fault] = []
+    for index, item in enumerate(inputs):
+        path = f"datasets[{index}].dataset"
+        wrong += text_faults(f"{path}.name", item.dataset, longest=500)
+        longest_digest = _MAX_OWN_DIGEST if item.version else _MAX_DIGEST
+        wrong += text_faults(f"{path}.digest", item.digest, longest=longest_digest)
+        for field, longest in _INPUT_FIELDS.items():
+            wrong += text_faults(f"{path}.{field}", item.source.get(field, ""), longest=longest)
+        tags = {**item.source.get("tags", {}), "role": item.role}
+        for key, value in tags.items():
+            wrong += text_faults(f"datasets[{index}].tags.key", key, longest=255)
+            wrong += text_faults(f"datasets[{index}].tags.value", value, longest=500)
+    refuse("Invalid value supplied", wrong)
 
 
 def check_page(limit: int, most: int = MAX_PAGE) -> None:
@@ -132,6 +219,7 @@ def check_page(limit: int, most: int = MAX_PAGE) -> None:
         raise InvalidInput(
             f"Invalid value {limit} for parameter 'max_results' supplied",
             [("max_results", f"must be from 1 to {most}")],
+            details={"value": limit},
         )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Row, select, update
 
 from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import logged_model_metrics, logged_models
-from everloop.core.run import Experiment, LoggedModel, Metric
+from everloop.core.run import Experiment, LoggedModel, Metric, ModelOrder
 from everloop.core.time import to_micros
 from everloop.errors import InvalidInput, NotFound
 from everloop.tracking.limits import check_log
@@ -52,9 +52,11 @@ MODELS = Grammar(
         "model_type": "text",
         "status": "text",
         "source_run_id": "text",
+        "experiment_id": "text",
         "creation_timestamp": "number",
         "last_updated_timestamp": "number",
     },
+    aliases={"creation_time": "creation_timestamp", "last_updated_time": "last_updated_timestamp"},
     entities={
         "metric": "metric",
         "metrics": "metric",
@@ -226,6 +228,7 @@ def _with_metrics(tx: Transaction, rows: Sequence[Row[Any]]) -> list[LoggedModel
                     model_id=point.model_id,
                     dataset=point.dataset,
                     digest=point.digest,
+                    run_id=point.run_id,
                 )
             )
     return [
@@ -271,7 +274,7 @@ def page_of_experiments(
         EXPERIMENTS,
         newest,
         filter_,
-        order_by,
+        parse_order(order_by, EXPERIMENTS),
         limit,
         page_token,
         and_only=and_only,
@@ -283,48 +286,95 @@ def page_of_experiments(
 def page_of_models(
     found: list[LoggedModel],
     filter_: str,
-    order_by: list[str],
+    order_by: list[str | ModelOrder],
+    datasets: list[tuple[str, str]],
     limit: int,
     page_token: str,
     *,
     and_only: bool,
     view: str,
 ) -> tuple[list[LoggedModel], str]:
-    """The models that meet a filter, one page of them, and the token of the next."""
-    status = {"pending": "PENDING", "ready": "READY", "failed": "UPLOAD_FAILED"}
+    """The models that meet a filter, one page of them, and the token of the next.
+
+    With `datasets` (name and digest, or an empty digest for any) only metrics on these count, and
+    only models with one.
+    """
 
     def values(item: LoggedModel, entity: str, key: str) -> list[Any]:
         if entity == "metric":
-            points = [point.value for point in item.metrics if point.key == key]
-            return points[-1:]
+            return _latest(item.metrics, key, datasets)
         if entity in ("tag", "param"):
             texts = item.tags if entity == "tag" else item.params
             return [texts[key]] if key in texts else []
-        attributes = {
-            "name": item.name,
-            "model_id": item.id,
-            "model_type": item.model_type,
-            "status": status[item.status],
-            "source_run_id": item.source_run_id,
-            "creation_timestamp": to_micros(item.created_at) // 1000,
-            "last_updated_timestamp": to_micros(item.updated_at) // 1000,
-        }
-        return [attributes[key]]
+        return [_attributes_of(item)[key]]
 
-    newest = [Order("attribute", "creation_timestamp", True)]
+    def sort_value(item: LoggedModel, order: Order) -> list[Any]:
+        if order.entity == "metric":
+            wanted = [(order.dataset, order.digest)] if order.dataset or order.digest else datasets
+            return _latest(item.metrics, order.key, wanted)[-1:]
+        return values(item, order.entity, order.key)
+
     return page_of(
-        found,
+        [item for item in found if not datasets or _latest(item.metrics, "", datasets)],
         values,
         MODELS,
-        newest,
+        [Order("attribute", "creation_timestamp", True)],
         filter_,
-        order_by,
+        _orders(order_by),
         limit,
         page_token,
         and_only=and_only,
-        view=view,
+        view=f"{view} {datasets}",
         key=lambda item: item.id,
+        sort_value=sort_value,
     )
+
+
+def _attributes_of(item: LoggedModel) -> dict[str, Any]:
+    status = {"pending": "PENDING", "ready": "READY", "failed": "UPLOAD_FAILED"}
+    return {
+        "name": item.name,
+        "model_id": item.id,
+        "model_type": item.model_type,
+        "status": status[item.status],
+        "source_run_id": item.source_run_id,
+        "experiment_id": item.experiment,
+        "creation_timestamp": to_micros(item.created_at) // 1000,
+        "last_updated_timestamp": to_micros(item.updated_at) // 1000,
+    }
+
+
+def _latest(points: Sequence[Metric], key: str, datasets: list[tuple[str, str]]) -> list[float]:
+    """The latest value of a metric (an empty key: of any) on each of `datasets`."""
+    latest: dict[tuple[str, str, str], float] = {}
+    for point in points:
+        on = not datasets or any(
+            name in ("", point.dataset) and digest in ("", point.digest)
+            for name, digest in datasets
+        )
+        if on and key in ("", point.key):
+            place = (point.key, point.dataset, point.digest)
+            latest.pop(place, None)  # so that the newest stands last
+            latest[place] = point.value
+    return list(latest.values())
+
+
+def _orders(items: Sequence[str | ModelOrder]) -> list[Order]:
+    orders: list[Order] = []
+    for item in items:
+        if isinstance(item, str):
+            (order,) = parse_order([item], MODELS)
+        else:
+            (order,) = parse_order([item.by], MODELS)
+            order = order._replace(
+                descending=item.descending, dataset=item.dataset, digest=item.digest
+            )
+        if any(order._replace(descending=o.descending) == o for o in orders):
+            raise InvalidInput(
+                "Invalid order_by", [("order_by", f"{order.key} stands twice, once is allowed")]
+            )
+        orders.append(order)
+    return orders
 
 
 def page_of(
@@ -333,13 +383,14 @@ def page_of(
     grammar: Grammar,
     newest: list[Order],
     filter_: str,
-    order_by: list[str],
+    orders: list[Order],
     limit: int,
     page_token: str,
     *,
     and_only: bool,
     view: str,
     key: Callable[[_T], str],
+    sort_value: Callable[[_T, Order], list[Any]] | None = None,
 ) -> tuple[list[_T], str]:
     """One page of the records that meet a filter, and the token of the next.
 
@@ -347,18 +398,19 @@ def page_of(
         found: All records.
         values: Gives the values of a record for (entity, key).
         grammar: What may be asked for.
-        newest: The order after what `order_by` says.
+        newest: The order after what `orders` say.
         filter_: See ``everloop.tracking.search``.
-        order_by: ``"name DESC"`` and the like.
+        orders: What to sort by.
         limit: Length of the page.
         page_token: Of the page before, or empty.
         and_only: Refuse OR, NOT and parentheses.
         view: What else tells this search from others.
         key: Identity of a record, the last to sort by.
+        sort_value: Gives what to sort a record by, if that is not what is compared.
     """
     tree = parse(filter_, grammar, and_only=and_only)
-    orders = parse_order(order_by, grammar)
-    orders += [order for order in newest if order.key not in {o.key for o in orders}]
+    search = search_digest(filter_, orders, view)
+    orders = [*orders, *(o for o in newest if o.key not in {order.key for order in orders})]
 
     def fits(item: _T) -> bool:
         return matches(tree, lambda entity, key: values(item, entity, key))
@@ -367,11 +419,7 @@ def page_of(
     ids = {id(item): key(item) for item in kept}
     kept.sort(key=lambda item: ids[id(item)])
     for order in reversed(orders):
-        keyed = [(values(item, order.entity, order.key), item) for item in kept]
-        there = [(found_[0], item) for found_, item in keyed if found_]
-        there.sort(key=lambda pair: pair[0], reverse=order.descending)
-        kept = [item for _, item in there] + [item for found_, item in keyed if not found_]
-    search = search_digest(filter_, order_by, view)
+        _sort(kept, order, sort_value or (lambda item, by: values(item, by.entity, by.key)))
     start = 0
     if page_token:
         (last,) = decode_token(page_token, search, [str])
@@ -384,3 +432,13 @@ def page_of(
     page = kept[start : start + limit]
     more = start + limit < len(kept)
     return page, encode_token(search, [ids[id(page[-1])]]) if more else ""
+
+
+def _sort(items: list[_T], order: Order, value: Callable[[_T, Order], list[Any]]) -> None:
+    """Sort in place, stably; what has no value comes last in both directions, NaN before it."""
+    keyed = [(value(item, order), item) for item in items]
+    there = [(found[0], item) for found, item in keyed if found and found[0] == found[0]]
+    there.sort(key=lambda pair: pair[0], reverse=order.descending)
+    nans = [item for found, item in keyed if found and found[0] != found[0]]
+    missing = [item for found, item in keyed if not found]
+    items[:] = [item for _, item in there] + nans + missing

@@ -29,6 +29,9 @@ from sqlalchemy import (
 
 from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
+    experiments as experiments_table,
+)
+from everloop.catalog.tables import (
     metric_keys,
     metric_latest,
     run_inputs,
@@ -39,6 +42,7 @@ from everloop.catalog.tables import (
 from everloop.core.run import RunPage
 from everloop.tracking.compare import Condition, after, compare, compare_time
 from everloop.tracking.pages import decode_token, encode_token, search_digest
+from everloop.tracking.places import OURS
 from everloop.tracking.search import All, Any_, Clause, Grammar, Not, Order, parse, parse_order
 from everloop.tracking.store import read_runs
 
@@ -73,6 +77,7 @@ RUNS = Grammar(
         "Run name": "run_name",
         "Run Name": "run_name",
     },
+    keys={"dataset": ("name", "digest", "context")},
 )
 
 _DATASET = {
@@ -92,8 +97,11 @@ def _attribute(key: str) -> Any:
         # Clients know SCHEDULED and upper case; ours are queued and lower case.
         return case((runs.c.state == "queued", "SCHEDULED"), else_=func.upper(runs.c.state))
     if key == "artifact_uri":
-        experiment = cast(runs.c.experiment_pk, Text)
-        return literal("mlflow-artifacts:/") + experiment + "/" + runs.c.id + "/artifacts"
+        ours = literal(OURS) + cast(experiments_table.c.pk, Text)
+        location = select(
+            case((experiments_table.c.location == "", ours), else_=experiments_table.c.location)
+        ).where(experiments_table.c.pk == runs.c.experiment_pk)
+        return location.scalar_subquery() + "/" + runs.c.id + "/artifacts"
     columns = {
         "run_id": runs.c.id,
         "run_name": runs.c.name,

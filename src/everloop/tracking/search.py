@@ -45,6 +45,7 @@ _SET_OPS = frozenset({"IN", "NOT IN"})
 _NULL_OPS = frozenset({"IS NULL", "IS NOT NULL"})
 _INT64 = 1 << 63
 _DEEPEST = 50
+_SHOWN = 1000
 
 
 class Clause(NamedTuple):
@@ -75,11 +76,13 @@ class Not(NamedTuple):
 
 
 class Order(NamedTuple):
-    """One key to sort by."""
+    """One key to sort by; `dataset` and `digest` narrow the metric of a logged model."""
 
     entity: str
     key: str
     descending: bool
+    dataset: str = ""
+    digest: str = ""
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -89,11 +92,13 @@ class Grammar(msgspec.Struct, frozen=True):
         attributes: Name -> whether it is text or a number.
         entities: Spelling -> entity, for all but attributes.
         aliases: Other spellings of attributes.
+        keys: Of entities that know only certain keys; these are not sorted by.
     """
 
     attributes: dict[str, Kind]
     entities: dict[str, str]
     aliases: dict[str, str] = {}
+    keys: dict[str, tuple[str, ...]] = {}
 
 
 _TOKEN = re.compile(
@@ -128,11 +133,12 @@ def _tokens(text: str) -> list[_Token]:
     return [*found, _Token("end", "", len(text))]
 
 
-def _wrong(text: str, token: _Token, wanted: str) -> NoReturn:
-    got = repr(token.text) if token.text else "the end"
+def _wrong(text: str, token: _Token, wanted: str, what: str = "filter") -> NoReturn:
+    got = repr(token.text[:_SHOWN]) if token.text else "the end"
+    said = "clause(s) in filter string" if what == "filter" else "order_by clause"
     raise InvalidInput(
-        f"Invalid clause(s) in filter string: {text!r}",
-        [("filter", f"at {token.at}: wanted {wanted}, got {got}")],
+        f"Invalid {said}: {text[:_SHOWN]!r}",
+        [(what, f"at {token.at}: wanted {wanted}, got {got}")],
         hint="write it as: metrics.auc > 0.8 AND params.lr = '0.1'",
     )
 
@@ -140,8 +146,9 @@ def _wrong(text: str, token: _Token, wanted: str) -> NoReturn:
 class _Parser:
     """A Pratt parser: OR binds 10, AND 20, NOT 30."""
 
-    def __init__(self, text: str, grammar: Grammar, and_only: bool) -> None:
+    def __init__(self, text: str, grammar: Grammar, and_only: bool, what: str = "filter") -> None:
         self.text = text
+        self._what = what
         self.tokens = _tokens(text)
         self.at = 0
         self._grammar = grammar
@@ -158,7 +165,7 @@ class _Parser:
         return token
 
     def wrong(self, token: _Token, wanted: str) -> NoReturn:
-        _wrong(self.text, token, wanted)
+        _wrong(self.text, token, wanted, self._what)
 
     def expression(self, power: int) -> Any:
         self._depth += 1
@@ -217,6 +224,9 @@ class _Parser:
             key = self._grammar.aliases.get(key, key)
             if key not in self._grammar.attributes:
                 self.wrong(first, f"one of {', '.join(sorted(self._grammar.attributes))}")
+        known = self._grammar.keys.get(entity, (key,))
+        if key not in known:
+            self.wrong(first, f"{entity} with one of {', '.join(known)}")
         return entity, key, first
 
     def _clause(self) -> Clause:
@@ -326,8 +336,10 @@ def parse_order(items: Sequence[str], grammar: Grammar) -> list[Order]:
     """
     found: list[Order] = []
     for item in items:
-        parser = _Parser(item, grammar, and_only=True)
+        parser = _Parser(item, grammar, and_only=True, what="order_by")
         entity, key, named = parser.name()
+        if entity in grammar.keys:
+            parser.wrong(named, f"no {entity}: runs have several")
         token = parser.take()
         if token.text not in ("ASC", "DESC", "") or parser.next.kind != "end":
             parser.wrong(token, "ASC, DESC or the end")

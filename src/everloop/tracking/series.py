@@ -116,12 +116,11 @@ def sample_points(
 
 
 def _sampled(series: _Series, count: int, first: int, last: int, bounds: str) -> list[int]:
-    spread = max(count - 1, 1)
     span = last - first
     if span < count:
         return series.steps(bounds)
-    wanted = sorted({first + round(index * span / spread) for index in range(count)} - {last})
-    steps = sorted({*series.steps_from(wanted, bounds), *([last] if count > 1 else [])})
+    wanted = [first + round(index * span / (count - 1)) for index in range(count - 1)]
+    steps = sorted({*series.steps_from(wanted, bounds), last})
     if 2 * len(steps) >= count:
         return steps
     # The steps lie in clusters, or are few: spread the sample over those that there are.
@@ -129,4 +128,5 @@ def _sampled(series: _Series, count: int, first: int, last: int, bounds: str) ->
     if len(steps) <= count:
         return steps
     end = len(steps) - 1
-    return sorted({steps[round(index * end / spread)] for index in range(count)})
+    places = [round(index * end / (count - 1)) for index in range(count - 1)]
+    return [steps[place] for place in (*places, end)]

@@ -12,6 +12,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
+    run_model_inputs,
     run_outputs,
     run_tags,
     runs,
@@ -26,9 +27,11 @@ from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experime
 from everloop.tracking.groups import PointGroups
 from everloop.tracking.intake import IntakeMethods
 from everloop.tracking.limits import (
-    MAX_NAME,
+    MAX_TAG,
+    check_inputs,
     check_log,
     check_page,
+    refuse,
     text_faults,
 )
 from everloop.tracking.owned import OwnedRunMethods
@@ -39,6 +42,7 @@ from everloop.tracking.store import (
     active_run,
     add_inputs,
     insert_run,
+    not_active,
     open_experiment,
     put_params,
     put_tags,
@@ -48,6 +52,7 @@ from everloop.tracking.store import (
 
 __all__ = ["TrackingService"]
 
+_BAD_NAME = "Invalid value for parameter 'run_name' supplied"
 _ENDED: dict[str, str] = {
     "finished": "run.Finished",
     "failed": "run.Failed",
@@ -111,10 +116,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             NotFound: If an id names no experiment.
             StateError: If the experiment is deleted.
         """
-        check_log([], params or {}, tags or {}, of_client=True)
-        faults = list(text_faults("run_name", name, longest=MAX_NAME))
-        if faults:
-            raise InvalidInput("Invalid value for parameter 'run_name' supplied", faults)
+        check_log([], params or {}, tags or {}, of_client=False)
+        refuse(_BAD_NAME, text_faults("run_name", name, longest=MAX_TAG))
         id_ = id or uuid.uuid4().hex
         with self._catalog.write() as tx:
             pk = self._open(tx, experiment)
@@ -146,7 +149,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             return open_experiment(tx, experiment)
         found = experiment_row(tx, experiment)
         if found.lifecycle != "active":
-            raise StateError(f"The experiment {experiment} must be in the 'active' state")
+            raise not_active("experiment", found.id)
         return int(found.id)
 
     @action("run:read", on="id")
@@ -220,6 +223,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             StateError: If it is deleted, or belongs to the engine and `state` is given.
         """
         check_log([], {}, tags or {}, of_client=True)
+        refuse(_BAD_NAME, text_faults("run_name", name, longest=MAX_TAG))
         with self._catalog.write() as tx:
             row = active_run(tx, id)
             if state is not None and row.pipeline and state != row.state:
@@ -316,9 +320,22 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
 
     @action("run:write", on="id")
     def log_inputs(self, id: str, inputs: list[RunInput]) -> None:
-        """Note dataset versions that a run read; saying it twice changes nothing."""
+        """Note dataset versions that a run read; saying it twice changes nothing.
+
+        Raises:
+            InvalidInput: If a text is too long.
+        """
+        check_inputs(inputs)
         with self._catalog.write(ordered=False) as tx:
             add_inputs(tx, active_run(tx, id).pk, inputs)
+
+    @action("run:write", on="id")
+    def log_model_inputs(self, id: str, model_ids: list[str]) -> None:
+        """Note logged models that a run read; saying it twice changes nothing."""
+        with self._catalog.write(ordered=False) as tx:
+            pk = active_run(tx, id).pk
+            rows = [{"run_pk": pk, "model_id": model_id} for model_id in model_ids]
+            tx.upsert(run_model_inputs, rows, ["run_pk", "model_id"])
 
     @action("run:write", on="id")
     def log_outputs(self, id: str, outputs: list[RunOutput]) -> None:

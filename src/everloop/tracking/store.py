@@ -17,6 +17,7 @@ from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
     experiments,
     run_inputs,
+    run_model_inputs,
     run_params,
     run_tags,
     runs,
@@ -24,7 +25,7 @@ from everloop.catalog.tables import (
 from everloop.core.context import current_actor
 from everloop.core.run import Experiment, Run, RunInput, RunOutput
 from everloop.errors import InvalidInput, NotFound, StateError
-from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, text_faults
+from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, refuse, text_faults
 
 __all__ = [
     "active_run",
@@ -32,6 +33,7 @@ __all__ = [
     "chunks",
     "experiment_of",
     "insert_run",
+    "not_active",
     "open_experiment",
     "put_params",
     "put_tags",
@@ -79,9 +81,10 @@ def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = No
     Raises:
         StateError: If it is deleted.
     """
-    faults = list(text_faults("name", name, longest=MAX_NAME, empty=False))
-    if faults:
-        raise InvalidInput("Invalid value for parameter 'name' supplied", faults)
+    refuse(
+        "Invalid value for parameter 'name' supplied",
+        text_faults("name", name, longest=MAX_NAME, empty=False),
+    )
     wanted = select(experiments.c.pk, experiments.c.lifecycle).where(experiments.c.name == name)
     row = tx.first(wanted)
     if row is None:
@@ -158,8 +161,16 @@ def active_run(tx: Transaction, id_: str) -> Row[Any]:
     """
     row = run_row(tx, id_)
     if row.lifecycle != "active":
-        raise StateError(f"The run {id_} must be in the 'active' state", hint="restore it first")
+        raise not_active("run", id_)
     return row
+
+
+def not_active(kind: str, id_: str) -> StateError:
+    """The error for writing to what is deleted."""
+    return StateError(
+        f"The {kind} {id_} must be in the 'active' state. Current state is deleted.",
+        hint="restore it first",
+    )
 
 
 def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]) -> None:
@@ -202,7 +213,20 @@ def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
 
 
 def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None:
-    """Note what a run read; saying it twice changes nothing."""
+    """Note what a run read; saying it twice changes nothing.
+
+    A dataset that is not ours is noted once, as whatever it was first said to be.
+    """
+    table = run_inputs.c
+    query = select(table.dataset, table.digest).where(table.run_pk == run_pk, table.version == 0)
+    known = {(row.dataset, row.digest) for row in tx.all(query)}
+    fresh: list[RunInput] = []
+    for item in inputs:
+        name = (item.dataset, item.digest)
+        if item.version or name not in known:
+            fresh.append(item)
+        if not item.version:
+            known.add(name)
     rows = [
         {
             "run_pk": run_pk,
@@ -212,7 +236,7 @@ def add_inputs(tx: Transaction, run_pk: int, inputs: Iterable[RunInput]) -> None
             "digest": item.digest,
             "source": item.source,
         }
-        for item in inputs
+        for item in fresh
     ]
     tx.insert_missing(run_inputs, rows)
 
@@ -232,6 +256,7 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     tags: dict[int, dict[str, str]] = defaultdict(dict)
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     inputs: dict[int, list[RunInput]] = defaultdict(list)
+    model_inputs: dict[int, list[str]] = defaultdict(list)
     outputs: dict[int, list[RunOutput]] = defaultdict(list)
     cursor = tx.connection.connection.cursor()
     for part in chunks([int(row.pk) for row in rows]):
@@ -246,6 +271,10 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
             values = row._asdict()
             pk = values.pop("run_pk")
             inputs[pk].append(RunInput(**values | {"source": values["source"] or {}}))
+        read_models = run_model_inputs.c
+        query = select(run_model_inputs).where(read_models.run_pk.in_(part))
+        for row in tx.all(query.order_by(read_models.model_id)):
+            model_inputs[row.run_pk].append(row.model_id)
     return [
         _run(
             row,
@@ -253,6 +282,7 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
             tags=tags[row.pk],
             metrics=metrics[row.pk],
             inputs=tuple(inputs[row.pk]),
+            model_inputs=tuple(model_inputs[row.pk]),
             outputs=tuple(outputs[row.pk]),
         )
         for row in rows
