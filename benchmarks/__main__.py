@@ -21,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--area", help="run this area only")
     parser.add_argument("--quick", action="store_true", help="a tenth of the repeats, for a look")
+    parser.add_argument("--no-peers", action="store_true", help="install and measure no peers")
+    parser.add_argument("--postgres", default="", help="URL of a database, to measure on it too")
     options = parser.parse_args(argv)
+    context = Context(options.quick, not options.no_peers, options.postgres)
     areas = area_names()
     if options.area is not None:
         if options.area not in areas:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for function in load_area(area):
             print(f"{area}: {function.__name__} ...", file=sys.stderr, flush=True)
             try:
-                rows += run(function, Context(quick=options.quick))
+                rows += run(function, context)
             except Exception:  # noqa: BLE001 - one broken benchmark must not cost the others
                 traceback.print_exc()
                 failed.append(f"{area}.{function.__name__}")

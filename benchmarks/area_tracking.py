@@ -1,8 +1,7 @@
-"""Logging metrics against the same points written by hand, with the same durability."""
+"""Tracking, against the same work by hand and against MLflow (SQLite, its defaults)."""
 
 from __future__ import annotations
 
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -10,52 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import tracking_files, tracking_served, tracking_start, tracking_store
 from benchmarks.harness import Context, Row, bench, time_calls
-from everloop.core.run import Metric
+from benchmarks.tracking_store import Limit
 from everloop.experiments.run import ActiveRun, run
 from everloop.workspace import Workspace
 
-POINT = "INSERT INTO point VALUES (?, ?, ?, ?, ?, ?)"
-LATEST = (
-    "INSERT INTO latest VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run, key) DO UPDATE "
-    "SET step = excluded.step, at = excluded.at, value = excluded.value"
-)
 BY_HAND = "executemany and an upsert in one SQLite transaction (WAL, synchronous FULL)"
 KEY = "loss"
-
-
-class Limit:
-    """Points and the latest of each key in one transaction, by hand (WAL, synchronous FULL)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.connection = sqlite3.connect(folder / "limit.sqlite", isolation_level=None)
-        for statement in (
-            "PRAGMA journal_mode=WAL",
-            "PRAGMA synchronous=FULL",
-            "CREATE TABLE point (run INTEGER, key INTEGER, step INTEGER, at INTEGER, value REAL, "
-            "is_nan INTEGER, PRIMARY KEY (run, key, step, at, value, is_nan)) WITHOUT ROWID",
-            "CREATE TABLE latest (run INTEGER, key INTEGER, step INTEGER, at INTEGER, value REAL, "
-            "is_nan INTEGER, PRIMARY KEY (run, key)) WITHOUT ROWID",
-        ):
-            self.connection.execute(statement)
-
-    def log(self, rows: list[tuple[int, int, int, int, float, bool]]) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-        self.connection.executemany(POINT, rows)
-        self.connection.execute(LATEST, rows[-1])
-        self.connection.execute("COMMIT")
-
-    def history(self) -> list[tuple[int, float]]:
-        return self.connection.execute(
-            "SELECT step, value FROM point WHERE run = 1 AND key = 1 ORDER BY step"
-        ).fetchall()
 
 
 class Both:
     """The same points through a run and by hand."""
 
-    def __init__(self, workspace: Workspace, active: ActiveRun, limit: Limit) -> None:
-        self.tracking = workspace.tracking
+    def __init__(self, active: ActiveRun, limit: Limit) -> None:
         self.active = active
         self.limit = limit
         self._next = {"everloop": 0, "limit": 0}
@@ -67,11 +34,6 @@ class Both:
 
     def by_hand(self, size: int) -> None:
         self.limit.log([(1, 1, s, s, s / 7, False) for s in self.steps("limit", size)])
-
-    def batch(self, size: int) -> None:
-        found = self.steps("everloop", size)
-        points = [Metric(key=KEY, value=s / 7, step=s, at_ms=s) for s in found]
-        self.tracking.log(self.active.id, points)
 
     def sync(self) -> None:
         for step in self.steps("everloop", 1):
@@ -85,7 +47,8 @@ class Both:
 
     def is_equal(self) -> bool:
         history = self.active.history(KEY)
-        return [(point.step, point.value) for point in history] == self.limit.history()
+        wanted = [(step, value) for step, _, value, _ in self.limit.history()]
+        return [(point.step, point.value) for point in history] == wanted
 
 
 @contextmanager
@@ -93,7 +56,7 @@ def both() -> Iterator[Both]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Workspace(str(folder / "ws")) as workspace, run(workspace=workspace) as active:
-            yield Both(workspace, active, Limit(folder))
+            yield Both(active, Limit(str(folder / "limit.sqlite")))
 
 
 def _row(
@@ -113,20 +76,6 @@ def _row(
         answers_equal=equal,
         repeats=repeats,
     )
-
-
-@bench
-def log_batches(context: Context) -> list[Row]:
-    sizes = {1: context.repeats(300), 1000: context.repeats(50)}
-    return [
-        _row(
-            f"log {size} metric points, durable",
-            repeats,
-            lambda sides, size=size: sides.batch(size),
-            lambda sides, size=size: sides.by_hand(size),
-        )
-        for size, repeats in sizes.items()
-    ]
 
 
 @bench
@@ -183,3 +132,33 @@ def log_call(context: Context) -> Row:
         answers_equal=history == held,
         repeats=repeats,
     )
+
+
+@bench
+def log_metrics(context: Context) -> Iterator[Row]:
+    yield from tracking_store.log_rows(context)
+
+
+@bench
+def search(context: Context) -> Iterator[Row]:
+    yield from tracking_store.search_rows(context)
+
+
+@bench
+def series(context: Context) -> Iterator[Row]:
+    yield from tracking_store.series_rows(context)
+
+
+@bench
+def served(context: Context) -> Iterator[Row]:
+    yield from tracking_served.rows(context)
+
+
+@bench
+def files(context: Context) -> Iterator[Row]:
+    yield from tracking_files.rows(context)
+
+
+@bench
+def start(context: Context) -> Iterator[Row]:
+    yield from tracking_start.rows(context)

@@ -108,9 +108,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Context:
-    """How thoroughly to measure."""
+    """How thoroughly to measure, and with whom.
+
+    Attributes:
+        quick: Small sizes and few repeats.
+        peers: Measure the peers too; installs them.
+        postgres: URL of a database; areas that can measure on it too.
+    """
 
     quick: bool = False
+    peers: bool = True
+    postgres: str = ""
+
+    def size(self, full: int, quick: int) -> int:
+        """Return how large a thing to measure."""
+        return quick if self.quick else full
+
+    def peer_env(self, name: str, requirements: Sequence[str]) -> PeerEnv:
+        """Return a peer's environment; without peers, one that is not there and says so."""
+        if not self.peers:
+            return PeerEnv(name, Path(), "not asked for (--no-peers)")
+        return peer_env(name, requirements)
 
     def repeats(self, full: int) -> int:
         """Return `full`, or a tenth of it (at least 3) in a quick run."""

@@ -81,7 +81,7 @@ def ask(
         app: Any ASGI application.
         method: Of the request.
         target: Path with query, percent-encoded.
-        body: Bytes, a list of bytes (sent in parts), or an object (sent as JSON).
+        body: Bytes (with their length), a list of bytes (sent in parts), or an object (as JSON).
         headers: In addition to ``Host``.
         host: The ``Host`` header; empty leaves it out.
     """
@@ -93,6 +93,8 @@ def ask(
     if host:
         pairs.insert(0, ("Host", host))
     parts = body if isinstance(body, list) else [body]
+    if isinstance(body, bytes) and body:  # as real clients do; what is sent in parts is chunked
+        pairs.append(("Content-Length", str(len(body))))
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -22,13 +21,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, metrics, mlflow, native, openlineage, otlp, stream
+from everloop.api import errors, mlflow, native, openlineage, otlp, stream
 from everloop.api.guard import Guard
+from everloop.api.mlflow_hot import HotCalls
 from everloop.errors import EverloopError
 from everloop.ui import pages
 from everloop.workspace import Workspace
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from everloop.api.serving import ServerInference
 
 __all__ = ["make_app"]
@@ -55,7 +57,7 @@ class _Doors:
 class _Serving:
     """The serving door, opened when the first request for it comes."""
 
-    def __init__(self, workspace: Workspace, registry: CollectorRegistry) -> None:
+    def __init__(self, workspace: Workspace, registry: Callable[[], CollectorRegistry]) -> None:
         self._workspace = workspace
         self._registry = registry
         self._opening = threading.Lock()
@@ -78,7 +80,7 @@ class _Serving:
 
         with self._opening:
             if self._opened is None:
-                self._opened = ServerInference(self._workspace, self._registry)
+                self._opened = ServerInference(self._workspace, self._registry())
             return self._opened
 
 
@@ -115,17 +117,31 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         workspace: Embedded; closed when the application shuts down.
         host: The address that the server is bound to; other names in ``Host`` are refused.
     """
-    registry = CollectorRegistry()
-    registry.register(metrics.StateCollector(workspace))
+    made: list[CollectorRegistry] = []
+    making = threading.Lock()
+
+    def registry() -> CollectorRegistry:
+        # Loaded when somebody asks for metrics or is served.
+        from prometheus_client import CollectorRegistry
+
+        from everloop.api.metrics import StateCollector
+
+        with making:
+            if not made:
+                made.append(CollectorRegistry())
+                made[0].register(StateCollector(workspace))
+        return made[0]
+
     serving = _Serving(workspace, registry)
 
     async def health(request: Request) -> Response:
         return PlainTextResponse("OK")
 
     async def prometheus(request: Request) -> Response:
-        return Response(
-            await run_in_threadpool(metrics.render, registry), media_type=metrics.CONTENT_TYPE
-        )
+        from everloop.api import metrics
+
+        text = await run_in_threadpool(lambda: metrics.render(registry()))
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -134,6 +150,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
             yield
         reaping.cancel()
         try:
+            await run_in_threadpool(hot.close)
             await run_in_threadpool(serving.close)
         finally:
             workspace.close()
@@ -156,4 +173,5 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         },
         lifespan=lifespan,
     )
-    return Guard(_Doors(serving, framework), host=host)
+    hot = HotCalls(workspace, framework)
+    return Guard(_Doors(serving, hot), host=host)

@@ -13,6 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import harness
 from benchmarks.harness import Context, Missing, Row
 from benchmarks.report import json_lines, table
+from benchmarks.tracking_store import log_rows
 
 KEYS = {
     "area",
@@ -107,6 +108,17 @@ def test_best_peer_is_the_highest_where_high_is_good() -> None:
 def test_without_a_peer_there_is_no_ratio() -> None:
     row = Row("serving", "w", "s", 1.0, 1.0, "raw", True, 3)
     assert row.to_json()["ratio_to_best_peer"] is None
+
+
+def test_quick_row_of_tracking_compares_its_answers() -> None:
+    context = Context(quick=True, peers=False)
+    log_one = next(iter(log_rows(context)))
+    assert log_one.answers_equal
+    assert log_one.everloop > 0
+    assert log_one.limit > 0
+    (peer,) = log_one.peers.values()
+    assert isinstance(peer, Missing)
+    assert "--no-peers" in peer.reason
 
 
 def test_areas_are_found_and_run_in_order(areas: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,8 +83,8 @@ def add_version(tx: Transaction, version: DatasetVersion, owner: str) -> None:
 
 def add_objects(tx: Transaction, sizes: Iterable[tuple[str, int]]) -> None:
     """Record objects (digest, bytes) that the store holds; known ones stay as they are."""
-    for digest, size in sizes:
-        tx.insert_new(objects, {"digest": digest, "size": size, "created_at": tx.now})
+    rows = [{"digest": digest, "size": size, "created_at": tx.now} for digest, size in sizes]
+    tx.insert_missing(objects, rows)
 
 
 def add_change(tx: Transaction, change: RowChangeSummary) -> None:

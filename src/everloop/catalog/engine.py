@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Transaction:
         return self.execute(insert.returning(key)).first() is not None
 
     def insert_missing(self, table: Any, rows: list[dict[str, Any]]) -> None:
-        """Insert those of many rows whose key is not taken."""
+        """Insert those of `rows` whose key is not taken, in one statement."""
         if rows:
             self.execute(_insert(self.dialect, table).on_conflict_do_nothing(), rows)
 
@@ -134,6 +134,7 @@ class Catalog:
         self.actor = actor
         self._sqlite = self.url.get_backend_name() == "sqlite"
         self._closed = threading.Event()
+        self._writing = threading.Lock()
         self._reader = self._make_engine(immediate=False)
         self._writer = self._make_engine(immediate=True) if self._sqlite else self._reader
         driver = self._reader.dialect.dbapi
@@ -167,7 +168,12 @@ class Catalog:
             ordered: Wait for other ordered writers. Only leave it off for transactions that append
                 no event and touch rows of one run alone (metric points).
         """
-        with self._using(self._writer), self._writer.connect() as connection, connection.begin():
+        with (
+            self._using(self._writer),
+            self._turn(),
+            self._writer.connect() as connection,
+            connection.begin(),
+        ):
             if ordered:
                 self._write_begin(connection)
             yield Transaction(connection, self.clock, self.actor)
@@ -179,7 +185,8 @@ class Catalog:
         With `write` it is one transaction, as :meth:`write`; without, single reads.
         """
         engine = self._writer if write else self._reader
-        with self._using(engine), closing(engine.raw_connection()) as connection:
+        turn = self._turn() if write else nullcontext()
+        with self._using(engine), turn, closing(engine.raw_connection()) as connection:
             cursor = connection.cursor()
             if write and self._sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
@@ -258,6 +265,25 @@ class Catalog:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"))
 
     @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Around each write on SQLite, which has one writer at a time.
+
+        Left to SQLite, a thread that finds another writing sleeps, for up to a tenth of a second,
+        and may find a third one writing then. Here it goes on as soon as it can. Who waited for as
+        long as for another process goes on too, and SQLite says that the catalog is busy.
+        """
+        if not self._sqlite:
+            yield
+            return
+        writing = self._writing
+        is_ours = writing.acquire(timeout=_BUSY_MS / 1000)
+        try:
+            yield
+        finally:
+            if is_ours:
+                writing.release()
+
+    @contextmanager
     def _using(self, engine: Engine) -> Iterator[None]:
         """Around each use: tells faults in our words; leaves nothing open in a closed catalog."""
         try:
@@ -328,6 +354,8 @@ def _drop_connections_in_child() -> None:
     for catalog in list(_engines_over_fork):
         catalog._reader.dispose(close=False)
         catalog._writer.dispose(close=False)
+        # Whoever held it is in the parent.
+        catalog._writing = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -51,4 +51,7 @@ class Json(TypeDecorator[Any]):
         return msgspec.json.encode(_finite(msgspec.to_builtins(value))).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else msgspec.json.decode(value)
+        if value is None:
+            return None
+        # Most are empty, and a search reads hundreds of them.
+        return {} if value == "{}" else msgspec.json.decode(value)

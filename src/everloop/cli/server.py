@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 
 from everloop import settings
-from everloop.cli import processes
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import say
 from everloop.errors import InvalidInput, NotFound
@@ -69,6 +68,8 @@ def up(
 
     The loops declared in each LOOP_FILE are taken over (./loop.py if none is given and it exists).
     """
+    from everloop.cli import processes
+
     address, number = _address(host, port)
     where = processes.absolute(location or settings.load().location)
     files = loops or (("loop.py",) if Path("loop.py").exists() else ())

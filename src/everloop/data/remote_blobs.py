@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from blake3 import blake3
@@ -23,6 +23,9 @@ class RemoteBlobs:
         if not isinstance(data, bytes | bytearray | memoryview):
             data = data.read() if hasattr(data, "read") else b"".join(data)
         return self._objects.put(bytes(data)), len(data)
+
+    def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
+        return [self.put(item) for item in data]
 
     def get(self, digest: str) -> bytes:
         data = self._objects.get(digest)

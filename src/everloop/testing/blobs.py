@@ -58,6 +58,15 @@ class BlobStoreContract:
             assert (digest, size) == (_digest(data), len(data))
             assert store.get(digest) == data
 
+    def test_many_are_put_as_one_by_one(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        there, _ = store.put(b"there")
+        data = [b"there", b"", b"twice", b"x" * 100_000, b"twice"]
+        assert store.put_many(data) == [(_digest(item), len(item)) for item in data]
+        assert [store.get(_digest(item)) for item in data] == data
+        assert sorted(store.digests()) == sorted({there, *map(_digest, data)})
+        assert store.put_many([]) == []
+
     def test_bytes_pieces_and_files_give_one_digest(self, tmp_path: Path) -> None:
         store = self.make(tmp_path)
         data = bytes(range(256)) * 9000

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, true
+from sqlalchemy import BigInteger, ColumnElement, and_, func, or_, true, type_coerce
 
 __all__ = ["Condition", "after", "compare", "compare_time"]
 
@@ -18,7 +18,7 @@ def compare_time(column: Any, op: str, millis: float) -> Condition:
     """Compare a column of microseconds, cut to milliseconds, without computing on the column."""
     from_ = _micros(math.ceil(millis))  # the first instant that is >= millis
     above = _micros(math.floor(millis) + 1)  # the first that is > millis
-    column = cast(column, BigInteger)
+    column = type_coerce(column, BigInteger)
     conditions: dict[str, Condition] = {
         ">": column >= above,
         ">=": column >= from_,

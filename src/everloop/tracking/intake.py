@@ -40,7 +40,7 @@ from everloop.tracking.limits import (
 )
 from everloop.tracking.models import insert_points
 from everloop.tracking.points import MetricWriter
-from everloop.tracking.store import chunks, experiment_of, insert_ignoring
+from everloop.tracking.store import chunks, experiment_of
 
 __all__ = ["IntakeMethods", "advance_counter"]
 
@@ -344,7 +344,7 @@ def _put_details(
     heads = {pks[record.run.id]: record.run for record in records}
     params = _pairs({pk: run.params for pk, run in heads.items()})
     if params:
-        insert_ignoring(tx, run_params, params)
+        tx.insert_missing(run_params, params)
         refused += _changed(tx, heads)
     tx.upsert(run_tags, _pairs({pk: run.tags for pk, run in heads.items()}), ["run_pk", "key"])
     inputs = [
@@ -353,7 +353,7 @@ def _put_details(
         for item in run.inputs
     ]
     if inputs:
-        insert_ignoring(tx, run_inputs, inputs)
+        tx.insert_missing(run_inputs, inputs)
     outputs = [
         {"run_pk": pk, "model_id": item.model_id, "step": item.step}
         for pk, run in heads.items()
@@ -387,8 +387,7 @@ def _put_artifacts(tx: Transaction, files: Sequence[Artifact]) -> None:
     if not files:
         return
     stored = {file.digest: file.size for file in files}
-    insert_ignoring(
-        tx,
+    tx.insert_missing(
         objects,
         [{"digest": d, "size": size, "created_at": tx.now} for d, size in stored.items()],
     )

@@ -13,6 +13,7 @@ from everloop.core.run import Metric, PointPage, Run
 from everloop.errors import InvalidInput
 from everloop.tracking import models as logged
 from everloop.tracking.follow import page_after
+from everloop.tracking.groups import PointGroups
 from everloop.tracking.leases import (
     EndState,
     annotate,
@@ -39,6 +40,7 @@ class OwnedRunMethods:
 
     _catalog: Catalog
     _metrics: MetricWriter
+    _groups: PointGroups
 
     @action("run:write", on="id")
     def resume_run(self, id: str, *, owner: str, lease_s: float = 60) -> Run:
@@ -142,18 +144,10 @@ class OwnedRunMethods:
         self._metrics.remember(keys)
 
     def _log_known(self, id_: str, points: list[Metric], fence: int = 0) -> bool:
-        """The hot path: points under known names alone, on the driver's cursor."""
-        keys = self._metrics.known(points)
-        if keys is None or {point.model_id for point in points} - {""}:
+        """The hot path: points under known names alone, in one commit with other threads'."""
+        if not self._metrics.knows(points) or {point.model_id for point in points} - {""}:
             return False
-        with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
-            mark = "?" if dialect == "sqlite" else "%s"
-            cursor.execute(f"SELECT pk, lifecycle, fence FROM runs WHERE id = {mark}", (id_,))
-            row = cursor.fetchone()
-            if row is None or row[1] != "active" or (fence and row[2] != fence):
-                return False  # the other path says what is wrong
-            self._metrics.write(cursor, dialect, row[0], points, keys)
-        return True
+        return self._groups.log(id_, points, fence)  # if not, the other path says what is wrong
 
     def _write_points(self, tx: Transaction, row: Row[Any], points: list[Metric]) -> dict[str, int]:
         keys = self._metrics.make_keys(tx, points)

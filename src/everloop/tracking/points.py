@@ -1,4 +1,4 @@
-"""Metric points: written in bulk with the latest of each key beside them; sampled for charts."""
+"""Metric points: written in bulk with the latest of each key beside them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from everloop.catalog.engine import Transaction
-from everloop.catalog.tables import metric_keys, metric_latest, metric_points, runs
+from everloop.catalog.tables import metric_keys, metric_latest, runs
 from everloop.core.run import Metric
 from everloop.tracking.store import chunks
 
-__all__ = ["MetricWriter", "latest_points", "point_of", "sample_points"]
+__all__ = ["MetricWriter", "latest_points", "point_of"]
 
 # The one place with statements of its own for each dialect: points are the hottest write.
 _POINTS_SQLITE = (
@@ -58,10 +58,19 @@ class MetricWriter:
         missing = sorted(name for name in names if name not in self._keys)
         return {**self._keys, **_make_keys(tx, missing)} if missing else self._keys
 
-    def known(self, points: Sequence[Metric]) -> dict[str, int] | None:
-        """The keys of the names in `points`; None if one of them has none yet."""
+    def knows(self, points: Sequence[Metric]) -> bool:
+        """Whether all names in `points` have a key that is known here."""
         keys = self._keys
-        return keys if {point.key for point in points} <= keys.keys() else None
+        return {point.key for point in points} <= keys.keys()
+
+    def write_known(
+        self, cursor: Any, dialect: str, logged: Sequence[tuple[int, Sequence[Metric]]]
+    ) -> None:
+        """Write points of several runs, given by their keys, under names that are known."""
+        rows: list[_Row] = []
+        for run_pk, points in logged:
+            rows += _rows(run_pk, points, self._keys)
+        _write(cursor, dialect, rows)
 
     @staticmethod
     def write(
@@ -71,33 +80,33 @@ class MetricWriter:
 
         The latest is the greatest by (step, time, value); NaN counts as 0 there.
         """
-        if not points:
-            return
-        rows: list[_Row] = []
-        latest: dict[int, _Row] = {}
-        for point in points:
-            value = float(point.value)  # whole numbers are welcome
-            is_nan = value != value
-            row = (
-                run_pk,
-                keys[point.key],
-                point.step,
-                point.at_ms,
-                0.0 if is_nan else value,
-                is_nan,
-            )
-            rows.append(row)
-            before = latest.get(row[1])
-            if before is None or row[2:5] > before[2:5]:
-                latest[row[1]] = row
-        # In the order of keys, so that two writers never wait for each other in a circle.
-        newest = [latest[key] for key in sorted(latest)]
-        if dialect == "sqlite":
-            cursor.executemany(_POINTS_SQLITE, rows)
-            cursor.executemany(_LATEST_SQLITE, newest)
-        else:
-            cursor.execute(_POINTS_POSTGRES, _columns(rows))
-            cursor.execute(_LATEST_POSTGRES, _columns(newest))
+        _write(cursor, dialect, _rows(run_pk, points, keys))
+
+
+def _rows(run_pk: int, points: Sequence[Metric], keys: dict[str, int]) -> list[_Row]:
+    rows: list[_Row] = []
+    for point in points:
+        value = float(point.value)  # whole numbers are welcome
+        is_nan = value != value
+        rows.append(
+            (run_pk, keys[point.key], point.step, point.at_ms, 0.0 if is_nan else value, is_nan)
+        )
+    return rows
+
+
+def _write(cursor: Any, dialect: str, rows: list[_Row]) -> None:
+    if not rows:
+        return
+    # In the order of keys, so that two writers never wait for each other in a circle. The rows of
+    # a key are in the order of (step, time, value) then, so that its last one is the latest.
+    rows.sort()
+    newest = list({row[:2]: row for row in rows}.values())
+    if dialect == "sqlite":
+        cursor.executemany(_POINTS_SQLITE, rows)
+        cursor.executemany(_LATEST_SQLITE, newest)
+    else:
+        cursor.execute(_POINTS_POSTGRES, _columns(rows))
+        cursor.execute(_LATEST_POSTGRES, _columns(newest))
 
 
 def _columns(rows: list[_Row]) -> tuple[list[Any], ...]:
@@ -138,41 +147,4 @@ def latest_points(tx: Transaction, run_ids: Sequence[str]) -> dict[str, list[Met
     for part in chunks(run_ids):
         for row in tx.all(query.where(runs.c.id.in_(part))):
             found.setdefault(row.id, []).append(point_of(row.name, row))
-    return found
-
-
-def sample_points(
-    tx: Transaction,
-    run_id: str,
-    key: str,
-    count: int,
-    start_step: int | None,
-    end_step: int | None,
-) -> list[Metric]:
-    """At most about `count` points of one run, evenly by distinct step, with the first and last."""
-    points = metric_points.c
-    run_pk = select(runs.c.pk).where(runs.c.id == run_id).scalar_subquery()
-    key_pk = select(metric_keys.c.pk).where(metric_keys.c.name == key).scalar_subquery()
-    where = [points.run_pk == run_pk, points.key_pk == key_pk]
-    if start_step is not None:
-        where.append(points.step >= start_step)
-    if end_step is not None:
-        where.append(points.step <= end_step)
-    steps = [
-        row.step
-        for row in tx.all(select(points.step).where(*where).distinct().order_by(points.step))
-    ]
-    if len(steps) > count:
-        last = len(steps) - 1
-        places = [round(index * last / (count - 1)) for index in range(count - 1)]
-        wanted = [steps[place] for place in (*places, last)]
-    else:
-        wanted = steps
-    found: list[Metric] = []
-    for part in chunks(wanted):
-        query = select(points.step, points.at_ms, points.value, points.is_nan).where(
-            *where, points.step.in_(part)
-        )
-        rows = tx.all(query.order_by(points.step, points.at_ms, points.value))
-        found += [point_of(key, row) for row in rows]
     return found

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import delete, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.tables import (
-    metric_keys,
-    metric_points,
     run_model_inputs,
     run_outputs,
     run_tags,
@@ -27,6 +24,7 @@ from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
 from everloop.tracking.artifacts import ArtifactMethods
 from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row, make_default
+from everloop.tracking.groups import PointGroups
 from everloop.tracking.intake import IntakeMethods
 from everloop.tracking.limits import (
     MAX_TAG,
@@ -37,8 +35,9 @@ from everloop.tracking.limits import (
     text_faults,
 )
 from everloop.tracking.owned import OwnedRunMethods
-from everloop.tracking.points import MetricWriter, latest_points, point_of, sample_points
+from everloop.tracking.points import MetricWriter, latest_points
 from everloop.tracking.runs import page_of_runs
+from everloop.tracking.series import history_points, sample_points
 from everloop.tracking.store import (
     active_run,
     add_inputs,
@@ -59,14 +58,6 @@ _ENDED: dict[str, str] = {
     "failed": "run.Failed",
     "killed": "run.Failed",
 }
-_HISTORY = select(
-    metric_points.c.step, metric_points.c.at_ms, metric_points.c.value, metric_points.c.is_nan
-).where(
-    metric_points.c.run_pk
-    == select(runs.c.pk).where(runs.c.id == bindparam("run")).scalar_subquery(),
-    metric_points.c.key_pk
-    == select(metric_keys.c.pk).where(metric_keys.c.name == bindparam("key")).scalar_subquery(),
-)
 
 
 class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRunMethods, Service):
@@ -79,6 +70,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         self._blobs = blobs
         self._authorizer = authorizer
         self._metrics = MetricWriter()
+        self._groups = PointGroups(catalog, self._metrics)
         make_default(catalog)
 
     # Runs
@@ -372,23 +364,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             after: The last point of the page before.
             order: By time, step, value, or by step, time, value.
         """
-        points = metric_points.c
-        first, second = (
-            (points.at_ms, points.step) if order == "time" else (points.step, points.at_ms)
-        )
-        query = _HISTORY.order_by(first, second, points.value, points.is_nan)
-        if after is not None:
-            place = (after.at_ms, after.step) if order == "time" else (after.step, after.at_ms)
-            is_nan = math.isnan(after.value)
-            value = 0.0 if is_nan else after.value
-            query = query.where(
-                tuple_(first, second, points.value, points.is_nan) > tuple_(*place, value, is_nan)
-            )
-        if limit:
-            query = query.limit(limit)
-        with self._catalog.read() as tx:
-            rows = tx.all(query.params(run=id, key=key))
-        return [point_of(key, row) for row in rows]
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            return history_points(cursor, dialect, id, key, limit=limit, after=after, order=order)
 
     @action("run:read")
     def latest_metrics(self, ids: list[str]) -> dict[str, list[Metric]]:
@@ -427,5 +404,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             faults.append(("end_step", f"{end_step} is below start_step {start_step}"))
         if faults:
             raise InvalidInput("Invalid value supplied", faults)
-        with self._catalog.read() as tx:
-            return {id_: sample_points(tx, id_, key, points, start_step, end_step) for id_ in ids}
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            return {
+                id_: sample_points(cursor, dialect, id_, key, points, start_step, end_step)
+                for id_ in ids
+            }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,11 +18,8 @@ from everloop.catalog.engine import Transaction
 from everloop.catalog.lineage import link, link_all
 from everloop.catalog.tables import (
     experiments,
-    metric_keys,
-    metric_latest,
     run_inputs,
     run_model_inputs,
-    run_outputs,
     run_params,
     run_tags,
     runs,
@@ -37,7 +35,6 @@ __all__ = [
     "add_inputs",
     "chunks",
     "experiment_of",
-    "insert_ignoring",
     "insert_run",
     "not_active",
     "open_experiment",
@@ -52,6 +49,20 @@ _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
 _CHUNK = 2000
 
+# Details of found runs, on the driver's cursor: a search reads thousands of these rows.
+_TEXTS = (
+    "SELECT 0, run_pk, key, value FROM run_params WHERE run_pk IN ({keys}) "
+    "UNION ALL SELECT 1, run_pk, key, value FROM run_tags WHERE run_pk IN ({keys})"
+)
+_LATEST = (
+    "SELECT run_pk, name, value, is_nan FROM metric_latest "
+    "JOIN metric_keys ON metric_keys.pk = key_pk WHERE run_pk IN ({keys})"
+)
+_OUTPUTS = "SELECT run_pk, model_id, step FROM run_outputs WHERE run_pk IN ({keys})"
+# What a row of a run says of it, by place: a look-up by name takes several times as long.
+_NAMES = [column.name for column in runs.c]
+_SAID = [name for name in _NAMES if name in (*Run.__struct_fields__, "experiment_pk")]
+_said = itemgetter(*map(_NAMES.index, _SAID))
 _BY_ID = select(runs).where(runs.c.id == bindparam("id"))
 
 
@@ -177,7 +188,7 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
         return
     values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
     rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
-    insert_ignoring(tx, run_params, rows)
+    tx.insert_missing(run_params, rows)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
         query = select(run_params.c.key, run_params.c.value).where(
@@ -233,7 +244,7 @@ def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> No
         for item in fresh
     ]
     if rows:
-        insert_ignoring(tx, run_inputs, rows)
+        tx.insert_missing(run_inputs, rows)
         link_all(tx, dict.fromkeys(_subject(item) for item in fresh), f"run:{run.id}", "read")
 
 
@@ -259,15 +270,6 @@ def _uri(source: Any) -> str:
     return texts[0] if texts else ""
 
 
-def insert_ignoring(tx: Transaction, table: Any, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, leaving those whose keys are taken as they are."""
-    if tx.dialect == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
-    tx.execute(insert(table).on_conflict_do_nothing(), rows)
-
-
 def read_run(tx: Transaction, id_: str) -> Run:
     """One run with its parameters, tags, latest metrics, inputs and outputs.
 
@@ -285,33 +287,23 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     inputs: dict[int, list[RunInput]] = defaultdict(list)
     model_inputs: dict[int, list[str]] = defaultdict(list)
     outputs: dict[int, list[RunOutput]] = defaultdict(list)
-    for keys in chunks([int(row.pk) for row in rows]):
-        for target, table in ((params, run_params), (tags, run_tags)):
-            query = select(table.c.run_pk, table.c.key, table.c.value)
-            for row in tx.all(query.where(table.c.run_pk.in_(keys))):
-                target[row.run_pk][row.key] = row.value
-        latest = (
-            select(
-                metric_latest.c.run_pk,
-                metric_keys.c.name,
-                metric_latest.c.value,
-                metric_latest.c.is_nan,
-            )
-            .join(metric_keys, metric_keys.c.pk == metric_latest.c.key_pk)
-            .where(metric_latest.c.run_pk.in_(keys))
-        )
-        for row in tx.all(latest):
-            metrics[row.run_pk][row.name] = math.nan if row.is_nan else row.value
-        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(keys))):
+    cursor = tx.connection.connection.cursor()
+    for part in chunks([int(row.pk) for row in rows]):
+        keys = ",".join(map(str, part))
+        for of_tag, pk, key, text in _fetch(cursor, _TEXTS, keys):
+            (tags if of_tag else params)[pk][key] = text
+        for pk, key, value, is_nan in _fetch(cursor, _LATEST, keys):
+            metrics[pk][key] = math.nan if is_nan else value
+        for pk, model_id, step in _fetch(cursor, _OUTPUTS, keys):
+            outputs[pk].append(RunOutput(model_id=model_id, step=step))
+        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(part))):
             values = row._asdict()
             pk = values.pop("run_pk")
             inputs[pk].append(RunInput(**values | {"source": values["source"] or {}}))
         read_models = run_model_inputs.c
-        query = select(run_model_inputs).where(read_models.run_pk.in_(keys))
+        query = select(run_model_inputs).where(read_models.run_pk.in_(part))
         for row in tx.all(query.order_by(read_models.model_id)):
             model_inputs[row.run_pk].append(row.model_id)
-        for row in tx.all(select(run_outputs).where(run_outputs.c.run_pk.in_(keys))):
-            outputs[row.run_pk].append(RunOutput(model_id=row.model_id, step=row.step))
     return [
         _run(
             row,
@@ -326,24 +318,13 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     ]
 
 
+def _fetch(cursor: Any, query: str, keys: str) -> list[tuple[Any, ...]]:
+    # The keys are numbers of ours, never a text of anybody.
+    cursor.execute(query.format(keys=keys))
+    found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found
+
+
 def _run(row: Row[Any], **details: Any) -> Run:
-    return Run(
-        id=row.id,
-        experiment=str(row.experiment_pk),
-        name=row.name,
-        pipeline=row.pipeline,
-        state=row.state,
-        code=row.code,
-        git=row.git,
-        environment=row.environment,
-        actor=row.actor,
-        trigger=row.trigger,
-        error=row.error,
-        owner=row.owner,
-        fence=row.fence,
-        lease_until=row.lease_until,
-        lifecycle=row.lifecycle,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        **details,
-    )
+    said = dict(zip(_SAID, _said(row), strict=True))
+    return Run(experiment=str(said.pop("experiment_pk")), **said, **details)

@@ -19,7 +19,7 @@ from everloop.errors import EverloopError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.intake import advance_counter
 from everloop.tracking.points import MetricWriter, point_of
-from everloop.tracking.store import chunks, insert_ignoring
+from everloop.tracking.store import chunks
 from everloop.transfer.numbers import Merging, Numbers, merge_datasets, merge_models
 from everloop.transfer.report import Findings, TransferReport
 from everloop.transfer.source import CHUNK
@@ -120,7 +120,7 @@ class Merger:
             named = [row for row in taken if row.digest not in known]
             if named:
                 with self._here.write(ordered=False) as here:
-                    insert_ignoring(here, table, [dict(row._mapping) for row in named])
+                    here.insert_missing(table, [dict(row._mapping) for row in named])
             self._findings.add("object", imported=len(taken), there=len(batch) - len(fresh))
 
     def _is_here(self, digest: str, is_named: bool) -> bool:
@@ -399,7 +399,7 @@ def _dicts(tx: Transaction, query: Any) -> list[dict[str, Any]]:
 def _copy(here: Transaction, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows whose keys are free."""
     for part in chunks(rows, 1000):
-        insert_ignoring(here, table, list(part))
+        here.insert_missing(table, list(part))
 
 
 def _fresh(here: Transaction, table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

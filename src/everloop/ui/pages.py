@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +22,9 @@ from everloop.core.time import span_text
 from everloop.errors import EverloopError, http_status
 from everloop.ui import views
 from everloop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["SECURITY_HEADERS", "routes"]
 
@@ -53,7 +56,6 @@ _LEGEND = (
 
 def routes(workspace: Workspace) -> list[BaseRoute]:
     """The routes of the pages."""
-    templates = _templates()
 
     def page(template: str, view: Callable[[str], Any]) -> Callable[[Request], Any]:
         async def handler(request: Request) -> Response:
@@ -64,11 +66,11 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
             except EverloopError as error:
                 if as_json:
                     raise
-                html = templates.get_template("error.html").render(error=error)
+                html = _templates().get_template("error.html").render(error=error)
                 return _html(html, http_status(error))
             if as_json:
                 return Response(msgspec.json.encode(found), media_type="application/json")
-            return _html(templates.get_template(template).render(page=found))
+            return _html(_templates().get_template(template).render(page=found))
 
         return handler
 
@@ -89,7 +91,11 @@ def _html(text: str, status: int = 200) -> Response:
     )
 
 
+@cache
 def _templates() -> Environment:
+    # Loaded with the first page: clients of the API start the server and never see one.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),

@@ -13,6 +13,7 @@ from everloop.catalog.engine import Catalog
 from everloop.core.run import Metric, Run, RunInput
 from everloop.core.time import ManualClock, to_micros
 from everloop.errors import InvalidInput
+from everloop.tracking import runs as searched_runs
 from everloop.tracking.runs import RUNS
 from everloop.tracking.search import All, Any_, Clause, Not, matches, parse, parse_order, wildcard
 from everloop.tracking.service import TrackingService
@@ -185,6 +186,37 @@ def test_pages_meet_without_gap(
             if not token:
                 break
         assert paged == whole
+
+
+@pytest.mark.parametrize(
+    ("filter_", "found"),
+    [
+        ("metrics.auc > 0.4", ["6", "2", "1", "0"]),
+        ("metrics.auc != 0.7", ["6", "0", "5", "3"]),
+        ("metrics.`val loss` < 3", ["2", "1", "0"]),
+        ("NOT metrics.auc > 0.4", ["5", "3", "4"]),
+    ],
+)
+@pytest.mark.parametrize("few", [0, 1000], ids=["by the index", "run by run"])
+def test_order_by_a_metric_with_a_filter(
+    tracking: TrackingService,
+    runs: list[Run],
+    monkeypatch: pytest.MonkeyPatch,
+    filter_: str,
+    found: list[str],
+    few: int,
+) -> None:
+    monkeypatch.setattr(searched_runs, "_FEW", few)
+    names, token = [], ""
+    while True:
+        page = tracking.runs(
+            filter=filter_, order_by=["metrics.auc DESC"], limit=2, page_token=token
+        )
+        names += [run.name[-1] for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == found
 
 
 def test_missing_values_come_last_and_nan_before_them(

@@ -137,6 +137,41 @@ def test_sampled_history_has_both_ends(tracking: TrackingService) -> None:
     assert len(caught.value.faults) == 3
 
 
+def test_sampled_history_of_steps_in_clusters_is_spread_over_the_points(
+    tracking: TrackingService,
+) -> None:
+    run = tracking.create_run()
+    steps = [*range(500), *range(10**12, 10**12 + 500)]
+    tracking.log(run.id, [Metric(key="m", value=s, step=s) for s in steps])
+    found = [p.step for p in tracking.sampled_history([run.id], "m", points=100)[run.id]]
+    assert found == sorted(set(found))
+    assert (found[0], found[-1], len(found)) == (steps[0], steps[-1], 100)
+    assert sum(step < 500 for step in found) == 50
+
+
+def test_sampled_history_of_few_points_has_them_all(tracking: TrackingService) -> None:
+    run = tracking.create_run()
+    values = {-5: math.nan, 0: 1.0, 10**9: math.inf}
+    tracking.log(run.id, [Metric(key="m", value=v, step=s) for s, v in values.items()])
+    found = tracking.sampled_history([run.id], "m", points=50)[run.id]
+    assert [p.step for p in found] == list(values)
+    assert math.isnan(found[0].value)
+    assert [p.value for p in found[1:]] == [1.0, math.inf]
+    assert [p.step for p in tracking.sampled_history([run.id], "m", points=1)[run.id]] == [10**9]
+
+
+def test_many_files_by_one_call(tracking: TrackingService) -> None:
+    files = {"a.txt": b"same", "deep/b.txt": b"same", "c.txt": b"other"}
+    stored = tracking.put_artifacts("0/r/artifacts", files)
+    assert [item.path for item in stored] == [f"0/r/artifacts/{name}" for name in files]
+    assert {name: tracking.artifact(f"0/r/artifacts/{name}") for name in files} == files
+    tracking.put_artifacts("0/r/artifacts", {"a.txt": b"newer"})
+    assert tracking.artifact("0/r/artifacts/a.txt") == b"newer"
+    with pytest.raises(InvalidInput):
+        tracking.put_artifacts("0/r/artifacts", {"fine.txt": b"x", "../away.txt": b"x"})
+    assert not [a for a in tracking.list_artifacts("0/r/artifacts") if "fine" in a.path]
+
+
 def test_params_never_change(tracking: TrackingService) -> None:
     run = tracking.create_run(params={"a": "1"})
     tracking.log(run.id, params={"a": "1", "b": ""})

@@ -6,7 +6,8 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,8 @@ from everloop.ports.blobs import ObjectAge
 __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
+#: Files whose way to the disk is waited for at once; the disk takes them in one go.
+_SYNCING = 4
 
 
 class LocalBlobs:
@@ -66,6 +69,34 @@ class LocalBlobs:
             temporary.unlink(missing_ok=True)
         return digest, size
 
+    def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
+        found = [(blake3(item).hexdigest(), len(item)) for item in data]
+        fresh: dict[Path, bytes] = {}
+        for (digest, _), item in zip(found, data, strict=True):
+            if not self.keep(digest):
+                fresh[self._file(digest)] = item
+        if fresh:
+            try:
+                self._put_fresh(fresh)
+            except OSError as error:
+                raise self._failed(error) from error
+        return found
+
+    def _put_fresh(self, fresh: dict[Path, bytes]) -> None:
+        temporaries = {target: self._folder(self._root / "tmp") / new_id() for target in fresh}
+        folders = {target.parent for target in fresh}
+        try:
+            with ThreadPoolExecutor(_SYNCING) as threads:
+                written = threads.map(_write, temporaries.values(), fresh.values())
+                self._make(folders)
+                list(written)  # waits, and raises what went wrong
+                for target, temporary in temporaries.items():
+                    os.rename(temporary, target)
+                list(threads.map(_sync_folder, folders))
+        finally:
+            for temporary in temporaries.values():
+                temporary.unlink(missing_ok=True)
+
     def get(self, digest: str) -> bytes:
         try:
             data = self._file(digest).read_bytes()
@@ -92,7 +123,7 @@ class LocalBlobs:
         file = self._file(digest)
         if digest not in self._verified:
             try:
-                found = blake3(max_threads=blake3.AUTO).update_mmap(file).hexdigest()
+                found = _digest(file)
             except FileNotFoundError:
                 raise NotFound(f"no object {digest}") from None
             if found != digest:
@@ -196,13 +227,18 @@ class LocalBlobs:
 
     def _folder(self, folder: Path) -> Path:
         if folder not in self._ready:
-            with self._lock:
-                fresh = not folder.exists()
-                folder.mkdir(parents=True, exist_ok=True)
-                if fresh:
-                    _sync_folder(folder.parent)
-                self._ready.add(folder)
+            self._make({folder})
         return folder
+
+    def _make(self, folders: set[Path]) -> None:
+        """Make those of `folders`, all directly below the root, that are not there."""
+        with self._lock:
+            fresh = [folder for folder in folders - self._ready if not folder.exists()]
+            for folder in fresh:
+                folder.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                _sync_folder(self._root)
+            self._ready |= folders
 
     def _corrupt(self, digest: str) -> BackendError:
         return BackendError(
@@ -210,6 +246,23 @@ class LocalBlobs:
             hint="restore this file from a copy of the store",
             details={"digest": digest},
         )
+
+
+def _write(file: Path, data: bytes) -> None:
+    with open(file, "xb", buffering=0) as target:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[target.write(rest) :]
+        os.fsync(target.fileno())
+
+
+def _digest(file: Path) -> str:
+    # Read and not mapped: pages of a map count as memory of the process.
+    hasher, piece = blake3(max_threads=blake3.AUTO), memoryview(bytearray(_CHUNK))
+    with open(file, "rb", buffering=0) as source:
+        while size := source.readinto(piece):
+            hasher.update(piece[:size])
+    return hasher.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
