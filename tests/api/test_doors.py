@@ -206,6 +206,10 @@ def test_lineage_events_ask_the_decision_point(app: ASGIApp) -> None:
     assert ask(app, "POST", "/api/v1/lineage", event).status == 403
 
 
+def test_streams_ask_the_decision_point(app: ASGIApp) -> None:
+    assert ask(app, "GET", "/api/v1/runs/a/stream?key=loss").status == 403
+
+
 def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
     checked = re.compile(
         r"/api/v1/\{area\}/\{method\}|/(ajax-)?api/[23]\.0/(mlflow-artifacts/artifacts(/\{path:path\})?"
@@ -213,7 +217,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces|/api/v1/lineage"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
     )
     framework: Any = app
     while not isinstance(framework, Starlette):

@@ -250,7 +250,7 @@ def test_a_protected_alias_is_refused_with_what_is_missing(
 ) -> None:
     post(app, "registered-models/create", {"name": "guarded"})
     for _ in range(2):
-        body = {"name": "guarded", "source": "mlflow-artifacts:/0/x/artifacts/model"}
+        body = {"name": "guarded", "source": "s3://bucket/model"}
         post(app, "model-versions/create", body)
     alias = {"name": "guarded", "alias": "champion", "version": "1"}
     assert post(app, "registered-models/alias", alias).json() == {}

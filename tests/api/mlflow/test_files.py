@@ -307,7 +307,7 @@ class _Plain:
     """A store without parts and paths."""
 
     def __init__(self, inner: BlobStore) -> None:
-        for name in ("put", "get", "stream", "exists", "delete", "digests"):
+        for name in ("put", "put_many", "keep", "get", "stream", "exists", "delete", "digests"):
             setattr(self, name, getattr(inner, name))
 
 
