@@ -30,6 +30,7 @@ __all__ = ["Catalog", "Transaction"]
 _WRITE_LOCK = 0x65766C70
 
 _BUSY_MS = 30_000
+_FORK_S = 5.0
 
 
 class Transaction:
@@ -356,7 +357,28 @@ def _drop_connections_in_child() -> None:
         catalog._writer.dispose(close=False)
         # Whoever held it is in the parent.
         catalog._writing = threading.Lock()
+    _held_over_fork.clear()
 
+
+def _finish_writing() -> None:
+    # What SQLite knows of its locks is copied into the child, which would hold one for ever that a
+    # thread of ours holds now: for that thread is not copied. Not waited for without end: a fork in
+    # the middle of a transaction would wait for itself.
+    for catalog in list(_engines_over_fork):
+        if catalog._writing.acquire(timeout=_FORK_S):
+            _held_over_fork.append(catalog._writing)
+
+
+def _go_on_writing() -> None:
+    while _held_over_fork:
+        _held_over_fork.pop().release()
+
+
+_held_over_fork: list[threading.Lock] = []
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_connections_in_child)
+    os.register_at_fork(
+        before=_finish_writing,
+        after_in_parent=_go_on_writing,
+        after_in_child=_drop_connections_in_child,
+    )

@@ -55,6 +55,7 @@ OTHER_TEXT = {
     "deployments": "name model route_by salt state owner",
     "events": "id kind subject actor cause",
     "experiments": "name lifecycle location",
+    "externals": "ref kind namespace name state",
     "feature_definitions": "digest kind name",
     "feature_names": "kind name digest owner",
     "firings": "id loop key cause outcome run_id reason",
