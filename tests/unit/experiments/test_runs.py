@@ -69,7 +69,9 @@ def test_run_tells_what_it_was_made_of(ws: Workspace) -> None:
     assert found.environment["command"].startswith(shlex.quote(sys.orig_argv[0]))
     assert found.environment["msgspec"]
     tree = json.loads(ws.blobs.get(found.code))
-    mine = next(digest for path, digest in tree.items() if path.endswith("test_runs.py"))
+    mine = next(
+        digest for path, digest in tree.items() if path.endswith("experiments/test_runs.py")
+    )
     assert ws.blobs.get(mine) == Path(__file__).read_bytes()
 
 
