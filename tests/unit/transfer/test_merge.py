@@ -110,7 +110,7 @@ def test_everything_comes_and_numbers_follow(cluster: Path, ws: Workspace) -> No
     assert model.tags["everloop.merged_from"].endswith("clf/2")
     assert ws.registry.files("clf", 3) == {"f": b"1"}
     assert ws.registry.model("clf").aliases == {"of-1": 3, "of-2": 2}
-    edges = {(edge.source, edge.target) for edge in ws.lineage.upstream("model:clf/3")}
+    edges = {(edge.source, edge.target) for edge in ws.lineage.upstream("model:clf/3").edges}
     assert ("dataset:rows@3", "model:clf/3") in edges
     told = ws.lineage.events(kind="model.Registered", subject="model:clf/3")
     assert [event.actor for event in told] == ["cluster"]
