@@ -15,7 +15,7 @@ from everloop import agg, col
 NAME = "flights-delay"
 OWNER = "flight-operations@example.org"
 PARAMETERS = {"objective": "binary", "learning_rate": 0.08, "num_leaves": 63, "seed": 1,
-              "min_data_in_leaf": 300, "feature_fraction": 0.5, "num_threads": 1, "verbose": -1,
+              "min_data_in_leaf": 300, "feature_fraction": 0.5, "num_threads": 2, "verbose": -1,
               "deterministic": True, "force_row_wise": True}  # fmt: skip
 CARRIERS = tuple("9E AA AS B6 DL EV F9 FL HA MQ OO UA US VX WN YV".split())  # noqa: SIM905
 

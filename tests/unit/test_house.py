@@ -108,7 +108,7 @@ def test_places_of_one_machine_are_recognised(line: str, what: str) -> None:
     assert PLACES_OF_ONE_MACHINE[what].search(line)
 
 
-@pytest.mark.parametrize("line", ["GET /api/work/1", "chroot/x", "pip install everloop"])
+@pytest.mark.parametrize("line", ["GET /api/builds/1", "chroot/x", "pip install everloop"])
 def test_other_lines_are_left_alone(line: str) -> None:
     assert not any(pattern.search(line) for pattern in PLACES_OF_ONE_MACHINE.values())
 

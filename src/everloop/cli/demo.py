@@ -249,7 +249,7 @@ def _print_table(document: dict[str, Any]) -> None:
     print(
         f"\n{answers['http']} answers over HTTP ({answers['http_errors']} failed), "
         f"{answers['batch']} in batch by the same route; {answers['compared']} compared, "
-        f"{answers['different']} different; {answers['swaps_under_traffic']} swaps under traffic"
+        f"{answers['different']} different; swaps under traffic: {answers['swaps_under_traffic']}"
     )
     print(f"{document['seconds']} s, at most {document['peak_memory_mb']} MB")
 

@@ -316,8 +316,7 @@ class ActiveRun(LoggedRun):
             self._writer.close()
         except BackendError:
             raise
-        except Exception as fault:
-            # Whatever the writer met, the run says that it is not complete.
+        except Exception as fault:  # whatever it was, the run must say it is not complete
             self._end_incomplete(state, f"{error}\nnot everything was stored: {fault}".strip())
             raise
         self._describing.join(timeout=10)

@@ -142,10 +142,11 @@ def _disk(folder: Path) -> dict[str, float]:
 def _open_gpus() -> Any:
     try:
         import pynvml
-
+    except ImportError:
+        return None
+    try:
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001
-        # Not installed, no driver, no card: the library has an error class for each.
+    except (pynvml.NVMLError, OSError):  # no driver or no card
         return None
     return pynvml
 

@@ -150,12 +150,11 @@ class PointWriter:
                 except BackendError:
                     self._queue.extendleft(reversed(group))
                     raise
-                except Exception as error:
+                except Exception as error:  # final: kept for the program's next call, and raised
                     self._final = error
                     self._queue.clear()
                     raise
-                except BaseException:
-                    # Ctrl-C in the middle: perhaps committed, perhaps not; twice does no harm.
+                except BaseException:  # Ctrl-C: perhaps committed; twice does no harm
                     self._queue.extendleft(reversed(group))
                     raise
 
@@ -179,8 +178,7 @@ class PointWriter:
                     _logger.warning("metric points wait: %s", error.message)
                 pause_s, self._passing = RETRY_S, error
                 self._wake.set()
-            except Exception as error:  # noqa: BLE001
-                # Nobody can catch it here; the next call of the program raises it.
+            except Exception as error:  # noqa: BLE001 - no one above; the next call raises it
                 self._final = error
                 return
 
