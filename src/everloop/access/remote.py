@@ -7,6 +7,7 @@ class with the same message.
 from __future__ import annotations
 
 import functools
+import contextlib
 import http.client
 import inspect
 import os
@@ -48,6 +49,7 @@ class Transport:
         self._timeout = timeout_s
         self._actor = actor
         self._idle: list[http.client.HTTPConnection] = []
+        self._closed = False
         _transports.add(self)
 
     def call(self, path: str, body: bytes, head_length: int) -> tuple[bytes, int]:
@@ -104,6 +106,8 @@ class Transport:
             connection.close()
             raise
         self._idle.append(connection)
+        if self._closed:  # meanwhile, by another thread: nobody would close this one any more
+            self.close()
         return answer.status, answer.headers.get(HEAD_LENGTH), data
 
     def _open(self) -> http.client.HTTPConnection:
@@ -118,9 +122,14 @@ class Transport:
             )
 
     def close(self) -> None:
-        """Close the connections that are idle; safe to call twice."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections that are idle, and those in use when their call ends.
+
+        Safe to call twice; a call made afterwards opens a connection for itself alone.
+        """
+        self._closed = True
+        with contextlib.suppress(IndexError):  # two threads may close at once
+            while True:
+                self._idle.pop().close()
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()
