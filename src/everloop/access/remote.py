@@ -6,8 +6,8 @@ class with the same message.
 
 from __future__ import annotations
 
-import functools
 import contextlib
+import functools
 import http.client
 import inspect
 import os
