@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         beats_champion,
         canary,
         charter,
-        data,
         drift,
         loop,
+        new_data,
         no_group_worse,
         performance,
         prediction_drift,
@@ -51,8 +51,9 @@ if TYPE_CHECKING:
 #: Public names by the module that they are loaded from.
 _NAMES = {
     "everloop.automation.declare": (
-        "alert", "beats_champion", "canary", "charter", "data", "drift", "loop", "no_group_worse",
-        "performance", "prediction_drift", "quality", "schedule", "sla", "slo", "threshold",
+        "alert", "beats_champion", "canary", "charter", "drift", "loop", "new_data",
+        "no_group_worse", "performance", "prediction_drift", "quality", "schedule", "sla",
+        "slo", "threshold",
     ),
     "everloop.core.artifact": ("ModelArtifact",),
     "everloop.core.schema": ("Check", "Field", "Schema"),
@@ -94,7 +95,6 @@ __all__ = [
     "charter",
     "col",
     "commit",
-    "data",
     "drift",
     "feature_set",
     "feature_view",
@@ -103,6 +103,7 @@ __all__ = [
     "loop",
     "make_reference",
     "model",
+    "new_data",
     "no_group_worse",
     "open",
     "performance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import everloop
 
 ROOT = Path(__file__).parents[2]
 LONGEST_FILE = 700
@@ -126,3 +129,14 @@ def test_the_wheel_has_the_example_that_the_demo_runs(tmp_path: Path) -> None:
             if name.startswith(prefix)
         }
     assert shipped == example
+
+
+def test_no_public_name_is_hidden_by_a_room_of_the_same_name() -> None:
+    """Importing a package makes it an attribute of the one above, in place of a function there."""
+    rooms = {path.parent.name for path in (ROOT / "src/everloop").glob("*/__init__.py")}
+    hidden = {name for name in rooms & set(everloop.__all__) if not callable(_room(name))}
+    assert not hidden
+
+
+def _room(name: str) -> object:
+    return importlib.import_module(f"everloop.{name}")

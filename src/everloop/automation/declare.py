@@ -35,10 +35,10 @@ __all__ = [
     "canary",
     "charter",
     "collecting",
-    "data",
     "declared",
     "drift",
     "loop",
+    "new_data",
     "no_group_worse",
     "performance",
     "prediction_drift",
@@ -377,7 +377,7 @@ def schedule(cron: str) -> Trigger:
     return Trigger(on="schedule", value=cron)
 
 
-def data(dataset: str) -> Trigger:
+def new_data(dataset: str) -> Trigger:
     """Retrain when a version of `dataset` is committed by anything but this loop."""
     return Trigger(on="data", value=dataset)
 

@@ -224,7 +224,7 @@ def test_the_latest_tick_is_the_last_that_has_passed(
 
 def test_a_new_version_of_a_dataset_fires(automation: AutomationService, catalog: Catalog) -> None:
     commit(catalog, number=1)  # before the loop was there
-    automation.declare(spec(triggers=[ev.data("flights")]))
+    automation.declare(spec(triggers=[ev.new_data("flights")]))
     assert automation.decide() == []
     event = commit(catalog, number=2)
     commit(catalog, "weather")
@@ -232,7 +232,7 @@ def test_a_new_version_of_a_dataset_fires(automation: AutomationService, catalog
 
 
 def test_a_loop_does_not_wake_itself(automation: AutomationService, catalog: Catalog) -> None:
-    automation.declare(spec(triggers=[ev.data("flights")], cooldown="1h"))
+    automation.declare(spec(triggers=[ev.new_data("flights")], cooldown="1h"))
     commit(catalog, number=2)
     automation.decide()
     fired = catalog.events(kind="trigger.Fired")[0]

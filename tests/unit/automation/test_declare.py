@@ -37,7 +37,7 @@ def whole() -> LoopSpec:
             ev.prediction_drift(),
             ev.quality(),
         ],
-        retrain_on=[ev.alert("performance"), ev.schedule("0 3 1 * *"), ev.data("flights")],
+        retrain_on=[ev.alert("performance"), ev.schedule("0 3 1 * *"), ev.new_data("flights")],
         cooldown="10d",
         budget="4 per month",
     )
