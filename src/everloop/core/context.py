@@ -15,6 +15,7 @@ __all__ = [
     "current_cause",
     "current_workspace",
     "has_workspace",
+    "open_elsewhere",
     "set_opener",
     "using",
 ]
@@ -50,13 +51,24 @@ def acting(actor: str | None = None, cause: str | None = None) -> Iterator[None]
 # The workspace that plain functions (steps, ``ev.register``) act in. The composition root sets the
 # opener; floors below it only see the services that they ask for, by their own protocols.
 _workspace: ContextVar[Any] = ContextVar("everloop_workspace", default=None)
-_opener: Callable[[], Any] | None = None
+_opener: Callable[..., Any] | None = None
 
 
-def set_opener(opener: Callable[[], Any]) -> None:
-    """Tell how to open the workspace where none is set."""
+def set_opener(opener: Callable[..., Any]) -> None:
+    """Tell how to open the workspace where none is set.
+
+    Args:
+        opener: Called with nothing, or by :func:`open_elsewhere` with its arguments.
+    """
     global _opener
     _opener = opener
+
+
+def open_elsewhere(location: str, *, actor: str, clock: Any) -> None:
+    """Have :func:`current_workspace` open the one at `location` where none is set."""
+    opener = _opener
+    assert opener is not None, "importing everloop sets it"
+    set_opener(lambda: opener(location, actor=actor, clock=clock))
 
 
 def current_workspace() -> Any:

@@ -59,6 +59,7 @@ _NOT_BEHAVIOUR = frozenset(
         "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__abstractmethods__",
         "_abc_impl", "__annotations__", "__match_args__", "__parameters__", "__orig_bases__",
         "__firstlineno__", "__static_attributes__", "__struct_fields__", "__slots__",
+        "__slotnames__",  # pickling notes it there
         "__struct_encode_fields__", "__struct_config__", "__struct_defaults__",
         "__msgspec_cache__", "_member_map_", "_value2member_map_", "_member_names_",
         "__new_member__", "_hashable_values_", "_unhashable_values_",
