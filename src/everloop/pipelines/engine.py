@@ -169,12 +169,11 @@ class Execution:
         in_worker: bool,
     ) -> Any:
         call = self.prepare(step, args, kwargs, nth)
-        hits = self.look_up([call])
-        if not hits:
-            with self._claimed(call) as waited:
-                hits = self.look_up([call]) if waited else hits
-                if not hits:
-                    return self._execute(call, in_worker)
+        # Claimed first and looked up then: in between nobody can have stored it unseen.
+        with self._claimed(call):
+            hits = self.look_up([call])
+            if not hits:
+                return self._execute(call, in_worker)
         return self.use(call, *hits[call.digest])
 
     def _next(self, step: Step) -> int:
@@ -230,19 +229,19 @@ class Execution:
         return value
 
     @contextmanager
-    def _claimed(self, call: Call) -> Iterator[bool]:
-        """Hold the claim on a result within the block; whether to look for it again."""
-        if self._claims is None or self.force or not call.is_shared:
-            yield False
+    def _claimed(self, call: Call) -> Iterator[None]:
+        """Hold the claim on a result that is not known to be stored; waits for who computes it."""
+        if self.claims is None or not call.is_shared or call.digest in self._recent:
+            yield
             return
         pause_s = _LOOK_S
-        while not self._claims.take([call.digest]):
+        while not self.claims.take([call.digest]):
             self._pause(pause_s)
             pause_s = min(2 * pause_s, _LOOK_MOST_S)
         try:
-            yield True
+            yield
         finally:
-            self._claims.release([call.digest])
+            self.claims.release([call.digest])
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):

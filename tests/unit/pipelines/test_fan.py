@@ -357,3 +357,24 @@ def test_two_runs_that_want_the_same_compute_it_once(tmp_path: Path, folder: str
         out, err = process.communicate(timeout=120)
         assert (out, err) == (f"{sum(range(20)) * 3}\n", "")
     assert len(marks(folder)) == 20
+
+
+def test_a_plain_call_waits_for_the_run_that_computes_the_same(
+    workspace: Workspace, folder: str
+) -> None:
+    @ev.pipeline
+    def alone() -> int:
+        return steps.slowly(7, folder)
+
+    def run() -> None:
+        with using(workspace):
+            results.append(ev.pipeline(alone.function).run())
+
+    results: list[int] = []
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [7] * 4
+    assert marks(folder, "7-*-*") == ["7"]
