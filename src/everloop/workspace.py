@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -331,7 +331,7 @@ class Workspace:
             deployments=self.deployment,
             models=self.registry,
             predictions=self.predictions,
-            load=load_predictor,
+            load=partial(load_predictor, registry=self.registry),
             features=lambda name: self._served_features(name, readonly=readonly),
             close=self.close,
         )
