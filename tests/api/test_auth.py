@@ -283,6 +283,25 @@ def test_a_viewer_changes_nothing_and_a_contributor_does(
     assert send(app, write, run, basic("bob")).status in (200, 201)
 
 
+def test_no_way_around_who_may_promote(ws: Workspace) -> None:
+    files = {"model.txt": b"1"}
+    contributor = ws.access.create_token("bob").secret
+    with serve(ws) as url, ev.open(url, token=contributor) as bob:
+        made = ModelArtifact(flavor="lightgbm", files=files)
+        with pytest.raises(NotAllowed, match="model:promote"):
+            bob.registry.register("churn", made, alias="champion")
+        version = bob.registry.register("churn", made)
+        assert (version.version, version.actor) == (1, "bob")
+        for move in (
+            lambda: bob.registry.set_alias("churn", "champion", 1),
+            lambda: bob.registry.set_stage("churn", 1, "Production"),
+            lambda: bob.registry.set_state("churn", 1, "candidate"),
+            lambda: bob.registry.delete_version("churn", 1),
+        ):
+            with pytest.raises(NotAllowed):
+                move()
+
+
 def test_every_native_method_heeds_the_table(app: ASGIApp, ws: Workspace) -> None:
     described = ask(app, "GET", "/api/openapi.json", headers=basic("vic")).json()["paths"]
     known = {"viewer": basic("vic"), "contributor": basic("bob"), "maintainer": bearer(ws, "max")}

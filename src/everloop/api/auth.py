@@ -162,7 +162,6 @@ class Authentication:
                 if known is None:
                     raise
                 # Whoever was let in still is: nobody can revoke through a catalog that is away.
-                _log.warning("users and tokens cannot be looked at; what was last seen counts")
                 return known
 
     def _look(self) -> Future[Snapshot]:
@@ -174,11 +173,17 @@ class Authentication:
                 return looking
         self._looked_s = now_s
         self._looking = looking = self._looker.submit(self._login.directory.refresh)
+        looking.add_done_callback(_tell_failure)
         return looking
 
     def close(self) -> None:
         """Let the thread end."""
         self._looker.shutdown(wait=False, cancel_futures=True)
+
+
+def _tell_failure(looked: Future[Snapshot]) -> None:
+    if not looked.cancelled() and (error := looked.exception()) is not None:
+        _log.warning("users and tokens cannot be looked at, what was last seen counts: %s", error)
 
 
 def _refusal(error: EverloopError, scope: Scope) -> Response:
