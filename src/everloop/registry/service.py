@@ -19,7 +19,7 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.lineage import feature_set_ref, link
 from everloop.core.artifact import ModelArtifact
-from everloop.core.context import current_actor
+from everloop.core.context import current_actor, current_principal
 from everloop.core.model import (
     Model,
     ModelPage,
@@ -206,7 +206,7 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             run_id: The run that trained it.
             code: Digest of the code snapshot.
             environment: Distributions with their versions.
-            alias: Point this alias at it, in the same transaction.
+            alias: Point this alias at it, in the same transaction; it takes who may promote.
 
         Code and environment are those that the run noted, where they are not given. Where
         ``EVERLOOP_SIGNING_KEY`` is set the manifest is signed with it.
@@ -218,6 +218,8 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
         write.check_name(name)
         if alias:
             write.check_alias(alias)
+            # No way around `set_alias`, which is the right that this needs, too.
+            self._authorizer.authorize(current_principal(), "model:promote", name)
         files = self._store(artifact.files)
         reference = self._store({"reference": artifact.reference}) if artifact.reference else ()
         manifest = make_manifest(
