@@ -17,7 +17,7 @@ from everloop.core.model import FormatTier
 from everloop.errors import InvalidInput, MissingExtra, NotAllowed
 from everloop.registry.archives import check_zip
 from everloop.registry.files import ABOUT, about, file_of, made_by, many_outputs, names_of
-from everloop.registry.formats.lightgbm_text import check_lightgbm
+from everloop.registry.lightgbm_text import check_lightgbm
 from everloop.registry.predictor import Floats, Predictor
 
 __all__ = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from everloop.errors import InvalidInput
 from everloop.registry.flavors import pack
-from everloop.registry.formats.lightgbm_text import check_lightgbm
+from everloop.registry.lightgbm_text import check_lightgbm
 from tests.unit.registry.packing import LATE, ROWS, reload, with_file
 
 
