@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from json import JSONDecodeError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from everloop.core.model import FormatTier
 from everloop.errors import InvalidInput, MissingExtra, NotAllowed
 from everloop.registry.archives import check_zip
 from everloop.registry.files import ABOUT, about, file_of, made_by, many_outputs, names_of
+from everloop.registry.lightgbm_text import check_lightgbm
 from everloop.registry.predictor import Floats, Predictor
 
 __all__ = [
@@ -69,11 +71,12 @@ class LightGBMFlavor:
             import lightgbm
         except ModuleNotFoundError as error:
             raise MissingExtra.of("lightgbm", "a LightGBM model") from error
-        text = file_of(files, "model.txt").decode()
         try:
+            text = file_of(files, "model.txt").decode()
+            check_lightgbm(text)
             booster = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise InvalidInput(f"model.txt is no LightGBM model: {error}") from error
+        except (lightgbm.basic.LightGBMError, UnicodeDecodeError, JSONDecodeError) as error:
+            raise InvalidInput(f"the file is no LightGBM model: {error}") from error
 
         def scores(matrix: Floats) -> Floats:
             return np.asarray(booster.predict(matrix, num_threads=1), dtype=np.float64)

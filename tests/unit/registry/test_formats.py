@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,6 +20,8 @@ import onnxruntime
 import pandas as pd
 import pytest
 import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from skl2onnx import to_onnx
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -53,11 +56,12 @@ def _linear_xgb() -> xgboost.XGBRegressor:
         _xgb(),
         _xgb(booster="dart", rate_drop=0.5, seed=1),
         _xgb(missing=-999.0),
+        _xgb(gamma=5, tree_method="exact"),
         xgboost.XGBRegressor(n_estimators=4, n_jobs=1),
         xgboost.XGBRFRegressor(n_estimators=4, n_jobs=1),
         _linear_xgb(),
     ],
-    ids=["classifier", "dart", "missing", "regressor", "forest", "linear"],
+    ids=["classifier", "dart", "missing", "pruned", "regressor", "forest", "linear"],
 )
 def test_xgboost_scores_are_the_same_after_the_round_trip(model: Any) -> None:
     rows = ROWS.copy()
@@ -253,6 +257,20 @@ def test_a_tree_that_leads_elsewhere_does_not_end_the_process(
     artifact = with_file(pack(_xgb().fit(ROWS, LATE)), "model.ubj", json.dumps(document).encode())
     with pytest.raises(InvalidInput, match=f"no XGBoost model: .*{told}"):
         reload(artifact)
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    return pack(_xgb().fit(ROWS, LATE))
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_one_other_byte_never_ends_the_process(small: Any, place: float, byte: int) -> None:
+    damaged = bytearray(small.files["model.ubj"])
+    damaged[int(place * len(damaged))] = byte
+    with contextlib.suppress(InvalidInput):
+        reload(with_file(small, "model.ubj", bytes(damaged))).predict(ROWS[:5])
 
 
 def test_onnx_that_names_other_files_is_refused(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def _check_gradient(gradient: Mapping[str, Any], width: int, groups: int) -> Non
         _check_tree(tree, width)
 
 
+_NO_PARENT = (-1, (1 << 31) - 1)
 #: One value of each for a node, where a tree has them.
 _OF_NODES = (
     "base_weights", "default_left", "loss_changes", "parents", "split_conditions", "split_type",
@@ -221,6 +222,12 @@ def _check_tree(tree: Mapping[str, Any], width: int) -> None:
     # From the root no walk can come back where every node is the child of one at most.
     if len(np.unique(children)) != len(children):
         raise ValueError("a node that is the child of two")
+    parents = _whole(tree["parents"], nodes)
+    inner = np.flatnonzero(left != -1)
+    if (parents[left[inner]] != inner).any() or (parents[right[inner]] != inner).any():
+        raise ValueError("a child of another parent")
+    rest = np.delete(parents, children)  # the root, and what was pruned
+    _check_range(rest[~np.isin(rest, _NO_PARENT)], 0, nodes, "a parent")
     _check_range(_whole(tree["split_indices"], nodes)[left != -1], 0, width, "a split by feature")
 
 
