@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-__all__ = ["code_digest", "file_digest_of_syntax"]
+__all__ = ["code_digest", "code_of_file", "file_digest_of_syntax"]
 
 # Whether a file is still what was imported from it is only known if it is older than this process.
 _STARTED = time.time()
@@ -73,6 +73,14 @@ def file_digest_of_syntax(filename: str) -> str:
             return blake3(file.read()).hexdigest()[:32]
     except (OSError, SyntaxError, ValueError):
         return ""
+
+
+def code_of_file(filename: str) -> CodeType | None:
+    """The code of a whole Python file; None if it is none."""
+    try:
+        return compile(_text(filename), filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _text(filename: str) -> str:
