@@ -25,6 +25,9 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("everloop.cli.server", "up", "Run everything: server, pages, scheduler, serving."),
     "server": ("everloop.cli.server", "server", "Run the API and the pages alone."),
     "run": ("everloop.cli.run", "run", "Run a pipeline; list and show runs."),
+    "rerun": ("everloop.cli.rerun", "rerun", "Repeat a run exactly; name what differs."),
+    "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
+    "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
@@ -40,6 +43,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 
 #: Commands that processes of ours start, not people.
 _HIDDEN: dict[str, tuple[str, str]] = {
+    "_rerun": ("everloop.cli.rerun", "repeat_process"),
     "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),

@@ -19,10 +19,12 @@ import msgspec
 from blake3 import blake3
 
 from everloop.core.pipeline import Memo, StepKey, StoredValue
+from everloop.core.reads import Read, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.code import CodePrint, fingerprint
 from everloop.pipelines.definition import Step, environment_parts
+from everloop.pipelines.reads import moved_on, read_parts
 from everloop.pipelines.values import Encoder, Unreadable, load, store
 
 __all__ = [
@@ -112,9 +114,11 @@ class Execution:
                 value, stored = found
                 self._note_cached(step, digest, stored, began)
                 return value
-        value = self._execute(step, bound, digest, began)
+        with noting() as reads:
+            value = self._execute(step, bound, digest, began)
         key = _key(step, digest, prints, texts, salt, encoder.faults)
-        return self._commit(step, key, value, began)
+        key.parts.update(read_parts(reads))
+        return self._commit(step, key, value, began, reads)
 
     def _arguments(
         self, step: Step, bound: dict[str, Any]
@@ -146,6 +150,11 @@ class Execution:
             if memo is None:
                 return None
             stored = memo.value
+        moved = moved_on(self._workspace, stored.meta.get("reads", ()))
+        if moved:
+            self._recent.pop(digest, None)
+            self._service.retire(digest, moved)
+            return None
         try:
             return load(stored, self._blobs), stored
         except Unreadable as error:
@@ -156,6 +165,8 @@ class Execution:
     def _note_cached(self, step: Step, digest: str, stored: StoredValue, began: datetime) -> None:
         self._cached.append(self._row(step, digest, "cached", began, output=stored.digest))
         self._note_sources(stored.meta.get("sources", ()), _short(step))
+        for read in stored.meta.get("reads", ()):
+            note(*read)
         logged = stored.meta.get("logged")
         if logged:  # what the step logged when it ran belongs to this run too
             for key, value, at_step in logged:
@@ -194,7 +205,9 @@ class Execution:
         finally:
             executing.reset(token)
 
-    def _commit(self, step: Step, key: StepKey, value: Any, began: datetime) -> Any:
+    def _commit(
+        self, step: Step, key: StepKey, value: Any, began: datetime, reads: list[Read]
+    ) -> Any:
         try:
             stored, encoder = store(value, self._blobs, f"step {step.name}")
         except InvalidInput as error:
@@ -213,6 +226,8 @@ class Execution:
             self._note_sources(table.sources, _short(step))
             self._record_changes(f"run:{self.run.id}/{step.name}", table)
             beside.setdefault("sources", []).extend(list(source) for source in table.sources)
+        if reads:
+            beside["reads"] = [list(read) for read in reads]
         self._flush_points()
         if self._logged:
             beside["logged"] = [[p.key, repr(p.value), p.step] for p in self._logged]
