@@ -17,7 +17,7 @@ from everloop.errors import EverloopError, exit_code
 if TYPE_CHECKING:
     from everloop.workspace import Workspace
 
-__all__ = ["common", "main", "run"]
+__all__ = ["common", "main", "open_workspace", "run", "run_named"]
 
 #: Command -> (module, attribute, help); the module loads when the command is used.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -114,6 +114,19 @@ def open_workspace(location: str | None, *, must_exist: bool = True) -> Workspac
             hint="make one with: everloop init   (or say where it is with --dir)",
         )
     return open_(where)
+
+
+def run_named(workspace: Workspace, run_id: str) -> str:
+    """`run_id`, or for ``last`` the id of the newest run of a pipeline that repeats no other."""
+    if run_id != "last":
+        return run_id
+    from everloop.errors import NotFound
+
+    found = workspace.tracking.runs(limit=200).runs
+    for known in found:
+        if known.pipeline and "everloop.rerun_of" not in known.tags:
+            return known.id
+    raise NotFound("there is no run of a pipeline yet", hint="everloop run loop.py:name")
 
 
 def run() -> None:

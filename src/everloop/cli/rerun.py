@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from everloop.cli.main import common, open_workspace
+from everloop.cli.main import common, open_workspace, run_named
 from everloop.cli.output import json_document, say, table
 from everloop.core.pipeline import Explanation
 
@@ -38,6 +38,7 @@ def rerun(run_id: str, allow_environment: bool, location: str | None, as_json: b
         tempfile.TemporaryDirectory(prefix="everloop-rerun-") as name,
     ):
         workspace.tracking.reap()
+        run_id = run_named(workspace, run_id)
         first = repeatable(workspace, run_id)
         code = Path(name) / "code"
         code.mkdir()
@@ -143,6 +144,7 @@ def why_cached(run_id: str, step: str, location: str | None, as_json: bool) -> N
 
 def _explain(run_id: str, step: str, location: str | None, as_json: bool, *, wanted: str) -> None:
     with open_workspace(location) as workspace:
+        run_id = run_named(workspace, run_id)
         found: list[Explanation] = workspace.pipelines.explain(run_id, step)
     if as_json:
         return json_document(found)
