@@ -43,10 +43,10 @@ from blake3 import blake3
 
 from everloop.core.project import distributions_of, is_project, module_file, module_name
 from everloop.pipelines.beside import Beside
-from everloop.pipelines.constants import NotCanonical, canonical, snapshot
-from everloop.pipelines.instructions import unknown_instructions
+from everloop.pipelines.constants import SCALARS, NotCanonical, canonical, snapshot
+from everloop.pipelines.facts import Facts, facts_of, keep_facts
 from everloop.pipelines.scan import climbs, names_of, references, texts_of, uses
-from everloop.pipelines.source import code_digest, code_of_file, file_digest_of_syntax
+from everloop.pipelines.source import code_of_file, file_digest_of_syntax
 
 __all__ = ["CodePrint", "fingerprint"]
 
@@ -110,7 +110,16 @@ class CodePrint:
         cacheable: Whether the parts are all there is.
     """
 
-    __slots__ = ("_checks", "cacheable", "digest", "files", "notes", "parts")
+    __slots__ = (
+        "_bindings",
+        "_checks",
+        "_functions",
+        "cacheable",
+        "digest",
+        "files",
+        "notes",
+        "parts",
+    )
 
     def __init__(self, walk: _Walk) -> None:
         self.parts = dict(sorted(walk.parts.items()))
@@ -118,6 +127,8 @@ class CodePrint:
         self.notes = tuple(dict.fromkeys(walk.notes))
         self.files = walk.files
         self.cacheable = walk.cacheable
+        self._bindings = tuple(walk.bindings.values())
+        self._functions = tuple(walk.functions)
         self._checks = walk.checks
 
     @property
@@ -128,6 +139,17 @@ class CodePrint:
 
     def holds(self) -> bool:
         """Whether every binding that was read is still the same."""
+        for namespace, name, value in self._bindings:  # thousands of them: no call for each
+            if namespace.get(name, _MISSING) is not value:
+                return False
+        for function, code, defaults, keywords, count in self._functions:
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not defaults
+                or function.__kwdefaults__ is not keywords
+                or len(function.__dict__) != count
+            ):
+                return False
         return all(check() for check in self._checks)
 
 
@@ -141,6 +163,7 @@ def fingerprint(root: Any) -> CodePrint:
         return found[1]
     walk = _Walk()
     walk.root(root)
+    keep_facts()
     made = CodePrint(walk)
     _memo[id(root)] = (root, made)
     return made
@@ -154,8 +177,11 @@ class _Walk:
         self.notes: list[str] = []
         self.files: dict[str, str] = {}
         self.checks: list[Callable[[], bool]] = []
+        self.functions: list[tuple[FunctionType, Any, Any, Any, int]] = []
+        self.bindings: dict[tuple[int, str], tuple[Any, str, Any]] = {}
         self.cacheable = True
         self._labels: dict[int, str] = {}
+        self._taken: set[str] = set()
         self._keep: list[Any] = []  # ids stay unique while their objects live
         self._todo: deque[Callable[[], None]] = deque()
         self._open: dict[int, int] = {}
@@ -266,21 +292,15 @@ class _Walk:
 
     def _function_body(self, function: FunctionType, label: str) -> None:
         code, defaults, keywords = function.__code__, function.__defaults__, function.__kwdefaults__
-        count = len(function.__dict__)
-        self.checks.append(
-            lambda: (
-                function.__code__ is code
-                and function.__defaults__ is defaults
-                and function.__kwdefaults__ is keywords
-                and len(function.__dict__) == count
-            )
-        )
+        self.functions.append((function, code, defaults, keywords, len(function.__dict__)))
         module = function.__module__ or ""
         self._file(module)
-        digest, is_syntax = code_digest(code)
-        if not is_syntax and code.co_filename != "<string>":  # as dataclasses make their methods
+        facts = facts_of(code)
+        if (
+            not facts.is_syntax and code.co_filename != "<string>"
+        ):  # as dataclasses make their methods
             self.notes.append(f"{label}: by its bytecode, as its source is not what runs")
-        bound = [digest, *self._references(function, label)]
+        bound = [facts.digest, *self._references(function, facts, label)]
         if defaults or keywords:
             bound.append("defaults=" + self._constant((defaults, keywords), f"{label}()", module))
         own = {k: v for k, v in function.__dict__.items() if k != "__wrapped__"}
@@ -291,20 +311,19 @@ class _Walk:
             bound.append("wraps=" + self.token(wrapped, f"{label}.__wrapped__", module))
         self.parts[label] = _digest("\n".join(bound))
 
-    def _references(self, function: FunctionType, label: str) -> list[str]:
-        unknown = unknown_instructions(function.__code__)
-        if unknown:
-            listed = ", ".join(sorted(unknown))
+    def _references(self, function: FunctionType, facts: Facts, label: str) -> list[str]:
+        if facts.unknown:
+            listed = ", ".join(facts.unknown)
             self._give_up(f"{label} has instructions of Python {PYTHON} not known here ({listed})")
             return []
         bound: list[str] = []
-        self._beside.texts(texts_of(function.__code__))
-        names = names_of(function.__code__)
+        self._beside.texts(facts.texts)
+        names = facts.telling
         self._docs |= "__doc__" in names
         self._subclasses |= "__subclasses__" in names
         if "__globals__" in names or "f_globals" in names:
             self._give_up(f"{label} looks into the globals of other code")
-        for reference in references(function.__code__):
+        for reference in facts.references:
             token = self._reference(function, reference.kind, reference.path, label)
             bound.append(f"{'.'.join(reference.path)}={token}")
         return bound
@@ -415,6 +434,8 @@ class _Walk:
 
     def _warned(self, value: Any, module: str, label: str) -> None:
         """Note what cannot be followed: code that reaches names made at run time."""
+        if isinstance(value, SCALARS):
+            return
         if any(value is item for item in _REACH_ANYTHING):
             self._beside.with_code |= value in (builtins.eval, builtins.exec)
             self._whole_module(module, f"{label} uses {value.__name__}()")
@@ -456,7 +477,7 @@ class _Walk:
 
     def _bound(self, namespace: Any, name: str) -> Any:
         value = namespace.get(name, _MISSING)
-        self.checks.append(lambda: namespace.get(name, _MISSING) is value)
+        self.bindings[id(namespace), name] = (namespace, name, value)
         return value
 
     # Classes and modules
@@ -582,7 +603,7 @@ class _Walk:
             self._installed(type(error.value))
             self._whole_module(module, f"{where} holds a {kind}, which has no canonical form")
             return f"identity:{kind}"
-        frozen = snapshot(value)
+        frozen = value if isinstance(value, SCALARS) else snapshot(value)
         if frozen is not value:
             self.checks.append(lambda: snapshot(value) == frozen)
         return text
@@ -620,10 +641,10 @@ class _Walk:
 
     def _label(self, label: str, value: Any) -> str:
         # Two closures of one function have one name; the order of the walk tells them apart.
-        taken = set(self._labels.values())
         unique, number = label, 2
-        while unique in taken:
+        while unique in self._taken:
             unique, number = f"{label}#{number}", number + 1
+        self._taken.add(unique)
         self._labels[id(value)] = unique
         self._keep.append(value)
         return unique

@@ -30,7 +30,7 @@ from blake3 import blake3
 
 from everloop.core.project import is_project
 
-__all__ = ["NotCanonical", "canonical", "snapshot"]
+__all__ = ["SCALARS", "NotCanonical", "canonical", "snapshot"]
 
 
 class NotCanonical(Exception):
@@ -41,7 +41,7 @@ class NotCanonical(Exception):
         self.value = value
 
 
-_SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
+SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented))
 _BY_REPR = (
     dt.datetime, dt.date, dt.time, dt.timedelta, dt.tzinfo, decimal.Decimal, fractions.Fraction,
     uuid.UUID, pathlib.PurePath, range, slice, zoneinfo.ZoneInfo,
@@ -83,7 +83,7 @@ def _text(
     open_: dict[int, int],
 ) -> str:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         if kind is str:
             seen(value)
         return f"{kind.__name__}:{value!r}"
@@ -274,7 +274,7 @@ _CODE = (type, FunctionType, MethodType, ModuleType, BuiltinFunctionType, proper
 
 
 def _snapshot(value: Any, open_: frozenset[int]) -> Any:
-    if isinstance(value, _SCALARS):
+    if isinstance(value, SCALARS):
         # Told apart by type and sign: 1 from True, 0.0 from -0.0.
         return (type(value), repr(value)) if type(value) in (bool, int, float) else value
     if isinstance(value, (*_CODE, *_BY_REPR)):

@@ -41,7 +41,12 @@ def edit(folder: Path, case: Case, known: str) -> None:
 def run(root: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("edit_runner.py")), str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "EVERLOOP_DIR": str(root / "workspace"),  # where the facts of code are kept
+        },
         capture_output=True,
         text=True,
         timeout=240,
@@ -84,6 +89,12 @@ def test_edit_runs_again_what_it_changes_and_nothing_else(
             assert any(part in note for note in told["notes"]), told["notes"]
         elif part:
             assert any(part in change for change in told["changes"]), told["changes"]
+
+
+def test_facts_of_code_were_kept_from_one_process_to_the_next(
+    outcomes: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert list(tmp_path_factory.getbasetemp().glob("matrix*/workspace/cache/code-*"))
 
 
 def test_there_are_many_edits() -> None:
