@@ -17,7 +17,7 @@ from everloop.errors import EverloopError, exit_code
 if TYPE_CHECKING:
     from everloop.workspace import Workspace
 
-__all__ = ["common", "main", "run"]
+__all__ = ["common", "main", "open_workspace", "run", "run_named"]
 
 #: Command -> (module, attribute, help); the module loads when the command is used.
 _COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -25,6 +25,9 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("everloop.cli.server", "up", "Run everything: server, pages, scheduler, serving."),
     "server": ("everloop.cli.server", "server", "Run the API and the pages alone."),
     "run": ("everloop.cli.run", "run", "Run a pipeline; list and show runs."),
+    "rerun": ("everloop.cli.rerun", "rerun", "Repeat a run exactly; name what differs."),
+    "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
+    "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
@@ -42,6 +45,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 
 #: Commands that processes of ours start, not people.
 _HIDDEN: dict[str, tuple[str, str]] = {
+    "_rerun": ("everloop.cli.rerun", "repeat_process"),
     "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),
@@ -112,6 +116,19 @@ def open_workspace(location: str | None, *, must_exist: bool = True) -> Workspac
             hint="make one with: everloop init   (or say where it is with --dir)",
         )
     return open_(where)
+
+
+def run_named(workspace: Workspace, run_id: str) -> str:
+    """`run_id`, or for ``last`` the id of the newest run of a pipeline that repeats no other."""
+    if run_id != "last":
+        return run_id
+    from everloop.errors import NotFound
+
+    found = workspace.tracking.runs(limit=200).runs
+    for known in found:
+        if known.pipeline and "everloop.rerun_of" not in known.tags:
+            return known.id
+    raise NotFound("there is no run of a pipeline yet", hint="everloop run loop.py:name")
 
 
 def run() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from everloop.cli.main import common, open_workspace
+from everloop.cli.main import common, open_workspace, run_named
 from everloop.cli.output import json_document, key_values, say, table
 from everloop.core.run import Run
 from everloop.core.time import parse_instant
@@ -102,11 +102,11 @@ def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> N
 @click.argument("run_id", metavar="RUN")
 @common
 def show(run_id: str, location: str | None, as_json: bool) -> None:
-    """One run: parameters, data, code, steps, metrics."""
+    """One run (an id, or last): parameters, data, code, steps, metrics."""
     with open_workspace(location) as workspace:
         workspace.tracking.reap()
-        found = workspace.tracking.run(run_id)
-        steps = workspace.pipelines.steps(run_id)
+        found = workspace.tracking.run(run_named(workspace, run_id))
+        steps = workspace.pipelines.steps(found.id)
     if as_json:
         return json_document({"run": found, "steps": steps})
     key_values(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Explanation", "Memo", "PartChange", "StepKey", "StoredValue"]
+__all__ = [
+    "Explanation",
+    "Memo",
+    "PartChange",
+    "Rerun",
+    "StepComparison",
+    "StepKey",
+    "StoredValue",
+]
 
 
 class StepKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +58,47 @@ class PartChange(msgspec.Struct, frozen=True, kw_only=True):
     part: str
     before: str
     now: str
+
+
+class StepComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a step in a run and in its repetition.
+
+    Attributes:
+        before: Digest of the output then.
+        now: Digest of the output now.
+        verdict: ``equal``; ``not deterministic`` where the same inputs gave another output;
+            ``follows`` where the inputs differed already; ``only then`` and ``only now`` where one
+            run did not get there; ``not compared`` where the output has no stored form.
+        changes: Parts of the key in which the two differ.
+    """
+
+    step: str
+    before: str
+    now: str
+    verdict: Literal[
+        "equal", "not deterministic", "follows", "only then", "only now", "not compared"
+    ]
+    changes: tuple[PartChange, ...] = ()
+
+
+class Rerun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run compared with its exact repetition.
+
+    Attributes:
+        run: The first run.
+        rerun: The run that repeated it.
+        equal: Whether every step gave what it gave then, and the run ended as it did.
+        state: How the repetition ended.
+        steps: In the order of the first run.
+        environment: What is not as it was.
+    """
+
+    run: str
+    rerun: str
+    equal: bool
+    state: str
+    steps: tuple[StepComparison, ...]
+    environment: tuple[PartChange, ...] = ()
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["distribution_of", "is_project", "module_file", "module_name"]
+__all__ = ["distribution_of", "distributions_of", "is_project", "module_file", "module_name"]
 
 _OURS = str(Path(__file__).parents[1])
 
@@ -62,6 +62,23 @@ def is_project(name: str) -> bool:
     if getattr(module, "__path__", None):  # a namespace package: by where its first folder lies
         return _is_project_file(f"{next(iter(module.__path__))}/")
     return name == "__main__"
+
+
+@functools.cache
+def distributions_of(name: str) -> dict[str, str]:
+    """Versions of all distributions that the module `name` may be of; see `distribution_of`.
+
+    Of a namespace package there are several, as each brings a part of it.
+    """
+    first, version = distribution_of(name)
+    if not first:
+        return {}
+    top = name.partition(".")[0]
+    module = sys.modules.get(top)
+    if module is None or module_file(module):
+        return {first: version}
+    owners = _owners().get(top, [])
+    return {owner: importlib.metadata.version(owner) for owner in owners} or {first: version}
 
 
 @functools.cache

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from everloop.core.context import current_workspace
 from everloop.core.dataset import DatasetVersion
+from everloop.core.reads import fixed
+from everloop.core.reads import note as note_read
 from everloop.core.schema import Schema
 from everloop.data.frame import Table
 
@@ -25,7 +27,12 @@ def read(name: str, version: int | None = None, *, columns: list[str] | None = N
         NotFound: If there is no such dataset, version or column; with the nearest names.
     """
     service = current_workspace().data
-    found: DatasetVersion = service.version(name, version)
+    if version is None:
+        known = fixed("dataset", name)
+        found: DatasetVersion = service.version(name, int(known) if known else None)
+        note_read("dataset", name, str(found.number))
+    else:
+        found = service.version(name, version)
     rows = service.read(name, found.number, columns=columns)
     return Table(rows, sources=[(name, found.number, found.digest)], key=found.schema.key)
 
@@ -55,6 +62,10 @@ def commit(
         InvalidInput: With every fault, by column and row; no version is made then.
     """
     service = current_workspace().data
+    known = fixed("commit", name)
+    if known is not None:  # the repetition of a run changes nothing
+        done: DatasetVersion = service.version(name, int(known))
+        return done
     made: DatasetVersion = service.commit(
         name,
         Table.of(rows).to_arrow(),
@@ -64,4 +75,5 @@ def commit(
         note=note,
         sources=list(sources),
     )
+    note_read("commit", name, str(made.number))
     return made

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from everloop.core.context import current_workspace
+from everloop.core.reads import note
 from everloop.errors import InvalidInput
 from everloop.experiments.record import LoggedRun
 
@@ -26,6 +27,7 @@ def runs(experiment: str = "", *, workspace: Any = None) -> Runs:
         experiment: Its name; empty for all.
         workspace: The current one if not given.
     """
+    note("runs", experiment, "")
     return Runs(workspace if workspace is not None else current_workspace(), experiment)
 
 

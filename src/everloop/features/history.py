@@ -10,6 +10,7 @@ import numpy as np
 from everloop.core.context import current_workspace
 from everloop.core.expr import Column, kind_of
 from everloop.core.feature import Aggregate, FeatureSetSpec, Mode
+from everloop.core.reads import fixed, note
 from everloop.data.frame import Source, Table
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.features.compile_vector import evaluate
@@ -170,7 +171,12 @@ def _sources(
             found[name] = Table.of(given[name])
             continue
         data = current_workspace().data
-        version = data.version(name, versions.get(name))
+        if name in versions:
+            version = data.version(name, versions[name])
+        else:
+            known = fixed("dataset", name)
+            version = data.version(name, int(known) if known else None)
+            note("dataset", name, str(version.number))
         wanted = [column for column in columns if column in version.schema.names]
         rows = data.read(name, version.number, columns=wanted)
         found[name] = Table(rows, sources=[Source(name, version.number, version.digest)])

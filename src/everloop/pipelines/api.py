@@ -21,6 +21,7 @@ import msgspec
 from everloop.core.context import current_workspace
 from everloop.core.owner import this_process
 from everloop.core.pipeline import StoredValue
+from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
 from everloop.core.time import duration_micros
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
@@ -36,6 +37,7 @@ from everloop.pipelines.engine import (
 )
 from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.signature import Signature
+from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
 from everloop.tracking.current import logging_to
 from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
@@ -276,8 +278,11 @@ class Pipeline(Generic[P, R]):
         )
         describing.start()
         try:
-            return self._execute(execution, bound)
+            with noting() as reads:
+                return self._execute(execution, bound)
         finally:
+            if reads:
+                workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
             execution.close()
             describing.join(timeout=10)
 
@@ -339,7 +344,7 @@ class Pipeline(Generic[P, R]):
             workspace.pipelines.annotate(
                 run.id,
                 run.fence,
-                code=snapshot_code(code.files, workspace.blobs),
+                code=snapshot_code(files_of(code), workspace.blobs, data=data_of(code)),
                 git=git_of(Path(module).parent if module else Path.cwd()),
                 environment=environment_of(code.distributions),
             )

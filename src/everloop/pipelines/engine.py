@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from everloop.core.pipeline import Memo, StoredValue
+from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
 from everloop.core.time import ManualClock
 from everloop.errors import EverloopError, InvalidInput, StateError
@@ -31,6 +32,7 @@ from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
 from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.pool import Pool, usable_cores
+from everloop.pipelines.reads import moved_on, read_parts
 from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
 from everloop.pipelines.values import Encoder, Unreadable, load, store
 from everloop.pipelines.worker import Outcome, Raised, StepLog, Task
@@ -67,6 +69,7 @@ class End(NamedTuple):
         error: What it raised.
         tables: Tables in the result: path, sources and pending changes.
         logged: Metric points that it logged.
+        reads: What it read from the workspace by a moving name.
         is_here: Whether `value` is the result.
     """
 
@@ -78,6 +81,7 @@ class End(NamedTuple):
     error: BaseException | None = None
     tables: tuple[tuple[str, Any, Any], ...] = ()
     logged: tuple[Metric, ...] = ()
+    reads: tuple[Read, ...] = ()
     is_here: bool = False
 
 
@@ -209,6 +213,11 @@ class Execution:
             known |= self._service.results(missing)
         found = {}
         for digest, stored in known.items():
+            moved = moved_on(self._workspace, stored.meta.get("reads", ()))
+            if moved:
+                self._recent.pop(digest, None)
+                self._service.retire(digest, moved)
+                continue
             try:
                 found[digest] = load(stored, self._blobs), stored
             except Unreadable as error:
@@ -220,6 +229,8 @@ class Execution:
         """Note that a call was answered from the store; its value."""
         name = call.step.name.rpartition(".")[2]
         self._note_sources(stored.meta.get("sources", ()), name)
+        for read in stored.meta.get("reads", ()):
+            note(*read)
         # What the step logged when it ran belongs to this run too.
         at_ms = time.time_ns() // 1_000_000
         for key, number, at_step in stored.meta.get("logged") or ():
@@ -275,7 +286,8 @@ class Execution:
         # Steps called inside a step are plain functions.
         token, log_token = executing.set(None), logging_to.set(log)
         try:
-            value = call.step.function(*args, **kwargs)
+            with noting() as reads:
+                value = call.step.function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the user's: raised again after the last try
             return End(call, began, datetime.now(UTC), error=error, logged=tuple(log.points))
         except BaseException as error:
@@ -286,7 +298,7 @@ class Execution:
             executing.reset(token)
             logging_to.reset(log_token)
         end = End(call, began, datetime.now(UTC), value=value, is_here=True)
-        end = end._replace(logged=tuple(log.points))
+        end = end._replace(logged=tuple(log.points), reads=tuple(reads))
         try:
             stored, encoder = store(value, self._blobs, f"step {call.step.name}")
         except InvalidInput as error:
@@ -317,11 +329,14 @@ class Execution:
             self.run,
             clock.now() if isinstance(clock, ManualClock) else None,
             step.memory,
+            fixed_answers(),
         )
         outcomes = self._open_pool().run(task, step.timeout_s)
         for call, outcome in zip(calls, outcomes, strict=True):
             for point in outcome.logged:
                 self.hold(point)
+            for read in outcome.reads:
+                note(*read)
             yield _end_of(call, outcome)
 
     def _reference(self, step: Step) -> StepReference:
@@ -388,13 +403,15 @@ class Execution:
             self._note_sources(sources, name.rpartition(".")[2])
             self._record_changes(f"run:{self.run.id}/{name}", changes)
             beside.setdefault("sources", []).extend(list(source) for source in sources)
+        if end.reads:
+            beside["reads"] = [list(read) for read in end.reads]
         if end.logged:
             beside["logged"] = [[p.key, repr(p.value), p.step] for p in end.logged]
         if beside:
             stored = msgspec.structs.replace(stored, meta={**stored.meta, **beside})
-        return Memo(
-            key=end.call.key(), value=stored, run_id=self.run.id, created_at=datetime.now(UTC)
-        )
+        key = end.call.key()
+        key.parts.update(read_parts(end.reads))
+        return Memo(key=key, value=stored, run_id=self.run.id, created_at=datetime.now(UTC))
 
     def _record_changes(self, scope: str, changes: Iterable[Any]) -> None:
         for change in changes:
@@ -523,6 +540,7 @@ def backoff_s(step: Step, attempt: int) -> float:
 
 def _end_of(call: Call, outcome: Outcome) -> End:
     end = End(call, outcome.began, outcome.ended, logged=outcome.logged, tables=outcome.tables)
+    end = end._replace(reads=outcome.reads)
     if outcome.raised is not None:
         return end._replace(error=_error_of(call, outcome.raised))
     if outcome.stored is not None:

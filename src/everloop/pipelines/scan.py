@@ -21,7 +21,7 @@ from everloop.pipelines.instructions import (
     instructions_of,
 )
 
-__all__ = ["Reference", "references"]
+__all__ = ["Reference", "Use", "climbs", "names_of", "references", "texts_of", "uses"]
 
 
 class Reference(NamedTuple):
@@ -36,6 +36,23 @@ class Reference(NamedTuple):
     path: tuple[str, ...]
 
 
+class Use(NamedTuple):
+    """One read of a name, with what the code does with it next where that is plain.
+
+    Attributes:
+        path: The name as it stands in the code, then the attributes read of it.
+        how: ``call``, ``item`` (``environ["X"]``), ``in`` (``"X" in environ``), ``/``
+            (``HERE / "X"``), or empty.
+        text: The constant text that it is done with; None if it is something else.
+        name: The global name in the place of such a text.
+    """
+
+    path: tuple[str, ...]
+    how: str
+    text: str | None
+    name: str | None
+
+
 # Local variables that hold a module or a name of one, and all that imports bind to each.
 _Imported = dict[str, frozenset[tuple[str, ...]]]
 
@@ -47,6 +64,67 @@ def references(code: CodeType) -> tuple[Reference, ...]:
     Only right for code without unknown instructions; ask `unknown_instructions` first.
     """
     return tuple(sorted(set(_scan(code, {}))))
+
+
+@functools.cache
+def uses(code: CodeType) -> tuple[Use, ...]:
+    """Every read of a name in `code` and in the code nested in it."""
+    steps = [step for step in instructions_of(code) if step.opname not in ("PUSH_NULL", "PRECALL")]
+    found = []
+    for index, step in enumerate(steps):
+        if step.opname in GLOBALS or step.opname in LOCALS:
+            attributes = _attributes(steps, index)
+            found.append(_use((_names(step)[-1], *attributes), steps, index + len(attributes)))
+    nested = (uses(item) for item in code.co_consts if isinstance(item, CodeType))
+    return tuple(itertools.chain(found, *nested))
+
+
+def _use(path: tuple[str, ...], steps: list[dis.Instruction], last: int) -> Use:
+    after = [*steps[last + 1 : last + 3], None, None]
+    beside, then = after[0], after[1]
+    if beside is not None and beside.opname == "CONTAINS_OP" and last:
+        how, beside = "in", steps[last - len(path)]
+    elif steps[last].opname == "LOAD_METHOD" or "NULL" in steps[last].argrepr:
+        how = "call"
+    elif then is not None and then.opname == "BINARY_SUBSCR":
+        how = "item"
+    else:
+        how = "/" if then is not None and then.argrepr == "/" else ""
+    if beside is None or not how:
+        return Use(path, how, None, None)
+    is_text = beside.opname == "LOAD_CONST" and isinstance(beside.argval, str)
+    name = str(beside.argval) if beside.opname in GLOBALS else None
+    return Use(path, how, beside.argval if is_text else None, name)
+
+
+@functools.cache
+def climbs(code: CodeType) -> int:
+    """How many folders up from a file the code may go, by the names that it reads."""
+    ups = {"parent": 1, "dirname": 1, "parents": 3}
+    found = sum(ups.get(str(step.argval), 0) for step in dis.get_instructions(code))
+    found += sum(str(item).count("..") for item in code.co_consts if isinstance(item, str))
+    return found + sum(climbs(item) for item in code.co_consts if isinstance(item, CodeType))
+
+
+@functools.cache
+def names_of(code: CodeType) -> frozenset[str]:
+    """Names of all globals and attributes in `code` and in the code nested in it."""
+    nested = (names_of(item) for item in code.co_consts if isinstance(item, CodeType))
+    return frozenset(code.co_names).union(*nested)
+
+
+@functools.cache
+def texts_of(code: CodeType) -> frozenset[str]:
+    """Constant texts in `code` and in the code nested in it."""
+    found: set[str] = set()
+    for item in code.co_consts:
+        if isinstance(item, CodeType):
+            found |= texts_of(item)
+        elif isinstance(item, str):
+            found.add(item)
+        elif isinstance(item, tuple | frozenset):
+            found.update(part for part in item if isinstance(part, str))
+    return frozenset(found)
 
 
 def _scan(code: CodeType, imported: _Imported) -> Iterator[Reference]:

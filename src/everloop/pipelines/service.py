@@ -287,6 +287,14 @@ class PipelineService(Service):
             if tx.execute(memos.delete().where(memos.c.key == key)).rowcount:
                 tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
 
+    @action("run:write")
+    def retire(self, key: str, reason: str) -> None:
+        """Take a stored result out of use, and keep its parts to compare with."""
+        with self._catalog.write() as tx:
+            where = memos.c.key == key
+            if tx.execute(memos.update().where(where).values(key=f"{key}@{new_id()}")).rowcount:
+                tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
+
     # Looking back
 
     @action("run:read", on="run_id")

@@ -8,6 +8,7 @@ equal but for positions; only then its syntax tree stands for it. Otherwise the 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import linecache
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-__all__ = ["code_digest", "file_digest_of_syntax"]
+__all__ = ["bytecode_digest", "code_digest", "code_of_file", "file_digest_of_syntax"]
 
 # Whether a file is still what was imported from it is only known if it is older than this process.
 _STARTED = time.time()
@@ -37,7 +38,6 @@ class _Source(NamedTuple):
     codes: dict[str, list[CodeType]]
 
 
-@functools.cache
 def _digest_of(code: CodeType, filename: str) -> tuple[str, bool]:
     source = _source(filename, _text(filename))
     if source is not None:
@@ -46,9 +46,10 @@ def _digest_of(code: CodeType, filename: str) -> tuple[str, bool]:
                 continue
             nodes = source.nodes.get((candidate.co_name, candidate.co_firstlineno), [])
             if len(nodes) == 1:
-                return _syntax_digest(nodes[0]), True
+                with contextlib.suppress(RecursionError):  # an expression of a thousand terms
+                    return _syntax_digest(nodes[0]), True
             break  # several lambdas on one line: only the bytecode tells them apart
-    return _bytecode_digest(code), False
+    return bytecode_digest(code), False
 
 
 def code_digest(code: CodeType) -> tuple[str, bool]:
@@ -67,12 +68,20 @@ def file_digest_of_syntax(filename: str) -> str:
         if os.stat(filename).st_mtime > _STARTED:
             return ""
         if filename.endswith(".py"):
-            with _trees:
+            with _trees, contextlib.suppress(RecursionError):
                 return _syntax_digest(ast.parse(_text(filename)))
         with open(filename, "rb") as file:
             return blake3(file.read()).hexdigest()[:32]
     except (OSError, SyntaxError, ValueError):
         return ""
+
+
+def code_of_file(filename: str) -> CodeType | None:
+    """The code of a whole Python file; None if it is none."""
+    try:
+        return compile(_text(filename), filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _text(filename: str) -> str:
@@ -87,7 +96,7 @@ def _source(filename: str, text: str) -> _Source | None:
     try:
         tree = ast.parse(text)
         module = compile(text, filename, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError):
         return None
     nodes: dict[tuple[str, int], list[ast.AST]] = defaultdict(list)
     for node in ast.walk(tree):
@@ -133,7 +142,8 @@ def _same(left: CodeType, right: CodeType) -> bool:
     return _shape(left) == _shape(right)
 
 
-def _bytecode_digest(code: CodeType) -> str:
+def bytecode_digest(code: CodeType) -> str:
+    """Digest of what the interpreter executes, wherever it stands."""
     text = repr((importlib.util.MAGIC_NUMBER, _shape(code)))
     return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

@@ -18,6 +18,7 @@ import enum
 import importlib
 import io
 import math
+import os
 import sys
 import uuid
 import weakref
@@ -35,6 +36,7 @@ from everloop.core.artifact import ModelArtifact
 from everloop.core.pipeline import StoredValue
 from everloop.core.project import module_name
 from everloop.errors import EverloopError, InvalidInput
+from everloop.pipelines.beside import named_place
 from everloop.pipelines.paths import content_of_path
 from everloop.ports.blobs import BlobStore, HasPaths
 
@@ -44,6 +46,8 @@ __all__ = ["Encoder", "Unreadable", "load", "store", "text_of"]
 INLINE = 16_384
 _DEEPEST = 200
 _INT64 = 1 << 63
+#: How deep in an argument a text may name a file: by itself, or in a list or dict of such.
+_NAMES_UP_TO = 2
 
 _WANTED = (
     "return tables (ev.Table, Arrow, Polars, pandas), NumPy arrays, numbers, text, bytes, times, "
@@ -94,7 +98,9 @@ class Encoder:
 
     def node(self, value: Any, path: str, depth: int) -> Any:
         kind = type(value)
-        if value is None or kind is bool or kind is str:
+        if kind is str:
+            return self._named_file(value) if self._files and depth <= _NAMES_UP_TO else value
+        if value is None or kind is bool:
             return value
         if kind is int:
             return value if -_INT64 <= value < _INT64 else {"$int": str(value)}
@@ -114,6 +120,13 @@ class Encoder:
         if simple is not None:
             return {f"${simple[0]}": simple[1](value)}
         return self._rare(value, path, depth)
+
+    def _named_file(self, value: str) -> Any:
+        """A text; if it names a file, with the file's content, as whoever takes it may open it."""
+        place = named_place(value) if "." in value or "/" in value else ""
+        if place and os.path.isfile(place):
+            return {"$text": value, "content": content_of_path(Path(place))}
+        return value
 
     def _fault(self, path: str, message: str) -> None:
         self.faults.append((path, message))

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from everloop.core.context import acting, open_elsewhere
 from everloop.core.pipeline import StoredValue
+from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
 from everloop.errors import InvalidInput
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
@@ -52,6 +53,7 @@ class Task(NamedTuple):
         run: The run that they belong to.
         now: The instant of the driver's manual clock; None if it goes by the machine's.
         memory: Bytes that the process may use for its data; 0 is no limit.
+        fixed: In the repetition of a run, its id and what it was answered.
     """
 
     step: StepReference
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     run: Run
     now: datetime | None = None
     memory: int = 0
+    fixed: tuple[str, dict[tuple[str, str], list[str]]] | None = None
 
 
 class Raised(NamedTuple):
@@ -86,6 +89,7 @@ class Outcome(NamedTuple):
         refused: Why it has none: the paths inside the result.
         tables: Tables in the result: path, sources and pending changes.
         logged: Metric points that the step logged.
+        reads: What the step read from the workspace by a moving name.
         raised: The exception, if it raised.
     """
 
@@ -96,6 +100,7 @@ class Outcome(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()
     tables: tuple[tuple[str, Any, Any], ...] = ()
     logged: tuple[Metric, ...] = ()
+    reads: tuple[Read, ...] = ()
     raised: Raised | None = None
 
 
@@ -127,10 +132,14 @@ def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outco
     began, log = datetime.now(UTC), StepLog(task.run)
     token = logging_to.set(log)
     try:
-        with _memory_limit(task.memory):
+        with (
+            _memory_limit(task.memory),
+            fixing(*task.fixed) if task.fixed else nullcontext(),
+            noting() as reads,
+        ):
             args, kwargs = call_from_bytes(arguments)
             value = function(*args, **kwargs)
-            return _stored(value, began, log)
+            return _stored(value, began, log)._replace(reads=tuple(reads))
     except BaseException as error:  # noqa: BLE001 - the user's: whatever it is, the driver raises it
         raised = _raised(error)
         return Outcome(began, datetime.now(UTC), logged=tuple(log.points), raised=raised)

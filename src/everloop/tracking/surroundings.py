@@ -71,7 +71,9 @@ def environment_of(distributions: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def snapshot_code(files: Mapping[str, str], blobs: BlobStore) -> str:
+def snapshot_code(
+    files: Mapping[str, str], blobs: BlobStore, *, data: Mapping[str, str] | None = None
+) -> str:
     """Store project files; digest of the tree (JSON, path -> digest).
 
     Uncommitted changes are thus kept with the run.
@@ -79,17 +81,23 @@ def snapshot_code(files: Mapping[str, str], blobs: BlobStore) -> str:
     Args:
         files: Module name -> file.
         blobs: Where to.
+        data: Other files, by their names in the tree.
     """
     tree = {}
+    for name, beside in (data or {}).items():
+        try:
+            tree[name] = blobs.put(Path(beside).read_bytes())[0]
+        except OSError:
+            continue
     for module, file in sorted(files.items()):
         path = Path(file)
         try:
-            data = path.read_bytes()
+            text = path.read_bytes()
         except OSError:
             continue  # deleted since it was imported
         # Named as it is imported, so that the tree can be put on the path and run again.
         base = module.replace(".", "/")
         is_package = path.name == "__init__.py"
         name = f"{base}/__init__.py" if is_package else f"{base}{path.suffix or '.py'}"
-        tree[name] = blobs.put(data)[0]
+        tree[name] = blobs.put(text)[0]
     return blobs.put(canonical_json(tree))[0] if tree else ""

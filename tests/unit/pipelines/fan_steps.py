@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from everloop.data.api import read
 from everloop.data.frame import Table
 from everloop.pipelines import api as ev
 
@@ -134,3 +135,8 @@ def slowly(x: int, folder: str) -> int:
 
 
 _lock = threading.Lock()
+
+
+@ev.step
+def newest(least: int) -> int:
+    return len(read("numbers").filter(f"x >= {least}"))

@@ -378,3 +378,17 @@ def test_a_plain_call_waits_for_the_run_that_computes_the_same(
         thread.join()
     assert results == [7] * 4
     assert marks(folder, "7-*-*") == ["7"]
+
+
+def test_what_a_worker_read_by_name_decides_whether_its_result_is_old(workspace: Workspace) -> None:
+    @ev.pipeline
+    def sizes() -> list[int]:
+        return steps.newest.map([0, 5])
+
+    workspace.data.commit("numbers", steps.rows.function(10).to_arrow())
+    assert sizes.run() == [10, 5]
+    assert sizes.run() == [10, 5]
+    assert {row.outcome for row in workspace.pipelines.steps(sizes.run_id)} == {"cached"}
+    workspace.data.commit("numbers", steps.rows.function(20).to_arrow(), mode="replace")
+    assert sizes.run() == [20, 15]
+    assert {row.outcome for row in workspace.pipelines.steps(sizes.run_id)} == {"ran"}

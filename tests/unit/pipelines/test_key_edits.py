@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from everloop.pipelines import code, source
+from everloop.pipelines import code, facts, source
 from everloop.pipelines.code import CodePrint, fingerprint
 
 FLOW = """
@@ -453,7 +453,7 @@ def test_threads_that_digest_one_file_agree(project: Project) -> None:
     found = set()
     try:
         for _ in range(20):
-            source._digest_of.cache_clear()
+            facts._forget()
             source._source.cache_clear()
             code._memo.clear()
             with ThreadPoolExecutor(len(roots)) as pool:

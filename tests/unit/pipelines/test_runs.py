@@ -545,3 +545,30 @@ def test_struct_argument_brings_the_code_of_its_class(sqlite_workspace: Any) -> 
         assert configured.run() == Settings(3, ("a",))
     [told] = sqlite_workspace.pipelines.explain(configured.run_id, "uses")
     assert any(part.endswith("Settings") for part in told.parts)
+
+
+@ev.step
+def read_text(name: str) -> str:
+    return Path(name).read_text()
+
+
+@ev.step
+def read_texts(names: dict[str, list[str]]) -> list[str]:
+    return [Path(name).read_text() for name in names["files"]]
+
+
+@ev.pipeline
+def texts(name: str) -> list[str]:
+    return [read_text(name), *read_texts({"files": [name]})]
+
+
+def test_text_that_names_a_file_counts_by_the_files_content(
+    sqlite_workspace: Any, calls: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("1")
+    assert texts.run(name=str(file)) == ["1", "1"]
+    assert texts.run(name=str(file)) == ["1", "1"]
+    file.write_text("2")
+    assert texts.run(name=str(file)) == ["2", "2"]
+    assert calls == ["read_text", "read_texts"] * 2

@@ -14,7 +14,7 @@ from types import CodeType
 import pytest
 
 from everloop.pipelines import code as code_module
-from everloop.pipelines import instructions
+from everloop.pipelines import facts, instructions
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.instructions import unknown_instructions
 from everloop.pipelines.scan import references
@@ -266,11 +266,13 @@ def test_each_instruction_that_is_not_known_makes_a_step_uncacheable(
     for name in used:
         monkeypatch.setattr(instructions, "_KNOWN", known - {name})
         code_module._memo.clear()
+        facts._forget()
         made = fingerprint(plain_step)
         assert not made.cacheable
         assert any(f"not known here ({name}); not cached" in note for note in made.notes)
     monkeypatch.setattr(instructions, "_KNOWN", known)
     code_module._memo.clear()
+    facts._forget()
     assert fingerprint(plain_step).cacheable
 
 
