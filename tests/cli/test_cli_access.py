@@ -97,6 +97,12 @@ def test_commands_log_in_to_a_server(tmp_path: Path) -> None:
             everloop(tmp_path, "token", "create", "--dir", url, status=4, **token)
             everloop(tmp_path, "token", "revoke", made["token"]["id"], "--dir", url, **token)
             everloop(tmp_path, "user", "list", "--dir", url, status=4, **token)
+            own = ("user", "password", "vic", "--password-stdin", "--dir", vic)
+            everloop(tmp_path, *own, text="another long one\n", status=4)
+            everloop(tmp_path, *own, text="wrong password\nanother long one\n", status=4)
+            everloop(tmp_path, *own, text=f"{PASSWORD}\nanother long one\n")
+            everloop(tmp_path, "model", "list", "--dir", vic, status=4)
+            vic = f"http://vic:another%20long%20one@{host}"
             change = ("user", "role", "vic", "contributor")
             done = everloop(tmp_path, *change, "--dir", vic, status=4)
             assert "vic (viewer) may not user:write" in done.stderr

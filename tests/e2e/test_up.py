@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
 import everloop as ev
@@ -97,6 +98,30 @@ def test_up_serves_restarts_a_killed_worker_and_stops_on_sigterm(up: Up) -> None
         [*everloop, identifier], cwd=up.folder, capture_output=True, text=True, check=False
     )
     assert "model my-model/" in done.stdout, done.stderr
+
+
+def test_every_process_asks_from_the_first_user_on_and_heeds_a_revocation(up: Up) -> None:
+    infer = f"{up.serving}/v2/models/my-model/infer"
+    with ev.open(up.folder / ".everloop") as workspace:
+        workspace.access.create_user("ann", "admin")
+        made = workspace.access.create_token("ann", role="viewer")
+        token = {"Authorization": f"Bearer {made.secret}"}
+
+        def status(url: str, body: object = None, headers: dict[str, str] | None = None) -> int:
+            return httpx.request(
+                "GET" if body is None else "POST", url, json=body, headers=headers, timeout=30
+            ).status_code
+
+        asked = [(infer, REQUEST), (f"{up.serving}/metrics", None), (f"{up.pages}/metrics", None)]
+        for url, body in asked:
+            wait_for("a refusal", lambda url=url, body=body: status(url, body) == 401, 5)
+            assert status(url, body, token) == 200
+        for base in (up.serving, up.pages):
+            for path in ("/health", "/v2/health/live", "/v2/health/ready"):
+                assert status(f"{base}{path}") == 200
+        workspace.access.revoke_token(made.token.id)
+        for url, body in asked:
+            wait_for("the end", lambda url=url, body=body: status(url, body, token) == 401, 5)
 
 
 def test_up_killed_at_once_leaves_no_orphan_and_starts_again(up: Up) -> None:

@@ -83,7 +83,11 @@ def disable(name: str, undo: bool, reason: str, location: str | None, as_json: b
 
 @user.command("password")
 @click.argument("name")
-@click.option("--password-stdin", is_flag=True, help="Read it from standard input.")
+@click.option(
+    "--password-stdin",
+    is_flag=True,
+    help="Read it from standard input; one's own through a server: the one before, then the new.",
+)
 @click.option("--generate-password", is_flag=True, help="Make a random one and print it.")
 @common
 def set_password(
@@ -104,7 +108,11 @@ def set_password(
                 show_default=False,
                 err=True,
             )
-        password = _password(password_stdin, generate_password)
+        if password_stdin and not generate_password:
+            *before, password = sys.stdin.read().splitlines()[:2] or [""]
+            current = before[0] if before else current
+        else:
+            password = _password(password_stdin, generate_password)
         changed = workspace.access.set_password(name, password, current=current)
     _show(changed, password if generate_password else "", as_json)
 

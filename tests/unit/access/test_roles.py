@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -107,3 +108,11 @@ def test_the_guide_has_no_table_of_its_own() -> None:
     """It would grow old: it names the command that prints this one."""
     guide = Path(__file__).parents[3] / "docs" / "guide" / "access.md"
     assert "everloop user roles" in guide.read_text()
+
+
+def test_no_door_changes_threads_without_who_asks() -> None:
+    """An executor forgets the context, and without a principal everything is allowed."""
+    source = Path(ev.__file__).parent
+    for file in [*source.glob("api/*.py"), *source.glob("ui/*.py"), source / "server.py"]:
+        hops = re.findall(r"run_in_executor\((.*?)\)", file.read_text(), flags=re.DOTALL)
+        assert all("context.run" in hop for hop in hops), file
