@@ -7,6 +7,7 @@ claims. Libraries are imported when a model of theirs is packed or loaded.
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Callable, Sequence
 from json import JSONDecodeError
 from typing import Any
@@ -193,7 +194,13 @@ def _to_pickle(model: object) -> bytes:
 def _from_pickle(data: bytes) -> Any:
     import cloudpickle
 
-    return cloudpickle.loads(data)
+    try:
+        return cloudpickle.loads(data)
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+        raise InvalidInput(
+            f"{_PICKLE} cannot be loaded here: {type(error).__name__}: {error}",
+            hint="install what it was made with: the version's environment lists it",
+        ) from error
 
 
 def one_thread(model: Any) -> Any:

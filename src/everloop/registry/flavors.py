@@ -291,9 +291,11 @@ def _accepting(model: object) -> Flavor:
     for flavor in flavors().values():
         if flavor.accepts(model):
             return flavor
+    libraries = [name for name in BUILTIN if name not in ("mlflow", _LAST)]
     raise InvalidInput(
         f"no flavor takes a {type(model).__name__}",
-        hint=f"give a model of {', '.join(BUILTIN)}, or a function of a matrix",
+        hint=f"give a model of {', '.join(libraries)}, the Path of a model folder of MLflow's, or a"
+        " function of a matrix",
     )
 
 

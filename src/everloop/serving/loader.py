@@ -288,7 +288,7 @@ class Router:
         try:
             route = self._loader.load(deployment)
         except EverloopError as error:
-            reason = error.message
+            reason = f"{error.message}; {error.hint}" if error.hint else error.message
         except Exception as error:  # noqa: BLE001 - a model's own code runs as it is loaded
             reason, fault = f"{type(error).__name__}: {error}", error
         else:

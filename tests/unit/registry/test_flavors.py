@@ -117,6 +117,21 @@ def test_a_pickle_that_calls_itself_safe_is_not_loaded(registry: RegistryService
     assert registry.register("m", lying).tier == "needs-trust"
 
 
+@pytest.mark.parametrize("path", ["model.skops", "model.pkl"])
+def test_files_cut_short_are_told(path: str) -> None:
+    fitted = LogisticRegression().fit(ROWS, LATE)
+    artifact = pack(fitted, flavor="sklearn" if path == "model.skops" else "callable")
+    whole = artifact.files[path]
+    for data in (b"", b"garbage", whole[:40], whole[: len(whole) // 2]):
+        damaged = ModelArtifact(
+            flavor=artifact.flavor,
+            files={**artifact.files, path: data},
+            signature=artifact.signature,
+        )
+        with pytest.raises(InvalidInput, match=r"no skops model|model\.pkl cannot be loaded"):
+            _reload(damaged, trust=True)
+
+
 def test_skops_with_unknown_types_is_refused_even_if_called_safe() -> None:
     import skops.io
 

@@ -93,6 +93,14 @@ def test_what_is_not_data_alone_needs_trust(change: Callable[[Any], Any]) -> Non
         reload(artifact)
 
 
+def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", _files(_said()))
+    (tmp_path / "secret").write_text("s")
+    (folder / "more").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidInput, match="links that lead out of it: more"):
+        pack(folder)
+
+
 class _Payload:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -47,10 +47,14 @@ class MlflowFlavor:
 
     def pack(self, model: Any, names: Sequence[str]) -> dict[str, bytes]:
         folder = Path(model)
+        found = sorted(folder.rglob("*"))
+        links = [str(file.relative_to(folder)) for file in found if file.is_symlink()]
+        if links:
+            raise InvalidInput(f"the folder has links that lead out of it: {', '.join(links[:5])}")
         files = {
             file.relative_to(folder).as_posix(): file.read_bytes()
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not file.is_symlink()
+            for file in found
+            if file.is_file()
         }
         own = self.signature(files).inputs.names
         if names and own and len(names) != len(own):
@@ -282,7 +286,7 @@ def _pyfunc(
         else:
             rows = pandas.DataFrame(
                 {
-                    name: matrix[:, place].astype(dtypes[place])
+                    name: _column(matrix[:, place], dtypes[place])
                     for place, name in enumerate(inputs.names)
                 }
             )
@@ -291,6 +295,12 @@ def _pyfunc(
 
     weakref.finalize(scores, shutil.rmtree, folder, ignore_errors=True)
     return scores
+
+
+def _column(values: Floats, dtype: Any) -> Any:
+    # A whole number has no word for missing; MLflow's own check then says so.
+    whole = np.dtype(dtype).kind in "iub"
+    return values if whole and np.isnan(values).any() else values.astype(dtype)
 
 
 _DTYPES: dict[str, Any] = {
