@@ -5,7 +5,9 @@ An area is a module `benchmarks/area_<name>.py`. It registers functions that ret
     @bench
     def cached_step(context: Context) -> Row:
         env = peer_env("mlflow", ["mlflow-skinny==3.12.0"])
-        seconds = time_calls({"everloop": ours, "limit": raw}, repeats=context.repeats(50))
+        seconds = in_turns(
+            {"everloop": timed(ours), "limit": timed(raw)}, repeats=context.repeats(50)
+        )
         return Row(
             area="pipelines", work="step, cached", unit="s",
             everloop=seconds["everloop"], limit=seconds["limit"], limit_name="one SQLite commit",
@@ -163,22 +165,28 @@ def load_area(name: str, package: str = "benchmarks") -> list[Bench]:
 # Timing
 
 
-def time_calls(
-    calls: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1
+def in_turns(
+    turns: Mapping[str, Callable[[], float]], *, repeats: int, warm_up: int = 1
 ) -> dict[str, float]:
-    """Return each call's median duration in seconds.
-
-    The calls take turns, so that a noisy moment of the machine falls on all of them.
-    """
-    durations: dict[str, list[float]] = {name: [] for name in calls}
+    """The median of what each side says it took, the sides taking turns."""
+    said: dict[str, list[float]] = {name: [] for name in turns}
     for turn in range(-warm_up, repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            duration = time.perf_counter() - start
+        for name, call in turns.items():
+            seconds = call()
             if turn >= 0:
-                durations[name].append(duration)
-    return {name: statistics.median(values) for name, values in durations.items()}
+                said[name].append(seconds)
+    return {name: statistics.median(values) for name, values in said.items()}
+
+
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """`call` as a side of `in_turns`, by our clock."""
+
+    def turn() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return turn
 
 
 # Peers

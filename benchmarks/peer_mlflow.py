@@ -6,8 +6,6 @@ Reads one JSON object a line, `{"work": name, ...}`, and answers `{"seconds": ..
 import json
 import multiprocessing
 import os
-import pathlib
-import sqlite3
 import sys
 import time
 
@@ -15,16 +13,17 @@ ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever is printed must not meet the answers
 
 import mlflow  # noqa: E402
+import sqlalchemy  # noqa: E402
 from mlflow.entities import Metric  # noqa: E402
 
 
 class Side:
     """What is open between two pieces of work."""
 
-    def open(self, folder):
-        """A store in process, on SQLite, with one run."""
-        self.database = pathlib.Path(folder) / "mlflow.db"
-        self.client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{self.database}")
+    def open(self, store):
+        """A store in process, by its URI, with one run."""
+        self.store = store
+        self.client = mlflow.MlflowClient(tracking_uri=store)
         self.run = self.client.create_run("0").info.run_id
         self.step = 0
         return {}
@@ -59,29 +58,34 @@ class Side:
 
     def fill(self, runs):
         """Runs straight into the tables: (id, start, {metric: value})."""
-        with sqlite3.connect(self.database) as connection:
-            for id_, start, metrics in runs:
-                connection.execute(
-                    "INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, "
-                    "lifecycle_stage, artifact_uri, experiment_id) "
-                    "VALUES (?, ?, 'LOCAL', 'bench', 'FINISHED', ?, 'active', '', 0)",
-                    (id_, id_[:8], start),
-                )
-                for key, value in metrics.items():
-                    connection.execute(
-                        "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan)"
-                        " VALUES (?, ?, ?, 1, 0, 0)",
-                        (id_, key, value),
-                    )
-                for key in ("lr", "depth", "algorithm"):
-                    connection.execute(
-                        "INSERT INTO params (run_uuid, key, value) VALUES (?, ?, '1')", (id_, key)
-                    )
-                for key in ("team", "stage"):
-                    connection.execute(
-                        "INSERT INTO tags (run_uuid, key, value) VALUES (?, ?, 'x')", (id_, key)
-                    )
-        connection.close()
+        names = ("auc", "loss", "f1")
+        made = {
+            "INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, "
+            "lifecycle_stage, artifact_uri, experiment_id) VALUES "
+            "(:id, :name, 'LOCAL', 'bench', 'FINISHED', :start, 'active', '', 0)": [
+                {"id": id_, "name": id_[:8], "start": start} for id_, start, _ in runs
+            ],
+            "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) "
+            "VALUES (:id, :key, :value, 1, 0, false)": [
+                {"id": id_, "key": key, "value": metrics[key]}
+                for id_, _, metrics in runs
+                for key in names
+            ],
+            "INSERT INTO params (run_uuid, key, value) VALUES (:id, :key, '1')": [
+                {"id": id_, "key": key} for id_, *_ in runs for key in ("lr", "depth", "algorithm")
+            ],
+            "INSERT INTO tags (run_uuid, key, value) VALUES (:id, :key, 'x')": [
+                {"id": id_, "key": key} for id_, *_ in runs for key in ("team", "stage")
+            ],
+        }
+        engine = sqlalchemy.create_engine(self.store)
+        with engine.begin() as connection:
+            for statement, rows in made.items():
+                connection.execute(sqlalchemy.text(statement), rows)
+        if engine.dialect.name == "postgresql":
+            with engine.begin() as connection:
+                connection.execute(sqlalchemy.text("ANALYZE"))
+        engine.dispose()
         return {}
 
     def search(self, limit):

@@ -13,12 +13,11 @@ import math
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,30 +95,6 @@ class Peer:
         self._said.close()
 
 
-def in_turns(
-    turns: Mapping[str, Callable[[], float]], *, repeats: int, warm_up: int = 1
-) -> dict[str, float]:
-    """The median of what each side says it took, the sides taking turns."""
-    said: dict[str, list[float]] = {name: [] for name in turns}
-    for turn in range(-warm_up, repeats):
-        for name, call in turns.items():
-            seconds = call()
-            if turn >= 0:
-                said[name].append(seconds)
-    return {name: statistics.median(values) for name, values in said.items()}
-
-
-def timed(call: Callable[[], object]) -> Callable[[], float]:
-    """`call` as a side of `in_turns`, by our clock."""
-
-    def turn() -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    return turn
-
-
 # Servers
 
 
@@ -162,11 +137,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def everloop_server(folder: Path) -> Iterator[Server]:
-    """`everloop server` on a workspace of its own."""
+def everloop_server(folder: Path, url: str = "") -> Iterator[Server]:
+    """`everloop server` on a workspace in `folder`, or with its catalog at `url`."""
     port = free_port()
-    options = ["server", "--port", str(port), "--dir", str(folder)]
-    with _running([sys.executable, "-m", "everloop", *options], port, folder) as server:
+    options = ["server", "--port", str(port), "--dir", url or str(folder)]
+    command = [sys.executable, "-m", "everloop", *options]
+    objects = {"EVERLOOP_OBJECTS": str(folder / "objects")}
+    with _running(command, port, folder, objects) as server:
         yield server
 
 
@@ -179,15 +156,17 @@ def echo_server(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def mlflow_server(env: PeerEnv, folder: Path, *options: str) -> Iterator[Server | Missing]:
-    """`mlflow server` on SQLite and local artifacts, with its default options and these."""
+def mlflow_server(
+    env: PeerEnv, folder: Path, store: str, *options: str
+) -> Iterator[Server | Missing]:
+    """`mlflow server` on this store and local artifacts, with its default options and these."""
     if env.fault is not None:
         yield Missing(env.fault)
         return
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [str(env.python), "-m", "mlflow", "server", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--backend-store-uri", store]
     command += ["--artifacts-destination", str(folder / "artifacts"), *options]
     running = _running(command, port, folder)
     try:
@@ -202,11 +181,18 @@ def mlflow_server(env: PeerEnv, folder: Path, *options: str) -> Iterator[Server 
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], port: int, folder: Path) -> Iterator[Server]:
+def _running(
+    command: Sequence[str], port: int, folder: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     log = folder / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=HERE.parent, process_group=0
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=HERE.parent,
+            process_group=0,
+            env={**os.environ, **(settings or {})},
         )
     server = Server(f"http://127.0.0.1:{port}", process.pid)
     try:

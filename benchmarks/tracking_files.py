@@ -6,16 +6,15 @@ import contextlib
 import http.client
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from benchmarks.harness import Context, Missing, Row
-from benchmarks.sides import Peer, Server, everloop_server, in_turns, mlflow_server, timed
-from benchmarks.tracking_store import MLFLOW, PEER
+from benchmarks.harness import Context, Missing, Row, in_turns, timed
+from benchmarks.sides import Peer, Server, mlflow_server
+from benchmarks.tracking_places import PEER, Place, measured, peer_of, places
 from everloop.workspace import open_workspace
 
 PIECE = 1 << 20
@@ -24,17 +23,25 @@ MODEL = 256 << 10
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """All on one server of each kind."""
-    env = context.peer_env("mlflow", MLFLOW)
+    """All on one server of each kind, on each database."""
+    for place, peers_place in zip(places(context), places(context), strict=True):
+        with place as here, peers_place as there:
+            yield from _files(context, here, there)
+
+
+def _files(context: Context, place: Place, there: Place) -> Iterator[Row]:
+    env = peer_of(context)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "everloop").mkdir()
-        ours = stack.enter_context(everloop_server(folder / "everloop"))
-        theirs = stack.enter_context(mlflow_server(env, folder / "mlflow", "--workers", "1"))
-        yield from _large(context, folder, ours, theirs)
+        ours = stack.enter_context(place.server())
+        theirs = stack.enter_context(
+            mlflow_server(env, there.folder, there.store, "--workers", "1")
+        )
+        if not place.url:  # of a large file the catalog sees one row, wherever that row is
+            yield from _large(context, place, ours, theirs)
         peer = stack.enter_context(Peer(env, "peer_mlflow.py"))
-        yield _small(context, folder, ours, theirs, peer)
-        yield _again(context, folder, ours)
+        yield _small(context, place, ours, theirs, peer)
+        if not place.url:
+            yield _again(context, place, ours)
 
 
 class Large:
@@ -101,8 +108,8 @@ class Large:
 _PATH = "/api/2.0/mlflow-artifacts/artifacts/large/model.bin"
 
 
-def _large(context: Context, folder: Path, ours: Server, theirs: Server | Missing) -> Iterator[Row]:
-    file = Large(folder, context.size(1 << 30, 16 << 20))
+def _large(context: Context, place: Place, ours: Server, theirs: Server | Missing) -> Iterator[Row]:
+    file = Large(place.folder, context.size(1 << 30, 16 << 20))
     repeats = context.repeats(5)
     up = {"everloop": lambda: file.up(ours), "limit": lambda: file.limit(durable=True)}
     down = {"everloop": lambda: file.down(ours), "limit": lambda: file.limit(durable=False)}
@@ -120,13 +127,13 @@ def _large(context: Context, folder: Path, ours: Server, theirs: Server | Missin
     equal = file.is_copied()
     after = peak_memory(ours.pid)
     size = f"{file.size >> 20:,} MiB"
-    common: dict[str, Any] = {"area": "tracking", "answers_equal": equal, "repeats": repeats}
+    common: dict[str, Any] = {"answers_equal": equal, "repeats": repeats}
     for name, seconds, limit_name in (
         ("up", sent, "copyfile with fsync, and blake3 on one core"),
         ("down", fetched, "copyfile, and blake3 on one core"),
     ):
         peer = theirs if isinstance(theirs, Missing) else seconds["peer"]
-        yield Row(
+        yield measured(
             work=f"artifact of {size} {name} through the server",
             unit="s",
             everloop=seconds["everloop"],
@@ -135,7 +142,7 @@ def _large(context: Context, folder: Path, ours: Server, theirs: Server | Missin
             peers={f"{PEER} server, one worker": peer},
             **common,
         )
-    yield Row(
+    yield measured(
         work=f"peak memory of the server after artifacts of {size}",
         unit="bytes",
         everloop=after,
@@ -152,17 +159,19 @@ def peak_memory(pid: int) -> float:
 
 
 def _small(
-    context: Context, folder: Path, ours: Server, theirs: Server | Missing, peer: Peer
+    context: Context, place: Place, ours: Server, theirs: Server | Missing, peer: Peer
 ) -> Row:
     count = context.size(1000, 50)
     repeats = context.repeats(5)
     workspace = open_workspace(ours.url)
+    folder = place.folder / "small"
+    folder.mkdir()
     turns = 0
 
     def files() -> Path:
         nonlocal turns
         turns += 1
-        made = folder / f"small{turns}"
+        made = folder / str(turns)
         made.mkdir()
         for number in range(count):
             (made / f"{number:04}.bin").write_bytes(os.urandom(SMALL))
@@ -179,7 +188,7 @@ def _small(
 
     def copied() -> float:
         source = files()
-        return timed(lambda: shutil.copytree(source, folder / f"{source.name}.copy"))()
+        return timed(lambda: shutil.copytree(source, source.with_suffix(".copy")))()
 
     def by_peer() -> float:
         assert isinstance(theirs, Server)
@@ -199,9 +208,8 @@ def _small(
         figure: float | Missing = theirs
     else:
         figure = peer.figure(seconds.get("peer", 0.0))
-    return Row(
-        area="tracking",
-        work=f"{count:,} artifacts of 4 KiB up through the server, durable",
+    return measured(
+        work=f"{count:,} artifacts of 4 KiB up through the server, durable, {place.database}",
         unit="s",
         everloop=seconds["everloop"],
         limit=seconds["limit"],
@@ -212,18 +220,17 @@ def _small(
     )
 
 
-def _again(context: Context, folder: Path, ours: Server) -> Row:
+def _again(context: Context, place: Place, ours: Server) -> Row:
     times = context.size(50, 5)
     files = {f"part{number}.bin": os.urandom(MODEL) for number in range(8)}
-    objects = folder / "everloop" / "objects"
+    objects = place.folder / "objects"
     with open_workspace(ours.url) as workspace:
         before = stored(objects)
         for number in range(times):
             workspace.tracking.put_artifacts(f"again/{number}", files)
         grown = stored(objects) - before
         kept = workspace.tracking.artifact(f"again/{times - 1}/part7.bin")
-    return Row(
-        area="tracking",
+    return measured(
         work=f"disk for the same model of 2 MiB logged {times} times",
         unit="bytes",
         everloop=grown,

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Context, Missing, Row
-from benchmarks.sides import (
-    Peer,
-    Server,
-    echo_server,
-    everloop_server,
-    in_turns,
-    mlflow_server,
-    timed,
-)
-from benchmarks.tracking_store import MLFLOW, PEER, Limit
+from benchmarks.harness import Context, Missing, Row, in_turns, timed
+from benchmarks.sides import Peer, Server, echo_server, mlflow_server
+from benchmarks.tracking_places import PEER, Limit, Place, Steps, measured, peer_of, places
 
 DEFAULT, SINGLE = f"{PEER} server, default workers", f"{PEER} server, one worker"
 
@@ -31,7 +21,7 @@ class Rest:
         self.servers = servers
         self.limit = limit
         self.runs = {name: self._run(name) for name in servers}
-        self.next_step = dict.fromkeys([*servers, "raw"], 0)
+        self.steps = Steps()
 
     def _run(self, name: str) -> str:
         if name == "echo":
@@ -41,7 +31,7 @@ class Rest:
 
     def turn(self, name: str, size: int) -> float:
         """Log `size` points by one request; the body is made before the clock starts."""
-        steps = self._steps(name, size)
+        steps = self.steps.take(name, size)
         points = [{"key": "loss", "value": s / 7, "timestamp": s, "step": s} for s in steps]
         asked: dict[str, Any] = {"run_id": self.runs[name]}
         asked |= points[0] if size == 1 else {"metrics": points}
@@ -51,13 +41,7 @@ class Rest:
 
     def raw(self, size: int) -> float:
         """The same points by the limit's transaction."""
-        rows = [(1, 1, s, s, s / 7, False) for s in self._steps("raw", size)]
-        return timed(lambda: self.limit.log(rows))()
-
-    def _steps(self, name: str, size: int) -> range:
-        first = self.next_step[name]
-        self.next_step[name] = first + size
-        return range(first, first + size)
+        return timed(lambda: self.limit.log(self.steps.take("raw", size)))()
 
     def is_equal(self) -> bool:
         """Whether every server holds the points that were logged to it."""
@@ -68,41 +52,45 @@ class Rest:
             "runs/search", experiment_ids=["0"], filter=f"attributes.run_id = '{self.runs[name]}'"
         )
         (metric,) = made["runs"][0]["data"]["metrics"]
-        last = self.next_step[name] - 1
+        last = self.steps.last(name)
         return bool(metric["step"] == last and metric["value"] == last / 7)
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """One server of each kind runs during all of it."""
-    env = context.peer_env("mlflow", MLFLOW)
+    """One server of each kind runs during all of it, on each database."""
+    for place, default, single in zip(*(places(context) for _ in range(3)), strict=True):
+        with place as here, default as one, single as other:
+            yield from _served(context, here, {DEFAULT: one, SINGLE: other})
+
+
+def _served(context: Context, place: Place, peers: dict[str, Place]) -> Iterator[Row]:
+    env = peer_of(context)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for name in ("everloop", "echo"):
-            (folder / name).mkdir()
+        (place.folder / "echo").mkdir()
         servers: dict[str, Server] = {
-            "everloop": stack.enter_context(everloop_server(folder / "everloop")),
-            "echo": stack.enter_context(echo_server(folder / "echo")),
+            "everloop": stack.enter_context(place.server()),
+            "echo": stack.enter_context(echo_server(place.folder / "echo")),
         }
         missing: dict[str, Missing] = {}
-        for name, options in ((DEFAULT, ()), (SINGLE, ("--workers", "1"))):
-            started = stack.enter_context(mlflow_server(env, folder / name[-3:], *options))
+        for (name, there), options in zip(peers.items(), ((), ("--workers", "1")), strict=True):
+            started = stack.enter_context(mlflow_server(env, there.folder, there.store, *options))
             if isinstance(started, Missing):
                 missing[name] = started
             else:
                 servers[name] = started
-        limit = Limit(str(folder / "limit.sqlite"))
-        rest = Rest(servers, limit)
+        rest = Rest(servers, stack.enter_context(place.limit()))
         for size, repeats in ((1, context.repeats(300)), (1000, context.repeats(60))):
-            yield from _rest(rest, missing, size, repeats)
+            yield from _rest(rest, place, missing, size, repeats)
         peer = stack.enter_context(Peer(env, "peer_mlflow.py"))
         for processes in (1, 8):
             # Without MLflow there is no client of its own to measure with.
-            if row := _clients(context, servers, missing, peer, processes):
+            if row := _clients(context, place, servers, missing, peer, processes):
                 yield row
-        limit.connection.close()
 
 
-def _rest(rest: Rest, missing: dict[str, Missing], size: int, repeats: int) -> Iterator[Row]:
+def _rest(
+    rest: Rest, place: Place, missing: dict[str, Missing], size: int, repeats: int
+) -> Iterator[Row]:
     def side(name: str) -> Callable[[], float]:
         return lambda: rest.turn(name, size)
 
@@ -113,29 +101,29 @@ def _rest(rest: Rest, missing: dict[str, Missing], size: int, repeats: int) -> I
     theirs = in_turns(slow, repeats=max(3, repeats // 6))
     call = "log-metric" if size == 1 else f"log-batch of {size:,}"
     common: dict[str, Any] = {
-        "area": "tracking",
         "unit": "s",
         "everloop": seconds["everloop"],
         "peers": {**theirs, **missing},
         "answers_equal": rest.is_equal(),
         "repeats": repeats,
     }
-    yield Row(
-        work=f"REST {call}, bare client, durable",
+    yield measured(
+        work=f"REST {call}, bare client, durable, {place.database}",
         limit=seconds["echo"],
         limit_name="a bare ASGI echo of the same body, which stores nothing",
         **common,
     )
-    yield Row(
-        work=f"REST {call}, bare client, durable, with the disk in the limit",
+    yield measured(
+        work=f"REST {call}, bare client, durable, {place.database} in the limit",
         limit=seconds["echo"] + seconds["raw"],
-        limit_name="the echo, and the points in one transaction by hand (WAL, synchronous FULL)",
+        limit_name=f"the echo, and {rest.limit.name(size)}",
         **common,
     )
 
 
 def _clients(
     context: Context,
+    place: Place,
     servers: dict[str, Server],
     missing: dict[str, Missing],
     peer: Peer,
@@ -159,9 +147,8 @@ def _clients(
         for answer in answers
     )
     ours = rates.pop("everloop")
-    return Row(
-        area="tracking",
-        work=f"log_metric by MLflow's client, {processes} at once, durable",
+    return measured(
+        work=f"log_metric by MLflow's client, {processes} at once, durable, {place.database}",
         unit="calls/s",
         everloop=ours,
         limit=echo.calls / limit,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Context, Missing, PeerEnv, Row
-from benchmarks.sides import Server, echo_server, everloop_server, in_turns, mlflow_server, timed
-from benchmarks.tracking_store import MLFLOW, PEER
+from benchmarks.harness import Context, Missing, PeerEnv, Row, in_turns, timed
+from benchmarks.sides import Server, echo_server, mlflow_server
+from benchmarks.tracking_places import PEER, Place, measured, peer_of, places
 
 
 def rows(context: Context) -> Iterator[Row]:
     """Servers first, then commands."""
-    env = context.peer_env("mlflow", MLFLOW)
-    yield from _servers(context, env)
+    env = peer_of(context)
+    for place, there in zip(places(context), places(context), strict=True):
+        with place as here, there as peers:
+            yield from _servers(context, env, here, peers)
     yield _command(
         context,
         env,
@@ -37,32 +38,30 @@ def rows(context: Context) -> Iterator[Row]:
     )
 
 
-def _servers(context: Context, env: PeerEnv) -> Iterator[Row]:
+def _servers(context: Context, env: PeerEnv, place: Place, there: Place) -> Iterator[Row]:
     repeats = context.repeats(10)
     memory: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
 
-        def started(side: str, server: Callable[[Path], Any]) -> Callable[[], float]:
-            def turn() -> float:
-                with contextlib.ExitStack() as stack:
-                    running: list[Server] = []
-                    seconds = timed(lambda: running.append(stack.enter_context(server(folder))))()
-                    memory[side] = tree_memory(running[0].pid)
-                return seconds
+    def started(side: str, server: Callable[[], Any]) -> Callable[[], float]:
+        def turn() -> float:
+            with contextlib.ExitStack() as stack:
+                running: list[Server] = []
+                seconds = timed(lambda: running.append(stack.enter_context(server())))()
+                memory[side] = tree_memory(running[0].pid)
+            return seconds
 
-            return turn
+        return turn
 
-        sides = {
-            "everloop": started("everloop", everloop_server),
-            "limit": started("limit", echo_server),
-        }
-        seconds = in_turns(sides, repeats=repeats)
-        peers = _peer_server(env, folder / "mlflow")
-    common: dict[str, Any] = {"area": "tracking", "answers_equal": True, "repeats": repeats}
+    sides = {
+        "everloop": started("everloop", place.server),
+        "limit": started("limit", lambda: echo_server(place.folder)),
+    }
+    seconds = in_turns(sides, repeats=repeats)
+    peers = _peer_server(env, there)
+    common: dict[str, Any] = {"answers_equal": True, "repeats": repeats}
     limit_name = "a bare ASGI echo on the same server software"
-    yield Row(
-        work="idle server, memory (PSS) of all its processes",
+    yield measured(
+        work=f"idle server, memory (PSS) of all its processes, {place.database}",
         unit="bytes",
         everloop=memory["everloop"],
         limit=memory["limit"],
@@ -70,8 +69,8 @@ def _servers(context: Context, env: PeerEnv) -> Iterator[Row]:
         peers={f"{PEER} server, default workers": peers[1]},
         **common,
     )
-    yield Row(
-        work="server, from its start to /health",
+    yield measured(
+        work=f"server, from its start to /health, {place.database}",
         unit="s",
         everloop=seconds["everloop"],
         limit=seconds["limit"],
@@ -81,14 +80,15 @@ def _servers(context: Context, env: PeerEnv) -> Iterator[Row]:
     )
 
 
-def _peer_server(env: PeerEnv, folder: Path) -> tuple[float | Missing, float | Missing]:
+def _peer_server(env: PeerEnv, place: Place) -> tuple[float | Missing, float | Missing]:
     """Seconds to the first answer, once, and memory."""
-    with mlflow_server(env, folder) as first:  # makes its tables
+    with mlflow_server(env, place.folder, place.store) as first:  # makes its tables
         if isinstance(first, Missing):
             return first, first
     with contextlib.ExitStack() as stack:
         running: list[Server | Missing] = []
-        seconds = timed(lambda: running.append(stack.enter_context(mlflow_server(env, folder))))()
+        again = mlflow_server(env, place.folder, place.store)
+        seconds = timed(lambda: running.append(stack.enter_context(again)))()
         server = running[0]
         return (
             (server, server) if isinstance(server, Missing) else (seconds, tree_memory(server.pid))
@@ -133,8 +133,7 @@ def _command(
         peer = Missing(env.fault)
     else:
         peer = in_turns({"peer": side([str(env.python), *theirs])}, repeats=3)["peer"]
-    return Row(
-        area="tracking",
+    return measured(
         work=work,
         unit="s",
         everloop=seconds["everloop"],

@@ -133,3 +133,56 @@ LocalBlobs({str(tmp_path)!r}).put(pieces())
     assert list(store.digests()) == []
     digest, _ = store.put(b"x" * 100_000)
     assert store.exists(digest)
+
+
+def test_fault_of_the_disk_is_raised_although_it_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While a large file is still coming, the disk is already at work on its beginning.
+    monkeypatch.setattr("everloop.backends.blobs.files._AHEAD", 10)
+    told: list[int] = []
+
+    def fsync(handle: int) -> None:
+        told.append(handle)
+        if len(told) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = LocalBlobs(tmp_path)
+    small, _ = store.put(b"small")
+    monkeypatch.setattr("everloop.backends.blobs.files.os.fsync", fsync)
+    with pytest.raises(BackendError, match="could not store"):
+        store.put(iter([b"0123456789"] * 3))
+    assert list(store.digests()) == [small]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_large_file_is_synced_while_it_comes_and_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everloop.backends.blobs.files._AHEAD", 1000)
+    data = os.urandom(100_000)
+    store = LocalBlobs(tmp_path)
+    digest, size = store.put(data[n : n + 777] for n in range(0, len(data), 777))
+    assert (store.get(digest), size) == (data, len(data))
+
+
+def test_many_that_cannot_be_written_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalBlobs(tmp_path)
+    real, renamed = os.rename, []
+
+    def rename(source: str, target: str) -> None:
+        if len(renamed) == 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        renamed.append(target)
+        real(source, target)
+
+    monkeypatch.setattr("everloop.backends.blobs.local.os.rename", rename)
+    with pytest.raises(BackendError, match="No space left"):
+        store.put_many([b"%d" % n for n in range(100)])
+    assert list((tmp_path / "tmp").iterdir()) == []
+    # What got its name is whole, and is there when the call is made again.
+    monkeypatch.undo()
+    found = store.put_many([b"%d" % n for n in range(100)])
+    assert [store.get(digest) for digest, _ in found] == [b"%d" % n for n in range(100)]

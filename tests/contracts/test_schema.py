@@ -231,3 +231,36 @@ def test_migrations_know_nothing_of_the_present_tables() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert imported == {"alembic", "sqlalchemy"}
+
+
+def test_points_are_kept_when_their_table_is_made_anew(
+    catalog_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(migrate, "HEAD", "0005")
+        Catalog(catalog_url).close()
+    engine = create_engine(catalog_url.replace("postgresql:", "postgresql+psycopg:"))
+    run = (
+        "INSERT INTO runs (pk, id, experiment_pk, name, pipeline, state, code, git, environment, "
+        "arguments, actor, trigger, error, owner, fence, lifecycle, started_at) VALUES (7, 'r', 0, "
+        "'', '', 'running', '', '{}', '{}', '{}', '', '', '', '', 0, 'active', 0)"
+    )
+    points = [(7, 3, step, step, step / 7, False) for step in range(-5, 5)]
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO experiments (pk, name, lifecycle, tags, created_at, updated_at) "
+                "VALUES (0, 'Default', 'active', '{}', 0, 0)"
+            )
+        )
+        connection.execute(text(run))
+        connection.execute(text("INSERT INTO metric_keys (pk, name) VALUES (3, 'loss')"))
+        for values in points:
+            names = {f"v{number}": value for number, value in enumerate(values)}
+            marks = ", ".join(f":{name}" for name in names)
+            connection.execute(text(f"INSERT INTO metric_points VALUES ({marks})"), names)
+    Catalog(catalog_url).close()
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT * FROM metric_points ORDER BY step")).all()
+    engine.dispose()
+    assert [tuple(row) for row in found] == points

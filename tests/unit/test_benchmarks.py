@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import harness
 from benchmarks.harness import Context, Missing, Row
 from benchmarks.report import json_lines, table
-from benchmarks.tracking_store import log_rows
+from benchmarks.tracking_log import batch_rows
+from benchmarks.tracking_places import places
 
 KEYS = {
     "area",
@@ -110,15 +112,33 @@ def test_without_a_peer_there_is_no_ratio() -> None:
     assert row.to_json()["ratio_to_best_peer"] is None
 
 
-def test_quick_row_of_tracking_compares_its_answers() -> None:
-    context = Context(quick=True, peers=False)
-    log_one = next(iter(log_rows(context)))
-    assert log_one.answers_equal
-    assert log_one.everloop > 0
-    assert log_one.limit > 0
-    (peer,) = log_one.peers.values()
-    assert isinstance(peer, Missing)
-    assert "--no-peers" in peer.reason
+def test_quick_rows_of_tracking_compare_their_answers(postgres_url: str) -> None:
+    context = Context(quick=True, peers=False, postgres=postgres_url)
+    found = list(batch_rows(context))
+    assert [row.work.rpartition(", ")[2] for row in found] == ["SQLite"] * 2 + ["PostgreSQL"] * 2
+    for row in found:
+        assert row.answers_equal
+        assert min(row.everloop, row.limit) > 0
+        (peer,) = row.peers.values()
+        assert isinstance(peer, Missing)
+        assert "--no-peers" in peer.reason
+
+
+def test_place_on_postgres_is_fresh_and_leaves_nothing(postgres_url: str) -> None:
+    def known() -> set[str]:
+        with psycopg.connect(postgres_url) as server:
+            return {name for (name,) in server.execute("SELECT datname FROM pg_database")}
+
+    context = Context(postgres=postgres_url)
+    names = []
+    for place in (there for _ in range(2) for there in places(context)):
+        with place as here, here.limit() as limit:
+            limit.log(range(3))
+            assert [step for step, *_ in limit.history()] == [0, 1, 2]
+            names.append(here.url.rpartition("/")[2])
+            assert not here.url or names[-1] in known()
+    assert len(set(names)) == 3
+    assert known().isdisjoint(filter(None, names))
 
 
 def test_areas_are_found_and_run_in_order(areas: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,9 +184,8 @@ def test_unequal_answers_fail_the_run(areas: Path) -> None:
 
 def test_calls_take_turns_and_warm_up() -> None:
     order: list[str] = []
-    medians = harness.time_calls(
-        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=3, warm_up=1
-    )
+    sides = {name: harness.timed(lambda name=name: order.append(name)) for name in ("a", "b")}  # type: ignore[misc]
+    medians = harness.in_turns(sides, repeats=3, warm_up=1)
     assert order == ["a", "b"] * 4
     assert set(medians) == {"a", "b"}
     assert all(seconds >= 0 for seconds in medians.values())

@@ -174,8 +174,9 @@ metric_keys = _table(
 )
 metric_points = _table(
     "metric_points",
-    Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
-    Column("key_pk", BigInteger, ForeignKey("metric_keys.pk"), primary_key=True),
+    # Without foreign keys: metric_latest, written with each point, has them.
+    Column("run_pk", BigInteger, primary_key=True),
+    Column("key_pk", BigInteger, primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("at_ms", BigInteger, primary_key=True),
     # NaN cannot be a key and SQLite turns it into NULL, so it is 0 with the flag set.

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from everloop.catalog.engine import Catalog
 from everloop.core.run import Metric
@@ -100,7 +101,11 @@ class PointGroups:
                 self._waiting[0].turn.release()
 
     def _write(self, group: list[_Entry]) -> None:
-        with self._catalog.driver(write=True, ordered=False) as (cursor, dialect):
+        with (
+            self._catalog.driver(write=True, ordered=False) as (cursor, dialect),
+            # What does not wait for an answer goes to PostgreSQL at once.
+            nullcontext() if dialect == "sqlite" else cursor.connection.pipeline(),
+        ):
             mark = "?" if dialect == "sqlite" else "%s"
             query = f"SELECT pk, fence FROM runs WHERE id = {mark} AND lifecycle = 'active'"
             found: dict[str, tuple[int, int]] = {}

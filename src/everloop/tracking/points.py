@@ -22,8 +22,8 @@ _POINTS_SQLITE = (
 )
 _POINTS_POSTGRES = (
     "INSERT INTO metric_points (run_pk, key_pk, step, at_ms, value, is_nan) "
-    "SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], "
-    "%s::double precision[], %s::boolean[]) ON CONFLICT DO NOTHING"
+    "SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], "
+    "%b::double precision[], %b::boolean[]) ON CONFLICT DO NOTHING"
 )
 _TAIL = (
     " ON CONFLICT (run_pk, key_pk) DO UPDATE SET step = excluded.step, at_ms = excluded.at_ms, "

@@ -16,6 +16,8 @@ _OF = (
     "AND key_pk = (SELECT pk FROM metric_keys WHERE name = {mark})"
 )
 _POINTS = "SELECT step, at_ms, value, is_nan FROM metric_points WHERE "
+#: Points that several workers log at one step are all drawn, up to so many for each that was asked.
+_AT_A_STEP = 10
 _ORDERS = {
     "time": "at_ms, step, value, is_nan",
     "step": "step, at_ms, value, is_nan",
@@ -51,6 +53,22 @@ class _Series:
         query += f" ORDER BY step {order}" + (f" LIMIT {limit}" if limit else "")
         self._cursor.execute(query, self._names)
         return [row[0] for row in self._cursor.fetchall()]
+
+    def spread(self, step: int, count: int) -> list[Metric]:
+        """At most `count` points of one step, evenly by time; the last is among them."""
+        at = f" AND step = {step}"
+        ends = self.points(f"{at} ORDER BY at_ms LIMIT 1")
+        ends += self.points(f"{at} ORDER BY at_ms DESC, value DESC, is_nan DESC LIMIT 1")
+        if not ends:
+            return []  # purged since
+        first, last = ends[0].at_ms, ends[-1]
+        found: list[Metric] = []
+        for index in range(count - 1):
+            since = first + round(index * (last.at_ms - first) / (count - 1))
+            if not found or found[-1].at_ms < since:
+                rest = f" AND at_ms >= {since} ORDER BY at_ms, value, is_nan LIMIT 1"
+                found += self.points(at + rest)
+        return found if found and found[-1] == last else [*found, last]
 
     def steps_from(self, wanted: Sequence[int], bounds: str) -> list[int]:
         """For each of `wanted` the first step there that is not before it, in order, once each."""
@@ -108,17 +126,26 @@ def sample_points(
     if not first:
         return []
     (last,) = series.steps(bounds, descending=True, limit=1)
+    sampled = _sampled(series, count, first[0], last, bounds)
     found: list[Metric] = []
-    for part in chunks(_sampled(series, count, first[0], last, bounds)):
+    for part in chunks(sampled):
         steps = ", ".join(map(str, part))
-        found += series.points(f" AND step IN ({steps}) ORDER BY {_ORDERS['step']}")
-    return found
+        most = _AT_A_STEP * count + 1 - len(found)
+        order = f"{_ORDERS['step']} LIMIT {most}"
+        found += series.points(f" AND step IN ({steps}) ORDER BY {order}")
+        if len(found) > _AT_A_STEP * count:
+            break
+    else:
+        return found
+    # A program that counts no steps logs all its points at step 0.
+    share = max(1, count // len(sampled))
+    return [point for step in sampled for point in series.spread(step, share)]
 
 
 def _sampled(series: _Series, count: int, first: int, last: int, bounds: str) -> list[int]:
     span = last - first
     if span < count:
-        return series.steps(bounds)
+        return series.steps_from(range(first, last + 1), bounds)
     wanted = [first + round(index * span / (count - 1)) for index in range(count - 1)]
     steps = sorted({*series.steps_from(wanted, bounds), last})
     if 2 * len(steps) >= count:

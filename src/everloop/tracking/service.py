@@ -387,6 +387,9 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
     ) -> dict[str, list[Metric]]:
         """At most `points` points a run, evenly by step, always with the first and last step.
 
+        Where several points lie at one step all of them count as one, but where there are more than
+        ten of them on average, as in runs that count no steps, they are spread by time.
+
         Args:
             ids: Up to 100 runs.
             key: The metric.

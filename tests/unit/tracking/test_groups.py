@@ -13,6 +13,7 @@ import pytest
 from everloop.catalog.engine import Catalog
 from everloop.core.run import Metric
 from everloop.errors import BackendError, EverloopError, NotFound
+from everloop.tracking.points import MetricWriter
 from everloop.tracking.service import TrackingService
 
 WAIT_S = 30
@@ -106,3 +107,47 @@ def test_an_owner_that_was_replaced_writes_nothing(
     with pytest.raises(EverloopError):
         tracking.log_points(run.id, [Metric(key="m", value=2, step=2)], fence=run.fence + 1)
     assert [point.value for point in tracking.history(run.id, "m")] == [1.0]
+
+
+def test_points_at_the_edges_come_back_as_they_were(tracking: TrackingService) -> None:
+    run = tracking.create_run()
+    tracking.log(run.id, [Metric(key="m", value=0)])
+    most = (1 << 63) - 1
+    logged = [
+        Metric(key="m", value=value, step=step, at_ms=at_ms)
+        for step, at_ms, value in (
+            (-most - 1, 0, float("-inf")),
+            (-1, 1, 5e-324),
+            (1, 1 << 15, 1.7976931348623157e308),
+            (1 << 31, 1 << 31, -0.0),
+            (most, most, float("inf")),
+        )
+    ]
+    # One by one and together: each mixture of small and huge numbers is sent in its own way.
+    for point in logged:
+        tracking.log(run.id, [point])
+    assert tracking.history(run.id, "m", order="step")[:2] == logged[:2]
+    other = tracking.create_run()
+    tracking.log(other.id, logged)
+    assert tracking.history(other.id, "m", order="step") == logged
+
+
+@pytest.mark.parametrize("unknown", ["run", "name"])
+def test_points_of_nothing_known_are_refused_by_their_latest(
+    tracking: TrackingService, catalog: Catalog, unknown: str
+) -> None:
+    tracking.log(tracking.create_run().id, [Metric(key="m", value=0)])
+    with catalog.driver(write=False) as (cursor, _):
+        cursor.execute("SELECT run_pk, key_pk FROM metric_latest")
+        run_pk, key_pk = cursor.fetchone()
+    run_pk += unknown == "run"
+    key_pk += unknown == "name"
+    # Points have no foreign keys: the latest of each key, in the same transaction, has them.
+    with (
+        pytest.raises(BackendError, match=r"(?i)foreign key"),
+        catalog.driver(write=True, ordered=False) as (cursor, dialect),
+    ):
+        MetricWriter.write(cursor, dialect, run_pk, [Metric(key="x", value=1)], {"x": key_pk})
+    with catalog.driver(write=False) as (cursor, _):
+        cursor.execute("SELECT count(*) FROM metric_points")
+        assert cursor.fetchone()[0] == 1

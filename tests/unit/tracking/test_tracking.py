@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from datetime import UTC, datetime
@@ -147,6 +148,37 @@ def test_sampled_history_of_steps_in_clusters_is_spread_over_the_points(
     assert found == sorted(set(found))
     assert (found[0], found[-1], len(found)) == (steps[0], steps[-1], 100)
     assert sum(step < 500 for step in found) == 50
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_sampled_history_of_many_points_at_few_steps_is_spread_by_time(
+    tracking: TrackingService, steps: int
+) -> None:
+    run = tracking.create_run()
+    # Every third point is of the same millisecond as the one before: a loop that does little.
+    logged = [
+        Metric(key="m", value=n, step=n * steps // 3000, at_ms=n - n % 3) for n in range(3000)
+    ]
+    for first in range(0, 3000, 1000):
+        tracking.log(run.id, logged[first : first + 1000])
+    found = tracking.sampled_history([run.id], "m", points=100)[run.id]
+    assert 90 <= len(found) <= 100
+    assert found == sorted(set(found), key=lambda p: (p.step, p.at_ms, p.value))
+    assert set(found) <= set(logged)
+    assert (found[0], found[-1]) == (logged[0], logged[-1])
+    assert {point.step for point in found} == set(range(steps))
+    gaps = [after.at_ms - before.at_ms for before, after in itertools.pairwise(found)]
+    assert max(gaps) < 3 * 3000 / len(found)
+
+
+def test_sampled_history_draws_all_points_of_a_step_that_some_workers_logged(
+    tracking: TrackingService,
+) -> None:
+    run = tracking.create_run()
+    logged = [Metric(key="m", value=n, step=n // 4, at_ms=n) for n in range(400)]
+    tracking.log(run.id, logged)
+    found = tracking.sampled_history([run.id], "m", points=100)[run.id]
+    assert found == logged
 
 
 def test_sampled_history_of_few_points_has_them_all(tracking: TrackingService) -> None:

@@ -14,8 +14,9 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from everloop.backends.blobs.files import write_durably
 from everloop.backends.blobs.parts import PartFiles
-from everloop.core.ids import new_id
+from everloop.core.ids import new_id, new_ids
 from everloop.errors import BackendError, InvalidInput, NotFound
 from everloop.ports.blobs import ObjectAge
 
@@ -23,7 +24,7 @@ __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
 #: Files whose way to the disk is waited for at once; the disk takes them in one go.
-_SYNCING = 4
+_SYNCING = 32
 
 
 class LocalBlobs:
@@ -47,16 +48,8 @@ class LocalBlobs:
         else:
             pieces = data
         temporary = self._folder(self._root / "tmp") / new_id()
-        hasher, size = blake3(), 0
         try:
-            with open(temporary, "xb") as file:
-                for piece in pieces:
-                    hasher.update(piece)
-                    size += len(piece)
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            digest = hasher.hexdigest()
+            digest, size = write_durably(temporary, pieces)
             target = self._file(digest)
             if self.keep(digest):
                 return digest, size
@@ -71,10 +64,10 @@ class LocalBlobs:
 
     def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
         found = [(blake3(item).hexdigest(), len(item)) for item in data]
-        fresh: dict[Path, bytes] = {}
+        fresh: dict[str, bytes] = {}
         for (digest, _), item in zip(found, data, strict=True):
             if not self.keep(digest):
-                fresh[self._file(digest)] = item
+                fresh[digest] = item
         if fresh:
             try:
                 self._put_fresh(fresh)
@@ -82,20 +75,26 @@ class LocalBlobs:
                 raise self._failed(error) from error
         return found
 
-    def _put_fresh(self, fresh: dict[Path, bytes]) -> None:
-        temporaries = {target: self._folder(self._root / "tmp") / new_id() for target in fresh}
-        folders = {target.parent for target in fresh}
+    def _put_fresh(self, fresh: dict[str, bytes]) -> None:
+        # Texts and not paths: of a small file, making the paths costs as much as writing it.
+        root, waiting = str(self._root), str(self._folder(self._root / "tmp"))
+        names = zip(new_ids(len(fresh)), fresh.items(), strict=True)
+        begun = [(f"{waiting}/{name}", digest, item) for name, (digest, item) in names]
+        folders = sorted({digest[:2] for digest in fresh})
         try:
             with ThreadPoolExecutor(_SYNCING) as threads:
-                written = threads.map(_write, temporaries.values(), fresh.values())
-                self._make(folders)
-                list(written)  # waits, and raises what went wrong
-                for target, temporary in temporaries.items():
-                    os.rename(temporary, target)
-                list(threads.map(_sync_folder, folders))
+                written = [threads.submit(_write, begun[n::_SYNCING]) for n in range(_SYNCING)]
+                self._make({self._root / folder for folder in folders})
+                for part in written:
+                    part.result()  # waits, and raises what went wrong
+                while begun:
+                    temporary, digest, _ = begun[-1]
+                    os.rename(temporary, f"{root}/{digest[:2]}/{digest[2:]}")
+                    begun.pop()
+                list(threads.map(_sync_folder, (f"{root}/{folder}" for folder in folders)))
         finally:
-            for temporary in temporaries.values():
-                temporary.unlink(missing_ok=True)
+            for temporary, _, _ in begun:  # those that did not get their name
+                Path(temporary).unlink(missing_ok=True)
 
     def get(self, digest: str) -> bytes:
         try:
@@ -248,12 +247,13 @@ class LocalBlobs:
         )
 
 
-def _write(file: Path, data: bytes) -> None:
-    with open(file, "xb", buffering=0) as target:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[target.write(rest) :]
-        os.fsync(target.fileno())
+def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
+    for temporary, _, item in files:
+        with open(temporary, "xb", buffering=0) as target:
+            rest = memoryview(item)
+            while rest:
+                rest = rest[target.write(rest) :]
+            os.fsync(target.fileno())
 
 
 def _digest(file: Path) -> str:
@@ -265,7 +265,7 @@ def _digest(file: Path) -> str:
     return hasher.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str | Path) -> None:
     # A rename is durable only once the folder that holds the name is on disk too.
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from everloop.backends.blobs.files import write_durably
 from everloop.core.ids import new_id
 from everloop.errors import BackendError, InvalidInput, NotFound
 
@@ -104,18 +105,12 @@ class PartFiles:
 
 def _write(folder: Path, name: str, data: Iterable[bytes]) -> str:
     temporary = folder / f".{new_id()}"
-    hasher = blake3()
     try:
-        with open(temporary, "xb") as file:
-            for piece in data:
-                hasher.update(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        digest, _ = write_durably(temporary, data)
         os.rename(temporary, folder / name)
     finally:
         temporary.unlink(missing_ok=True)
-    return hasher.hexdigest()
+    return digest
 
 
 def _digest(file: Path) -> str:
