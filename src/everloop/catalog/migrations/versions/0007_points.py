@@ -8,8 +8,8 @@ the time of a batch. Whoever writes points writes their latest in the same trans
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:
