@@ -17,7 +17,7 @@ from tests.e2e.kill_child import COLUMNS, files, rows
 
 __all__ = ["mixed"]
 
-_ROUNDS = 4
+_ROUNDS = 3
 
 
 def mixed(location: str, objects: str, me: int, run_id: str, told: Connection) -> None:
