@@ -135,3 +135,37 @@ def test_mlflow_door_has_no_5xx(part: int, place: tuple[Workspace, ASGIApp, Name
             judge(ask(app, method, target, data, headers=headers), f"{method} {path}", body)
 
     fuzz()
+
+
+def test_spans_that_could_not_be_read_again_are_refused(
+    place: tuple[Workspace, ASGIApp, Names],
+) -> None:
+    _, app, _ = place
+    span = {"trace_id": "tr-x", "id": "0000000000000001", "started_ns": 1, "ended_ns": 2}
+    for body in ({}, {"span_id": 7}, {"span_id": "?"}, {"span_id": "AAAAAAAAAAI="}):
+        asked = {"experiment": "0", "spans": [{**span, "body": body}]}
+        answer = ask(app, "POST", "/api/v1/traces/log_spans", sent(asked))
+        assert answer.status == 400
+        assert "spans[0].body.span_id" in answer.text
+
+
+@pytest.mark.parametrize("lease_s", [1e308, -1, 7 * 86400 + 1])
+def test_lease_that_would_hide_a_dead_owner_is_refused(
+    place: tuple[Workspace, ASGIApp, Names], lease_s: float
+) -> None:
+    _, app, _ = place
+    for path in ("tracking/create_run", "pipelines/start"):
+        asked = {"experiment": "e", "pipeline": "p", "owner": "o", "lease_s": lease_s}
+        if path == "pipelines/start":
+            del asked["experiment"]
+        answer = ask(app, "POST", f"/api/v1/{path}", sent(asked))
+        assert (answer.status, "lease_s" in answer.text) == (400, True), answer.text
+
+
+def test_time_before_the_first_year_is_refused(place: tuple[Workspace, ASGIApp, Names]) -> None:
+    _, app, _ = place
+    early = "0001-01-01T00:00:00+14:00"
+    asked = {"deployment": "x", "since": early, "until": early}
+    answer = ask(app, "POST", "/api/v1/monitoring/measure", sent(asked))
+    assert answer.status == 400
+    assert "years 1 to 9999" in answer.text

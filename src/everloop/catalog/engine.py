@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.engine import CursorResult, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError, StatementError
 from sqlalchemy.sql.base import Executable
 
 from everloop.catalog import migrate, tables
@@ -295,6 +295,10 @@ class Catalog:
             raise
         except (DBAPIError, self._driver_error, OSError) as error:
             raise _explained(error, self.url) from error
+        except StatementError as error:
+            if isinstance(error.orig, EverloopError):  # a value that our own types refused
+                raise error.orig from None
+            raise
         finally:
             # By now the connection is back in its pool. `close` says that we are closed before it
             # empties the pools, and we look after we filled one: one of the two finds it there.
