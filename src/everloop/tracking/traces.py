@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, delete, select, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
@@ -403,7 +403,7 @@ def _one(tx: Transaction, id_: str) -> Trace:
 def _remove_files(tx: Transaction, experiment: int, ids: set[str]) -> None:
     """Forget the files that the clients of deleted traces put beside them."""
     folder = f"{experiment}/traces/"
-    inside = func.substr(artifacts.c.path, 1, len(folder)) == folder
+    inside = tx.within(artifacts.c.path, f"{experiment}/traces")
     paths = [row.path for row in tx.all(select(artifacts.c.path).where(inside))]
     gone = [path for path in paths if path[len(folder) :].partition("/")[0] in ids]
     for part in chunks(gone):
