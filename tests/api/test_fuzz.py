@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -31,6 +32,8 @@ from tests.servers import Answer, ask
 
 #: Answers that say what is missing or not served: nobody's fault.
 _HONEST = (501,)
+#: Areas of which some call must get through, or the fuzz has stopped at the door.
+_OFTEN_RIGHT = ("tracking", "registry", "data", "lineage")
 _RELAXED = settings(
     max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=False
 )
@@ -51,9 +54,10 @@ def filled(ws: Workspace) -> Names:
     return (*names, "loss", "lr", "k", "f", "model:m/1", "dataset:d@1", f"run:{run.id}")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspace, ASGIApp, Names]]:
-    with ev.open(tmp_path_factory.mktemp("fuzz") / ".everloop", actor="fuzz") as ws:
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[tuple[Workspace, ASGIApp, Names]]:
+    # One for each test: a call that goes through may change what is asked of all others.
+    with ev.open(tmp_path / ".everloop", actor="fuzz") as ws:
         yield ws, make_app(ws), filled(ws)
 
 
@@ -85,13 +89,18 @@ def test_native_api_has_no_5xx(area: str, place: tuple[Workspace, ASGIApp, Names
         if path.startswith(f"/api/v1/{area}/")
     }
 
+    statuses: set[int] = set()
+
     @_RELAXED
     @given(st.fixed_dictionaries(calls))
     def fuzz(bodies: dict[str, Any]) -> None:
         for path, body in bodies.items():
-            judge(ask(app, "POST", path, sent(body)), path, body)
+            answer = ask(app, "POST", path, sent(body))
+            judge(answer, path, body)
+            statuses.add(answer.status)
 
     fuzz()
+    assert area not in _OFTEN_RIGHT or 200 in statuses, f"nothing got through: {statuses}"
 
 
 #: Method, path and struct of every call of MLflow's door.

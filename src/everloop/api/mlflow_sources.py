@@ -75,7 +75,7 @@ def _of_model(workspace: Workspace, source: str, model_id: str, made_by: str) ->
         raise _outside(source, "model_id")
     registry, name = workspace.registry, named["name"]
     if registry.model(name).tags.get(PROMPT_TAG, "").lower() == "true":
-        raise InvalidInput(f"{_wrong(source)}. A prompt cannot be the source of a model.")
+        raise InvalidInput(f"{_wrong(named.string)}. A prompt cannot be the source of a model.")
     if alias := named["alias"]:
         if alias not in registry.model(name).aliases:
             raise InvalidInput(f"Registered model alias {alias} not found.")
