@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -440,3 +441,54 @@ def test_what_is_not_there_is_404(
     app: ASGIApp, method: str, path: str, body: dict[str, Any]
 ) -> None:
     refused(call(app, method, path, body), 404)
+
+
+# --- as clients of MLflow 2 log them --------------------------------------------------------------
+
+
+def test_trace_of_an_older_client_is_begun_and_ended(both: ASGIApp) -> None:
+    begun = {
+        "experiment_id": "0",
+        "timestamp_ms": 1000,
+        "request_metadata": [{"key": "mlflow.traceInputs", "value": "{}"}],
+        "tags": [{"key": "team", "value": "growth"}],
+    }
+    fresh = call(both, "POST", "traces", begun).json()["trace_info"]
+    id_ = fresh["request_id"]
+    assert (fresh["status"], fresh["timestamp_ms"]) == ("IN_PROGRESS", 1000)
+    tags = {tag["key"]: tag["value"] for tag in fresh["tags"]}
+    assert tags["mlflow.artifactLocation"] == f"mlflow-artifacts:/0/traces/{id_}/artifacts"
+    over = {
+        "timestamp_ms": 3500,
+        "status": "ERROR",
+        "request_metadata": [{"key": "mlflow.traceOutputs", "value": "[]"}],
+        "tags": [{"key": "mlflow.traceName", "value": "answer"}],
+    }
+    ended = call(both, "PATCH", f"traces/{id_}", over).json()["trace_info"]
+    assert (ended["status"], ended["execution_time_ms"]) == ("ERROR", 2500)
+    assert {note["key"] for note in ended["request_metadata"]} == {
+        "mlflow.traceInputs", "mlflow.traceOutputs",
+    }  # fmt: skip
+    assert call(both, "GET", f"traces/{id_}/info").json()["trace_info"] == ended
+    query = "experiment_ids=0&filter=" + quote("tags.team = 'growth'")
+    assert call(both, "GET", f"traces?{query}").json()["traces"] == [ended]
+    # And a client of today sees the same trace.
+    now = call(both, "GET", f"traces/{id_}").json()["trace"]["trace_info"]
+    assert (now["state"], now["execution_duration"]) == ("ERROR", "2.500s")
+    assert call(both, "GET", f"traces/{id_}/info").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "traces", {"experiment_id": "none", "timestamp_ms": 1}, 404),
+        ("POST", "traces", {"experiment_id": "0", "timestamp_ms": 2**62}, 400),
+        ("PATCH", "traces/none", {"timestamp_ms": 1}, 404),
+        ("GET", "traces/none/info", {}, 404),
+        ("GET", "traces", {}, 400),
+    ],
+)
+def test_wrong_calls_of_older_clients_are_refused(
+    app: ASGIApp, method: str, path: str, body: dict[str, Any], status: int
+) -> None:
+    refused(call(app, method, path, body), status)

@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag, ViewType
+from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag, ViewType
 
 ODD = "a\nb: 'c' \"d\" # å {x} [y] | > % @ `"
 
@@ -53,6 +53,7 @@ def make(uri: str) -> None:
             client.log_model_artifacts(model.model_id, folder)
             mlflow.log_artifacts(folder, "m")
         mlflow.finalize_logged_model(model.model_id, "READY")
+        client.log_inputs(run.info.run_id, models=[LoggedModelInput(model.model_id)])
         with mlflow.start_run(run_name="child", nested=True):
             mlflow.log_metric("auc", 0.7)
     client.set_terminated(client.create_run("0", run_name="broke").info.run_id, "FAILED")
@@ -128,6 +129,7 @@ def _run(client: MlflowClient, run: Any) -> dict[str, Any]:
             )
             for key in data.metrics
         },
+        "read": [item.model_id for item in run.inputs.model_inputs],
         "inputs": [
             {**dict(item.dataset), "tags": {tag.key: tag.value for tag in item.tags}}
             for item in run.inputs.dataset_inputs

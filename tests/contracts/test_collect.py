@@ -197,6 +197,27 @@ def spans(trace: str) -> list[Span]:
     return [Span(trace_id=trace, id="0" * 16, started_ns=1, ended_ns=2, body=body)]
 
 
+def test_files_in_a_location_of_their_own_go_with_their_run(
+    ws: Workspace, clock: ManualClock
+) -> None:
+    placed = ws.tracking.create_experiment("placed", location="mlflow-artifacts:/shared/place")
+    outside = ws.tracking.create_experiment("outside", location="s3://bucket/place")
+    runs = [ws.tracking.create_run("placed") for _ in range(2)]
+    paths = [f"shared/place/{run.id}/artifacts/f" for run in runs]
+    model = ws.tracking.create_logged_model(placed.id, name="lm")
+    paths.append(f"shared/place/models/{model.id}/artifacts/f")
+    for path in paths:
+        ws.tracking.put_artifact(path, path.encode())
+    far = ws.tracking.create_run("outside")
+    ws.tracking.put_artifact(f"{outside.id}/{far.id}/artifacts/f", b"far")
+    for run in (runs[0], far):
+        ws.tracking.delete_run(run.id)
+    ws.tracking.delete_logged_model(model.id)
+    clock.advance(days=31)
+    assert ws.objects.collect().purged["artifacts"] == 3
+    assert [file.path for file in ws.tracking.find_artifacts(paths)] == [paths[1]]
+
+
 def test_traces_go_with_their_experiment(ws: Workspace, tmp_path: Path, clock: ManualClock) -> None:
     going = ws.tracking.create_experiment("going").id
     for experiment, trace in ((going, "a" * 32), ("0", "b" * 32)):

@@ -24,6 +24,7 @@ from everloop.api import (
     mlflow_registry,
     mlflow_runs,
     mlflow_traces,
+    mlflow_traces_old,
     mlflow_versions,
     mlflow_webhooks,
 )
@@ -57,6 +58,7 @@ DOORS = (
     mlflow_versions,
     mlflow_files,
     mlflow_traces,
+    mlflow_traces_old,
     mlflow_webhooks,
 )
 for _door in DOORS:

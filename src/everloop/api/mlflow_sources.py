@@ -16,7 +16,19 @@ from everloop.tracking.limits import clean_path
 from everloop.tracking.places import OURS, check_uri, path_within
 from everloop.workspace import Workspace
 
-__all__ = ["LOGGED_MODEL", "files_of_source", "files_uri", "run_of_source"]
+__all__ = [
+    "LOGGED_MODEL",
+    "PROMPT_TAG",
+    "check_prompt_source",
+    "files_of_source",
+    "files_uri",
+    "run_of_source",
+]
+
+#: What marks a model, and each version of it, as a prompt: its text is a tag, and it has no files.
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+#: What clients send as the source of a prompt, which must be something.
+_NO_SOURCE = ("dummy-source", "prompt-template")
 
 LOGGED_MODEL = re.compile(r"models:/(m-[\w-]+)")
 
@@ -50,6 +62,19 @@ def run_of_source(workspace: Workspace, source: str, run_id: str, model_id: str)
     return made_by
 
 
+def check_prompt_source(source: str) -> None:
+    """Refuse a source of a prompt: it has no files, and could lead to those of others.
+
+    Raises:
+        InvalidInput: If it is none of the words that clients send in its place.
+    """
+    if source not in _NO_SOURCE:
+        raise InvalidInput(
+            f"Invalid prompt source: {source[:200]!r}. A prompt has no files; its source must be "
+            f"{_NO_SOURCE[0]!r}."
+        )
+
+
 def _of_model(workspace: Workspace, source: str, model_id: str, made_by: str) -> str:
     if logged := LOGGED_MODEL.fullmatch(source):
         if logged[1] != model_id:
@@ -66,6 +91,8 @@ def _of_model(workspace: Workspace, source: str, model_id: str, made_by: str) ->
 
 def _version_of(workspace: Workspace, named: re.Match[str]) -> ModelVersion | None:
     registry, name = workspace.registry, named["name"]
+    if registry.model(name).tags.get(PROMPT_TAG, "").lower() == "true":
+        raise InvalidInput(f"{_wrong(named.string)}. A prompt cannot be the source of a model.")
     if alias := named["alias"]:
         if alias not in registry.model(name).aliases:
             raise InvalidInput(f"Registered model alias {alias} not found.")

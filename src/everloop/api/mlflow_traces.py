@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_wire import Int64, Text, bare, from_ms
+from everloop.api.mlflow_traces_old import OldStart, begin
+from everloop.api.mlflow_wire import Int64, Text, bare, from_ms, missing
 from everloop.core.trace import Assessment, AssessmentKind, Trace, TraceState
 from everloop.errors import InvalidInput, NotFound
 from everloop.workspace import Workspace
@@ -79,8 +80,8 @@ class _Trace(msgspec.Struct):
     trace_info: _Info
 
 
-class _Start(msgspec.Struct):
-    trace: _Trace
+class _Start(OldStart, kw_only=True):
+    trace: _Trace | None = None
 
 
 class _ById(msgspec.Struct):
@@ -257,6 +258,10 @@ def _info(trace: Trace) -> dict[str, Any]:
 
 @calls.on("POST", _BASE)
 def _start(workspace: Workspace, asked: _Start) -> dict[str, Any]:
+    if asked.trace is None:
+        if not asked.experiment_id:
+            raise missing("trace")
+        return begin(workspace, asked)
     info = asked.trace.trace_info
     trace = Trace(
         id=info.trace_id,

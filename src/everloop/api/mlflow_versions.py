@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_sources import LOGGED_MODEL, files_of_source, files_uri, run_of_source
+from everloop.api.mlflow_sources import (
+    LOGGED_MODEL,
+    PROMPT_TAG,
+    check_prompt_source,
+    files_of_source,
+    files_uri,
+    run_of_source,
+)
 from everloop.api.mlflow_wire import (
     KeyValue,
     Page,
@@ -120,13 +127,18 @@ def answer(workspace: Workspace, version: ModelVersion) -> dict[str, Any]:
 def _create_version(workspace: Workspace, asked: _CreateVersion) -> dict[str, Any]:
     check_model_name(asked.name)
     workspace.registry.model(asked.name)
-    run_id = run_of_source(workspace, asked.source, asked.run_id or "", asked.model_id or "")
+    tags = tags_of(asked.tags)
+    if tags.get(PROMPT_TAG, "").lower() == "true":
+        check_prompt_source(asked.source)
+        run_id = asked.run_id or ""
+    else:
+        run_id = run_of_source(workspace, asked.source, asked.run_id or "", asked.model_id or "")
     made = workspace.registry.register_source(
         asked.name,
         asked.source,
         run_id=run_id,
         run_link=asked.run_link or "",
-        tags=tags_of(asked.tags),
+        tags=tags,
         description=asked.description or "",
         files=files_of_source(workspace, asked.source),
     )

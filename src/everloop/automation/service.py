@@ -28,6 +28,7 @@ from everloop.errors import Conflict, Fault, InvalidInput, StateError
 from everloop.evaluation.gates import gate_faults
 from everloop.monitoring import ledger
 from everloop.monitoring.service import monitor_faults
+from everloop.tracking.leases import lease_end
 
 __all__ = ["AutomationService"]
 
@@ -237,7 +238,7 @@ class AutomationService(Service):
             if row is not None and row.holder != holder and row.until > tx.now:
                 return False
             fence = 1 if row is None else row.fence + (row.holder != holder)
-            until = tx.now + timedelta(seconds=lease_s)
+            until = lease_end(tx, lease_s)
             lease = {"name": _LEADER, "holder": holder, "fence": fence, "until": until}
             tx.upsert(table, lease, ["name"])
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -11,13 +12,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    and_,
+    collate,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.engine import CursorResult, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError, StatementError
 from sqlalchemy.sql.base import Executable
 
 from everloop.catalog import migrate, tables
 from everloop.catalog.claims import Claims, FileClaims, SessionClaims
+from everloop.catalog.network import network_type
 from everloop.core.context import current_actor, current_cause
 from everloop.core.events import Event
 from everloop.core.ids import new_id
@@ -25,6 +39,8 @@ from everloop.core.time import Clock, SystemClock
 from everloop.errors import BackendError, EverloopError, InvalidInput, MissingExtra
 
 __all__ = ["Catalog", "Transaction"]
+
+_log = logging.getLogger(__name__)
 
 # One writer at a time, as SQLite has it anyway: it keeps the event log gapless in order of commit,
 # so that a reader with a cursor can never miss an event that was numbered early and committed late.
@@ -59,6 +75,14 @@ class Transaction:
     def scalar(self, statement: Executable) -> Any:
         """The first column of the first row, or None."""
         return self._connection.execute(statement).scalar()
+
+    def within(self, column: Any, folder: str) -> ColumnElement[bool]:
+        """Whether a path lies below a folder, as a range of the paths' index.
+
+        PostgreSQL may sort text by the rules of a language, in which no folder is a range.
+        """
+        text_ = column if self.dialect == "sqlite" else collate(column, "C")
+        return and_(text_ >= f"{folder}/", text_ < f"{folder}0")  # "0" is the sign after "/"
 
     def insert_new(self, table: Any, values: dict[str, Any]) -> bool:
         """Insert a row unless its key is taken; whether it was inserted."""
@@ -135,6 +159,7 @@ class Catalog:
         self.clock = clock or SystemClock()
         self.actor = actor
         self._sqlite = self.url.get_backend_name() == "sqlite"
+        self._network = network_type(Path(self.url.database or "").parent) if self._sqlite else ""
         self._closed = threading.Event()
         self._writing = threading.Lock()
         self._claims: Claims | None = None
@@ -152,6 +177,14 @@ class Catalog:
         except EverloopError:
             self.close()
             raise
+        if self._network:
+            _log.warning(
+                "the catalog %s lies on a network file system (%s): it is kept without a log shared"
+                " in memory, which is slower and safe only where file locks work; for several"
+                " machines run `everloop server`, or use PostgreSQL",
+                self.url.database,
+                self._network,
+            )
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -257,13 +290,14 @@ class Catalog:
                 hint="use sqlite:///path or postgresql://user@host/database",
             ) from error
         begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
+        journal = "DELETE" if self._network else "WAL"
 
         @event.listens_for(engine, "connect")
         def _prepare(raw: Any, _record: Any) -> None:
             raw.isolation_level = None  # we begin transactions ourselves
             cursor = raw.cursor()
             cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute(f"PRAGMA journal_mode={journal}")
             # FULL: an acknowledged commit survives a power cut, as promised.
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.execute("PRAGMA foreign_keys=ON")
@@ -309,6 +343,10 @@ class Catalog:
             raise
         except (DBAPIError, self._driver_error, OSError) as error:
             raise _explained(error, self.url) from error
+        except StatementError as error:
+            if isinstance(error.orig, EverloopError):  # a value that our own types refused
+                raise error.orig from None
+            raise
         finally:
             # By now the connection is back in its pool. `close` says that we are closed before it
             # empties the pools, and we look after we filled one: one of the two finds it there.

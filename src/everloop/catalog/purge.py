@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, or_, select, update
+from sqlalchemy import Row, and_, delete, or_, select, update
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import artifacts, experiments, logged_models, memos, runs, step_runs
+from everloop.core.places import path_within
 
 __all__ = ["purge"]
 
@@ -62,10 +63,10 @@ def _named(tx: Transaction) -> set[str]:
 
 
 def _purge_runs(tx: Transaction, before: datetime, named: set[str], counts: Counter[str]) -> int:
-    columns = (runs.c.pk, runs.c.id, runs.c.experiment_pk)
+    columns = (runs.c.pk, runs.c.id, runs.c.experiment_pk, experiments.c.location)
     idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < tx.now)
     old = and_(runs.c.lifecycle == "deleted", runs.c.deleted_at <= before, idle)
-    past = tx.all(select(*columns).where(old))
+    past = tx.all(select(*columns).join(experiments).where(old))
     going = [row for row in past if row.id not in named]
     for rows in _chunks(going):
         pks, ids = [row.pk for row in rows], [row.id for row in rows]
@@ -80,8 +81,9 @@ def _purge_runs(tx: Transaction, before: datetime, named: set[str], counts: Coun
         counts["memo"] += tx.execute(delete(memos).where(unused)).rowcount
         for row in rows:
             changes = tables.row_changes
-            tx.execute(delete(changes).where(_under(changes.c.scope, f"run:{row.id}")))
-            counts["artifact"] += _drop_artifacts(tx, f"{row.experiment_pk}/{row.id}")
+            tx.execute(delete(changes).where(_under(tx, changes.c.scope, f"run:{row.id}")))
+            for folder in _folders(row):
+                counts["artifact"] += _drop_artifacts(tx, f"{folder}/{row.id}")
         _drop_edges(tx, [f"run:{id_}" for id_ in ids])
         counts["run"] += tx.execute(delete(runs).where(runs.c.pk.in_(pks))).rowcount
     return len(past) - len(going)
@@ -90,8 +92,8 @@ def _purge_runs(tx: Transaction, before: datetime, named: set[str], counts: Coun
 def _purge_models(tx: Transaction, before: datetime, named: set[str], counts: Counter[str]) -> int:
     old = and_(logged_models.c.status == "deleted", logged_models.c.updated_at <= before)
     within = logged_models.c.experiment_pk.in_(select(experiments.c.pk).where(_gone(before)))
-    columns = (logged_models.c.id, logged_models.c.experiment_pk)
-    past = tx.all(select(*columns).where(or_(old, within)))
+    columns = (logged_models.c.id, logged_models.c.experiment_pk, experiments.c.location)
+    past = tx.all(select(*columns).join(experiments).where(or_(old, within)))
     going = [row for row in past if row.id not in named]
     named_by = (tables.logged_model_metrics, tables.run_outputs, tables.run_model_inputs)
     for rows in _chunks(going):
@@ -99,7 +101,8 @@ def _purge_models(tx: Transaction, before: datetime, named: set[str], counts: Co
         for table in named_by:
             tx.execute(delete(table).where(table.c.model_id.in_(ids)))
         for row in rows:
-            counts["artifact"] += _drop_artifacts(tx, f"{row.experiment_pk}/models/{row.id}")
+            for folder in _folders(row):
+                counts["artifact"] += _drop_artifacts(tx, f"{folder}/models/{row.id}")
         _drop_edges(tx, [f"logged_model:{id_}" for id_ in ids])
         gone = tx.execute(delete(logged_models).where(logged_models.c.id.in_(ids)))
         counts["logged_model"] += gone.rowcount
@@ -136,7 +139,14 @@ def _gone(before: datetime) -> Any:
 
 
 def _drop_artifacts(tx: Transaction, folder: str) -> int:
-    return tx.execute(delete(artifacts).where(_under(artifacts.c.path, folder))).rowcount
+    return tx.execute(delete(artifacts).where(_under(tx, artifacts.c.path, folder))).rowcount
+
+
+def _folders(row: Row[Any]) -> Iterator[str]:
+    """Where in this store the files of an experiment's runs may lie; none of them is elsewhere."""
+    yield str(row.experiment_pk)
+    if path := path_within(row.location):
+        yield path
 
 
 def _drop_edges(tx: Transaction, subjects: list[str]) -> None:
@@ -145,9 +155,8 @@ def _drop_edges(tx: Transaction, subjects: list[str]) -> None:
     tx.execute(delete(edges).where(where))
 
 
-def _under(column: Any, folder: str) -> Any:
-    prefix = f"{folder}/"
-    return or_(column == folder, func.substr(column, 1, len(prefix)) == prefix)
+def _under(tx: Transaction, column: Any, folder: str) -> Any:
+    return or_(column == folder, tx.within(column, folder))
 
 
 def _chunks(rows: Sequence[Row[Any]]) -> Iterator[Sequence[Row[Any]]]:

@@ -39,24 +39,28 @@ _PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help
 @_HOST
 @_PORT
 @_ANONYMOUS
+@click.option("--prefix", default="", help="Path to serve below, behind a proxy: /everloop.")
 @common
 def server(
     host: str | None,
     port: int | None,
     allow_anonymous: bool,
+    prefix: str,
     location: str | None,
     as_json: bool,
 ) -> None:
     """Run the API and the pages alone."""
+    from everloop.api.prefix import check_prefix
     from everloop.serving.supervisor import bind
 
+    prefix = check_prefix(prefix)
     address, number = _address(host, port)
     if not (_is_loopback(address) or allow_anonymous):
         with open_workspace(location, must_exist=False) as workspace:
             _need_users(workspace, address)
     listening = bind(address, number)
-    say("http://{}:{}".format(*listening.getsockname()[:2]))
-    _serve(location or settings.load().location, listening)
+    say("http://{}:{}{}".format(*listening.getsockname()[:2], prefix))
+    _serve(location or settings.load().location, listening, prefix)
 
 
 @click.command()
@@ -175,15 +179,17 @@ def _handing_on(workspace: Workspace, stop: threading.Event) -> Iterator[None]:
         thread.join(_PARTING_S)
 
 
-def _serve(location: str, listening: socket.socket) -> None:
+def _serve(location: str, listening: socket.socket, prefix: str = "") -> None:
     import uvicorn
 
+    from everloop.api.prefix import Prefixed
     from everloop.server import make_app
 
     workspace = open_workspace(location, must_exist=False)
     host = str(listening.getsockname()[0])
+    app = make_app(workspace, host=host, names=settings.load().allowed_hosts)
     config = uvicorn.Config(
-        make_app(workspace, host=host, names=settings.load().allowed_hosts),
+        Prefixed(app, prefix) if prefix else app,
         http="httptools",
         ws="none",
         access_log=False,

@@ -70,6 +70,8 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     tags: dict[str, str] = {}
     actor: str = ""
+    stage: str = "None"
+    run_link: str = ""
     created_at: datetime
     updated_at: datetime
     artifacts: tuple[Artifact, ...] = ()

@@ -150,6 +150,7 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
         after: The version it pointed at from then on; 0 if it was removed.
         evidence: Id of the verdict that allowed it, or empty.
         event: Id of the event.
+        origin: The workspace in which it moved, if it was merged from another one, or empty.
     """
 
     alias: str
@@ -160,6 +161,7 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     evidence: str = ""
     event: str = ""
+    origin: str = ""
 
 
 class AliasRule(msgspec.Struct, frozen=True, kw_only=True):

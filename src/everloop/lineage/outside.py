@@ -19,7 +19,7 @@ from everloop.catalog.tables import externals
 from everloop.core.lineage import Edge, External, Mention, Report
 from everloop.core.time import to_micros
 
-__all__ = ["find", "listed", "take"]
+__all__ = ["find", "joined", "listed", "take"]
 
 _OVER = frozenset({"COMPLETE", "FAIL", "ABORT"})
 # SQLite takes 32,766 variables in a statement.
@@ -54,6 +54,23 @@ def listed(tx: Transaction, kind: str, after: str, limit: int) -> list[External]
     query = select(externals).where(externals.c.kind == kind, externals.c.ref > after)
     rows = tx.all(query.order_by(externals.c.ref).limit(limit))
     return [_external(row._asdict()) for row in rows]
+
+
+def joined(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The row of a subject with what another catalog has heard of it: of each facet the newer."""
+    facets, times = dict(row["facets"]), dict(row["facet_times"])
+    for name, micros in other["facet_times"].items():
+        if name in times and micros <= times[name]:
+            continue
+        times[name] = micros
+        if name in other["facets"]:
+            facets[name] = other["facets"][name]
+        else:
+            facets.pop(name, None)
+    after = {**row, "facets": facets, "facet_times": times, "at": max(row["at"], other["at"])}
+    if _follows(row["state"], other["state"], other["at"] > row["at"]):
+        after["state"] = other["state"]
+    return after
 
 
 def _mentions(report: Report) -> dict[str, Mention]:

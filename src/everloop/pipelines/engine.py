@@ -49,7 +49,7 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-LEASE_S = 60.0
+LEASE_S = 45.0
 RENEW_S = 15.0
 #: Metric points held back at most, and for how long, seconds. A step that dies is executed again
 #: and logs them again, so nothing that is acknowledged rests on them.

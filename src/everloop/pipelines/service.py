@@ -6,7 +6,6 @@ write with an older fence is refused. A step's end is one transaction: its row a
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -23,7 +22,16 @@ from everloop.core.time import to_micros
 from everloop.errors import InvalidInput, NotFound
 from everloop.pipelines.explain import explain
 from everloop.ports.blobs import BlobStore
-from everloop.tracking.leases import EndState, annotate, end, refused, renew, revive, take_over
+from everloop.tracking.leases import (
+    EndState,
+    annotate,
+    end,
+    lease_end,
+    refused,
+    renew,
+    revive,
+    take_over,
+)
 from everloop.tracking.store import (
     add_inputs,
     insert_run,
@@ -99,7 +107,7 @@ class PipelineService(Service):
             StateError: If it finished.
         """
         with self._catalog.write() as tx:
-            until = tx.now + timedelta(seconds=lease_s)
+            until = lease_end(tx, lease_s)
             if run_id:
                 self._take_over(tx, run_id, pipeline, owner, until)
                 return read_run(tx, run_id)
@@ -141,10 +149,10 @@ class PipelineService(Service):
             StateError: If somebody else took the run over, or it ended.
         """
         with self._catalog.write(ordered=False) as tx:
-            if renew(tx, run_id, fence, tx.now + timedelta(seconds=lease_s)):
+            if renew(tx, run_id, fence, lease_end(tx, lease_s)):
                 return
         with self._catalog.write() as tx:
-            revive(tx, run_row(tx, run_id), fence, tx.now + timedelta(seconds=lease_s))
+            revive(tx, run_row(tx, run_id), fence, lease_end(tx, lease_s))
 
     @action("run:write", on="run_id")
     def annotate(

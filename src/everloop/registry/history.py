@@ -2,7 +2,7 @@
 
 There is no table for it: the log has each move with its actor, reason and evidence. A model keeps
 its history over renames and over a delete that was undone; another model of the same name begins
-anew.
+anew. Moves that were merged from another workspace stand where the merge told of them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,23 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
 from everloop.core.model import AliasMove
 
-__all__ = ["moves_of"]
+__all__ = ["MERGED", "histories", "moves_of"]
 
-_KINDS = ("model.AliasMoved", "model.Created", "model.Deleted", "model.Renamed", "model.Restored")
+#: The kind of the event of a move that happened in another workspace.
+MERGED = "model.AliasMoveMerged"
+
+_KINDS = (
+    "model.AliasMoved", MERGED, "model.Created", "model.Deleted", "model.Renamed", "model.Restored",
+)  # fmt: skip
 
 
 def moves_of(tx: Transaction, name: str, alias: str = "") -> list[AliasMove]:
     """The moves of the aliases (or of one) of the model that is called `name` now, oldest first."""
+    return [move for move in histories(tx).get(name, ()) if alias in ("", move.alias)]
+
+
+def histories(tx: Transaction) -> dict[str, list[AliasMove]]:
+    """The moves of all aliases by the name that their model has now, oldest first."""
     events = tables.events
     query = select(events).where(events.c.kind.in_(_KINDS)).order_by(events.c.seq)
     known: dict[str, list[AliasMove]] = defaultdict(list)
@@ -47,6 +57,7 @@ def moves_of(tx: Transaction, name: str, alias: str = "") -> list[AliasMove]:
                     reason=row.body["reason"],
                     evidence=row.body.get("evidence", ""),
                     event=row.id,
+                    origin=row.body.get("origin", ""),
                 )
             )
-    return [move for move in known[name] if alias in ("", move.alias)]
+    return known

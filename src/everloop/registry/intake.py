@@ -14,6 +14,7 @@ from everloop.core.intake import ModelRecord, Refusal, VersionRecord
 from everloop.errors import EverloopError, InvalidInput
 from everloop.registry import write
 from everloop.registry.manifest import make_manifest
+from everloop.registry.stages import STAGES
 
 __all__ = ["IntakeMethods"]
 
@@ -83,6 +84,8 @@ class IntakeMethods:
             "description": version.description,
             "tags": version.tags,
             "card": "",
+            "stage": version.stage if version.stage in STAGES else "None",
+            "run_link": version.run_link,
             "created_at": version.created_at,
             "updated_at": version.updated_at,
         }
@@ -126,7 +129,11 @@ def _check_texts(record: ModelRecord) -> None:
     texts = [("description", record.description), *record.tags.items()]
     for version in record.versions:
         at = f"versions[{version.version}]"
-        said = (("description", version.description), ("source", version.source))
+        said = (
+            ("description", version.description),
+            ("source", version.source),
+            ("run_link", version.run_link),
+        )
         texts += [(f"{at}.{name}", value) for name, value in (*said, *version.tags.items())]
     faults = [
         (path, "is too long or holds a NUL or half a surrogate pair")

@@ -67,9 +67,9 @@ def approvals_of(tx: Transaction, name: str, version: int, alias: str = "") -> l
 
 def missing(tx: Transaction, rule: AliasRule, version: ModelVersion, actor: str) -> list[str]:
     """What is missing before `actor` may move the alias to a version; empty if nothing is."""
-    if rule.rollback and any(
-        move.after == version.version for move in moves_of(tx, rule.name, rule.alias)
-    ):
+    # A move in another workspace was allowed there, by its rules and its people.
+    before = moves_of(tx, rule.name, rule.alias) if rule.rollback else ()
+    if any(move.after == version.version and not move.origin for move in before):
         return []
     return [*_missing_gates(tx, rule, version), *_missing_approvals(tx, rule, version, actor)]
 

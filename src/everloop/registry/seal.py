@@ -56,9 +56,15 @@ def verdict(
 
 
 def changed(
-    manifest: dict[str, Any], name: str, version: int, values: dict[str, Any], *, to: str = ""
+    manifest: dict[str, Any],
+    name: str,
+    version: int,
+    values: dict[str, Any],
+    *,
+    to: str = "",
+    number: int = 0,
 ) -> dict[str, Any]:
-    """The manifest with other values, or of a model renamed `to`, signed anew.
+    """The manifest with other values, of a model renamed `to`, or under a `number`, signed anew.
 
     One whose signature is not valid here keeps the old one, which then holds no more: a change
     must not turn a forged manifest into a signed one.
@@ -67,7 +73,7 @@ def changed(
     after = {**manifest, **values}
     if verdict(manifest, name, version, key) != "valid":
         return after
-    return sealed(after, to or name, version, key)
+    return sealed(after, to or name, number or version, key)
 
 
 def renew(tx: Transaction, name: str, new_name: str) -> None:

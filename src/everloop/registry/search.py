@@ -92,6 +92,8 @@ def page_of_versions(
 
     def values(version: ModelVersion, entity: str, key: str) -> list[Any]:
         if entity == "tag":
+            if key == _PROMPT and key not in version.tags:
+                return ["false"]
             return [version.tags[key]] if key in version.tags else []
         attributes = {
             "name": version.name,

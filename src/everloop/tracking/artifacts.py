@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 
 from everloop.access.service import action
 from everloop.catalog.datasets import add_objects
@@ -156,10 +156,9 @@ class ArtifactMethods:
         """
         clean = clean_path(path, empty=True)
         prefix = f"{clean}/" if clean else ""
-        start = func.substr(artifacts.c.path, 1, len(prefix))
+        query = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size)
         with self._catalog.read() as tx:
-            query = select(artifacts.c.path, artifacts.c.digest, artifacts.c.size)
-            rows = tx.all(query.where(start == prefix) if prefix else query)
+            rows = tx.all(query.where(tx.within(artifacts.c.path, clean)) if prefix else query)
         found: dict[str, Artifact] = {}
         for row in rows:
             name, slash, _ = row.path[len(prefix) :].partition("/")
@@ -174,9 +173,8 @@ class ArtifactMethods:
     def delete_artifacts(self, path: str) -> None:
         """Delete a file, or a folder with all in it; the objects stay until purged."""
         clean = clean_path(path)
-        prefix = f"{clean}/"
-        inside = func.substr(artifacts.c.path, 1, len(prefix)) == prefix
         with self._catalog.write(ordered=False) as tx:
+            inside = tx.within(artifacts.c.path, clean)
             tx.execute(delete(artifacts).where((artifacts.c.path == clean) | inside))
 
     # Logged models

@@ -23,6 +23,7 @@ from everloop.catalog.tables import (
     metric_points,
     objects,
     run_inputs,
+    run_model_inputs,
     run_outputs,
     run_params,
     run_tags,
@@ -114,6 +115,8 @@ class IntakeMethods:
             told = _imported(tx, list(pks))
             faulty = {refusal.name for refusal in refused if refusal.kind == "run"}
             for record in here:
+                read = [{"run_pk": pks[record.run.id], "model_id": x} for x in record.models_read]
+                tx.insert_missing(run_model_inputs, read)
                 for model_id in record.models_read:
                     link(tx, f"logged_model:{model_id}", f"run:{record.run.id}", "read")
                 if record.complete and record.run.id not in faulty:

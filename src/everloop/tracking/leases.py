@@ -7,7 +7,7 @@ program opens itself live by the same rules.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Row, select, update
@@ -16,7 +16,7 @@ from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import runs
 from everloop.core.machines import next_run_state
 from everloop.core.owner import is_dead
-from everloop.errors import Conflict, StateError
+from everloop.errors import Conflict, InvalidInput, StateError
 from everloop.tracking.store import run_row
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "annotate",
     "end",
     "expired",
+    "lease_end",
     "reap",
     "refused",
     "renew",
@@ -33,8 +34,22 @@ __all__ = [
 
 EndState = Literal["finished", "failed", "killed"]
 
+_LONGEST_S = 7 * 86400
 _EVENTS = {"finished": "run.Finished", "failed": "run.Failed", "killed": "run.Failed"}
 _MOVES = {"finished": "finish", "failed": "fail", "killed": "kill"}
+
+
+def lease_end(tx: Transaction, lease_s: float) -> datetime:
+    """Until when a lease of so many seconds holds.
+
+    Raises:
+        InvalidInput: If it is not within 0 and 7 days; a longer one would hide that its owner died.
+    """
+    if not 0 <= lease_s <= _LONGEST_S:
+        raise InvalidInput(
+            "the lease is wrong", [("lease_s", f"must be from 0 to {_LONGEST_S} seconds")]
+        )
+    return tx.now + timedelta(seconds=lease_s)
 
 
 def take_over(tx: Transaction, row: Row[Any], owner: str, until: datetime) -> None:

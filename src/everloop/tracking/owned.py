@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row
@@ -19,6 +18,7 @@ from everloop.tracking.leases import (
     annotate,
     end,
     expired,
+    lease_end,
     reap,
     refused,
     renew,
@@ -60,7 +60,7 @@ class OwnedRunMethods:
                     [("id", id)],
                     hint=f"resume it with: everloop run FILE.py:PIPELINE --resume {id}",
                 )
-            take_over(tx, row, owner, tx.now + timedelta(seconds=lease_s))
+            take_over(tx, row, owner, lease_end(tx, lease_s))
             return read_run(tx, id)
 
     @action("run:write", on="id")
@@ -71,10 +71,10 @@ class OwnedRunMethods:
             StateError: If somebody else took the run over, or it ended.
         """
         with self._catalog.write(ordered=False) as tx:
-            if renew(tx, id, fence, tx.now + timedelta(seconds=lease_s)):
+            if renew(tx, id, fence, lease_end(tx, lease_s)):
                 return
         with self._catalog.write() as tx:
-            revive(tx, run_row(tx, id), fence, tx.now + timedelta(seconds=lease_s))
+            revive(tx, run_row(tx, id), fence, lease_end(tx, lease_s))
 
     @action("run:write", on="id")
     def annotate_run(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
+from everloop.core.places import OURS, path_within
 from everloop.errors import InvalidInput
 from everloop.tracking.limits import clean_path
 
 __all__ = ["OURS", "check_location", "check_uri", "path_within"]
-
-#: What URIs of this store begin with.
-OURS = "mlflow-artifacts:/"
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*):")
 _FOREIGN = ("runs", "models")
@@ -46,11 +44,6 @@ def check_uri(uri: str, error: InvalidInput) -> None:
     climbs = ".." in re.split(r"[/\\;]", plain.partition(":")[2] or plain)
     if climbs or "\\" in plain or re.search("[\x00-\x1f\ud800-\udfff]", plain):
         raise error
-
-
-def path_within(uri: str) -> str | None:
-    """The path in this store that a URI names; None if it lies elsewhere."""
-    return uri.removeprefix(OURS) if uri.startswith(OURS) else None
 
 
 def _wrong(location: str, why: str) -> InvalidInput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import delete, update
@@ -27,6 +27,7 @@ from everloop.tracking.artifacts import ArtifactMethods
 from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row, make_default
 from everloop.tracking.groups import PointGroups
 from everloop.tracking.intake import IntakeMethods
+from everloop.tracking.leases import lease_end
 from everloop.tracking.limits import (
     MAX_TAG,
     check_inputs,
@@ -127,7 +128,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             if started_at is not None:
                 values["started_at"] = started_at
             if lease_s:
-                until = tx.now + timedelta(seconds=lease_s)
+                until = lease_end(tx, lease_s)
                 values |= {"owner": owner, "fence": 1, "lease_until": until}
             run_pk = insert_run(
                 tx,

@@ -31,6 +31,7 @@ from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, refuse, text_faults
 
 __all__ = [
+    "CUT_TAG",
     "active_run",
     "add_inputs",
     "chunks",
@@ -44,6 +45,9 @@ __all__ = [
     "read_runs",
     "run_row",
 ]
+
+#: Names the parameters and tags of a run whose values were too long and cut.
+CUT_TAG = "everloop.truncated"
 
 _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
@@ -189,6 +193,7 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
     values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
     rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
     tx.insert_missing(run_params, rows)
+    _note_cut(tx, run_pk, params, values)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
         query = select(run_params.c.key, run_params.c.value).where(
@@ -210,11 +215,22 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
 
 def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
     """Write tags over what they were."""
-    rows = [
-        {"run_pk": run_pk, "key": key, "value": cut(value, MAX_TAG)}
-        for key, value in sorted(tags.items())
-    ]
+    values = {key: cut(value, MAX_TAG) for key, value in sorted(tags.items())}
+    rows = [{"run_pk": run_pk, "key": key, "value": value} for key, value in values.items()]
     tx.upsert(run_tags, rows, ["run_pk", "key"])
+    _note_cut(tx, run_pk, tags, values)
+
+
+def _note_cut(tx: Transaction, run_pk: int, given: dict[str, str], kept: dict[str, str]) -> None:
+    """Say in a tag which values are not all that was given: nobody else would know."""
+    names = [key for key, value in kept.items() if value != given[key]]
+    if not names:
+        return
+    its = (run_tags.c.run_pk == run_pk, run_tags.c.key == CUT_TAG)
+    told = str(tx.scalar(select(run_tags.c.value).where(*its)) or "").split(", ")
+    text = ", ".join(dict.fromkeys([*filter(None, told), *names]))
+    row = {"run_pk": run_pk, "key": CUT_TAG, "value": cut(text, MAX_TAG)}
+    tx.upsert(run_tags, row, ["run_pk", "key"])
 
 
 def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> None:

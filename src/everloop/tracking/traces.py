@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, delete, select, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
@@ -30,7 +30,7 @@ from everloop.catalog.tables import (
 )
 from everloop.core.time import from_micros
 from everloop.core.trace import Assessment, Span, Trace, TracePage
-from everloop.errors import Conflict, InvalidInput, NotFound, StateError
+from everloop.errors import Conflict, Fault, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.experiments import experiment_row, make_default
 from everloop.tracking.limits import check_page, text_faults
@@ -120,7 +120,15 @@ class TraceService(Service):
 
         Raises:
             NotFound: If there is no such experiment or run.
+            InvalidInput: If the body of a span is of another one.
         """
+        faults = [
+            Fault(f"spans[{index}].body.span_id", f"must be {span.id!r} in base64")
+            for index, span in enumerate(spans)
+            if _span_id(span.body) != span.id
+        ]
+        if faults:
+            raise InvalidInput("the spans are wrong", faults)
         ordered = sorted(spans, key=lambda span: span.trace_id)
         groups = [(id_, list(group)) for id_, group in groupby(ordered, lambda s: s.trace_id)]
         with self._catalog.read() as tx:
@@ -395,7 +403,7 @@ def _one(tx: Transaction, id_: str) -> Trace:
 def _remove_files(tx: Transaction, experiment: int, ids: set[str]) -> None:
     """Forget the files that the clients of deleted traces put beside them."""
     folder = f"{experiment}/traces/"
-    inside = func.substr(artifacts.c.path, 1, len(folder)) == folder
+    inside = tx.within(artifacts.c.path, f"{experiment}/traces")
     paths = [row.path for row in tx.all(select(artifacts.c.path).where(inside))]
     gone = [path for path in paths if path[len(folder) :].partition("/")[0] in ids]
     for part in chunks(gone):
@@ -447,4 +455,8 @@ def _dated(given: Assessment, trace_id: str, now: datetime) -> Assessment:
 
 
 def _span_id(body: dict[str, Any]) -> str:
-    return base64.b64decode(body["span_id"]).hex()
+    """The id of a span in hex; empty if its body has none."""
+    try:
+        return base64.b64decode(body.get("span_id", ""), validate=True).hex()
+    except (ValueError, TypeError):
+        return ""

@@ -38,7 +38,7 @@ _RUNS, _MODELS = 100, 25
 _TELL = 1000
 #: Kinds in the order of the report.
 IMPORTED = ("experiment", "run", "points", "files", "logged model", "model", "version", "alias")
-#: Where a version's files were, when they now lie in this workspace.
+#: Where the files of a version or an experiment were, when they now lie in this workspace.
 SOURCE_TAG = "everloop.imported_from"
 _OURS = ("runs:/", "models:/", "mlflow-artifacts:/")
 
@@ -90,7 +90,7 @@ class Importer:
         for there in self._source.experiments():
             self._findings.add("experiment", found=1)
             try:
-                here = self._tracking.take_experiment(there)
+                here = self._tracking.take_experiment(_settled(there))
             except InvalidInput as error:
                 self._findings.fail("experiment", f"{there.name} ({there.id})", str(error))
                 continue
@@ -313,6 +313,14 @@ class Importer:
     def _remember(self, root: str, uri: str) -> None:
         if root:
             self._roots[_plain(root)] = uri
+
+
+def _settled(there: Experiment) -> Experiment:
+    """The experiment with its files in this workspace; a tag says where they were."""
+    tags = dict(there.tags)
+    if there.location and not there.location.startswith("mlflow-artifacts:/"):
+        tags.setdefault(SOURCE_TAG, there.location)
+    return msgspec.structs.replace(there, location="", tags=tags)
 
 
 def _plain(uri: str) -> str:

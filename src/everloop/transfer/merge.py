@@ -6,43 +6,78 @@ workspace stays its own: deployments, monitors, loops, predictions, stored resul
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Table, func, select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.core.lineage import LASTING
 from everloop.core.run import Metric
 from everloop.errors import EverloopError
+from everloop.lineage.outside import joined
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.intake import advance_counter
+from everloop.tracking.places import OURS, path_within
 from everloop.tracking.points import MetricWriter, point_of
 from everloop.tracking.store import chunks
-from everloop.transfer.numbers import Merging, Numbers, merge_datasets, merge_models
+from everloop.transfer.merge_models import merge_models
+from everloop.transfer.merge_traces import merge_traces
+from everloop.transfer.numbers import Merging, Numbers, merge_datasets
 from everloop.transfer.report import Findings, TransferReport
+from everloop.transfer.rows import copy_missing, counts, dicts, fresh
 from everloop.transfer.source import CHUNK
 
-__all__ = ["MERGED", "Merger"]
+__all__ = ["MERGED", "STAYS", "TOLD", "Merger"]
 
 #: Kinds in the order of the report.
 MERGED = (
     "experiment", "object", "dataset version", "run", "points", "files", "logged model",
-    "model version", "alias", "verdict", "event",
+    "model version", "deleted", "alias", "alias move", "protection", "approval", "verdict", "trace",
+    "row change", "lineage edge", "outside", "event",
 )  # fmt: skip
 _BATCH = 200
 _ENDED = ("finished", "failed", "killed")
-_PATH = re.compile(r"(\d+)/(.*)", re.DOTALL)
-#: Facts that stay true here; what happened to names and aliases there did not happen here.
-_TOLD = (
+#: Kinds of events that stay true here. What happened to names there did not happen here; moves of
+#: aliases come as moves that were merged.
+TOLD = (
     "run.Started", "run.Finished", "run.Failed", "run.Resumed", "run.Lost", "run.Deleted",
     "run.Restored", "run.Imported", "dataset.VersionCommitted", "dataset.RowsChanged",
     "logged_model.Created", "logged_model.Ready", "logged_model.Failed", "logged_model.Deleted",
     "logged_model.Imported", "model.Registered", "model.VersionImported", "model.CardWritten",
-    "model.ReferenceSet", "verdict.Given",
+    "model.ReferenceSet", "model.StageChanged", "model.VersionApproved", "model.ApprovalWithdrawn",
+    "verdict.Given", "trace.Deleted", "feature.Applied", "lineage.Reported",
 )  # fmt: skip
-_LEFT = ("deployments", "loops", "monitors", "prediction_segments", "label_batches")
+_SERVES = "what is served, and by whom, is a matter of its workspace"
+_WATCHES = "what is watched belongs to a deployment, which stays"
+#: Tables whose rows are not merged, and why; all others are.
+STAYS = {
+    "cursors": "how far readers of that event log have come",
+    "leases": "who holds what there",
+    "principals": "who may do what is decided here",
+    "memos": "results of steps are found again by running them; they may name what is not here",
+    "deployments": _SERVES,
+    "deployment_workers": _SERVES,
+    "rollouts": _SERVES,
+    "prediction_segments": _SERVES,
+    "label_batches": _SERVES,
+    "monitors": _WATCHES,
+    "summaries": _WATCHES,
+    "monitor_windows": _WATCHES,
+    "alerts": _WATCHES,
+    "loops": "a loop that runs there must not run twice",
+    "firings": "what a loop did there",
+    "webhooks": "their secrets are sealed there, and an address can be a secret itself",
+    "webhook_deliveries": "what is still to be told is told there",
+}
+#: Of those, what a person would look for.
+_LEFT = ("deployments", "loops", "monitors", "prediction_segments", "label_batches", "webhooks")
+_OF_RUNS = (
+    tables.run_params, tables.run_tags, tables.run_outputs, tables.run_inputs,
+    tables.run_model_inputs,
+)  # fmt: skip
 
 
 class Merger:
@@ -87,6 +122,15 @@ class Merger:
                 merge_datasets(self._merging(there, here))
                 self._merge_features(there, here)
             self._merge_runs(there, tell)
+            merge_traces(
+                there,
+                self._here,
+                self._experiments,
+                self._numbers,
+                self._missing,
+                self._findings,
+                tell,
+            )
             with self._here.write() as here:
                 self._merge_logged_models(there, here)
                 self._merge_files(there, here)
@@ -94,6 +138,7 @@ class Merger:
                 self._merge_verdicts(there, here)
                 self._merge_ledger(there, here)
                 self._merge_edges(there, here)
+                self._merge_outside(there, here)
                 self._merge_events(there, here)
             self._note_left(there)
         return self._findings.report(self._origin)
@@ -115,13 +160,13 @@ class Merger:
             with self._here.read() as here:
                 query = select(table.c.digest).where(table.c.digest.in_(digests))
                 known = {row.digest for row in here.all(query)}
-            fresh = [row for row in batch if not self._is_here(row.digest, row.digest in known)]
-            taken = [row for row in fresh if self._take_object(row.digest, row.size)]
+            news = [row for row in batch if not self._is_here(row.digest, row.digest in known)]
+            taken = [row for row in news if self._take_object(row.digest, row.size)]
             named = [row for row in taken if row.digest not in known]
             if named:
                 with self._here.write(ordered=False) as here:
                     here.insert_missing(table, [dict(row._mapping) for row in named])
-            self._findings.add("object", imported=len(taken), there=len(batch) - len(fresh))
+            self._findings.add("object", imported=len(taken), there=len(batch) - len(news))
 
     def _is_here(self, digest: str, is_named: bool) -> bool:
         return is_named and self._here_blobs.keep(digest)
@@ -147,27 +192,55 @@ class Merger:
 
     def _merge_experiments(self, there: Transaction, here: Transaction) -> None:
         table = tables.experiments
-        known = {row.name: row.pk for row in here.all(select(table.c.name, table.c.pk))}
-        taken = set(known.values())
-        for row in there.all(select(table).order_by(table.c.pk)):
-            is_new = row.name not in known
-            if is_new:
-                values = dict(row._mapping)
-                if row.pk in taken:
+        known = {row["name"]: row for row in dicts(here, select(table))}
+        taken = {row["pk"] for row in known.values()}
+        rows = dicts(there, select(table).order_by(table.c.pk))
+        for row in rows:
+            name, found = row["name"], known.get(row["name"])
+            if found is None:
+                values = dict(row)
+                if row["pk"] in taken:
                     del values["pk"]
-                statement = table.insert().values(values).returning(table.c.pk)
-                known[row.name] = int(here.scalar(statement))
+                pk = int(here.scalar(table.insert().values(values).returning(table.c.pk)))
                 advance_counter(here)
-                taken.add(known[row.name])
-            self._experiments[row.pk] = known[row.name]
-            if known[row.name] != row.pk:
-                text = f"experiment {row.name!r}: id {row.pk} is {known[row.name]} here"
-                self._findings.note(text)
-            self._findings.add("experiment", found=1, imported=is_new, there=not is_new)
+                taken.add(pk)
+            else:
+                pk = found["pk"]
+                tags = row["tags"] | found["tags"]
+                if tags != found["tags"]:
+                    here.execute(table.update().where(table.c.pk == pk).values(tags=tags))
+            self._experiments[row["pk"]] = pk
+            self._numbers.folders[str(row["pk"])] = str(pk)
+            if pk != row["pk"]:
+                self._findings.note(f"experiment {name!r}: id {row['pk']} is {pk} here")
+            self._findings.count("experiment", 1, found is None)
+        for row in rows:
+            if row["location"] or known.get(row["name"], row)["location"]:
+                self._place(here, row, known.get(row["name"]))
+
+    def _place(self, here: Transaction, row: dict[str, Any], found: dict[str, Any] | None) -> None:
+        """Let an experiment's artifacts lie where its clients look for them here."""
+        table, pk = tables.experiments, self._experiments[row["pk"]]
+        path = path_within(row["location"] or f"{OURS}{row['pk']}")
+        if found is None:
+            # Its folder may be within one of an experiment that has another id here.
+            uri = self._numbers.uri(row["location"])
+            if uri != row["location"]:
+                here.execute(table.update().where(table.c.pk == pk).values(location=uri))
+            return
+        target = path_within(found["location"] or f"{OURS}{pk}")
+        if path is not None:
+            self._numbers.folders[path] = str(pk) if target is None else target
+        if row["location"] != found["location"] and (path is None or target is None):
+            shown = [item["location"] or "in the workspace" for item in (row, found)]
+            self._findings.note(
+                f"artifacts of experiment {row['name']!r} are at {shown[0]} there and at {shown[1]}"
+                " here; what lies outside of the workspaces is where it was"
+            )
 
     def _merge_features(self, there: Transaction, here: Transaction) -> None:
         definitions, names = tables.feature_definitions, tables.feature_names
-        _copy(here, definitions, _dicts(there, select(definitions)))
+        copy_missing(here, definitions, dicts(there, select(definitions)))
         known = {(row.kind, row.name): row.digest for row in here.all(select(names))}
         for row in there.all(select(names)):
             digest = known.get((row.kind, row.name))
@@ -179,58 +252,85 @@ class Merger:
 
     def _merge_verdicts(self, there: Transaction, here: Transaction) -> None:
         rows = []
-        for row in _dicts(there, select(tables.verdicts)):
+        for row in dicts(there, select(tables.verdicts)):
             candidate = self._numbers.models.get((row["model"], row["candidate"]))
             if candidate is not None:
                 champion = self._numbers.models.get((row["model"], row["champion"]), 0)
                 rows.append(row | {"candidate": candidate, "champion": champion})
-        fresh = _fresh(here, tables.verdicts, rows)
-        _copy(here, tables.verdicts, fresh)
-        self._count("verdict", len(rows), len(fresh))
+        news = fresh(here, tables.verdicts, rows)
+        copy_missing(here, tables.verdicts, news)
+        self._findings.count("verdict", len(rows), len(news))
 
     def _merge_ledger(self, there: Transaction, here: Transaction) -> None:
         table = tables.row_changes
         names = [column.name for column in table.columns if column.name != "pk"]
         wanted = ("scope", "dataset", "rule", "action", "detail")
         known = {tuple(row) for row in here.all(select(*[table.c[name] for name in wanted]))}
-        for row in _dicts(there, select(*[table.c[name] for name in names]).order_by(table.c.pk)):
+        for row in dicts(there, select(*[table.c[name] for name in names]).order_by(table.c.pk)):
             scope = self._numbers.subject(row["scope"])
-            fresh = row | {"scope": scope}
-            is_told = tuple(fresh[name] for name in wanted) in known
-            if scope and not is_told and row["detail"] not in self._missing:
-                here.execute(table.insert().values(fresh))
+            told = row | {"scope": scope}
+            is_told = tuple(told[name] for name in wanted) in known
+            if row["detail"] in self._missing:
+                reason = f"its object {row['detail']} is missing"
+                self._findings.fail("row change", f"{row['scope']} {row['rule']}", reason)
+            elif scope:
+                if not is_told:
+                    here.execute(table.insert().values(told))
+                self._findings.count("row change", 1, not is_told)
 
     def _merge_edges(self, there: Transaction, here: Transaction) -> None:
         rows = []
-        for row in _dicts(there, select(tables.lineage_edges)):
+        for row in dicts(there, select(tables.lineage_edges)):
             source = self._numbers.subject(row["source"])
             target = self._numbers.subject(row["target"])
-            if source and target and not target.startswith("deployment:"):
+            # A deployment of this name here is another one.
+            is_ours = source.startswith(LASTING) or target.startswith(LASTING)
+            if source and target and not is_ours:
                 rows.append(row | {"source": source, "target": target})
-        _copy(here, tables.lineage_edges, rows)
+        before = here.scalar(select(func.count()).select_from(tables.lineage_edges))
+        copy_missing(here, tables.lineage_edges, rows)
+        after = here.scalar(select(func.count()).select_from(tables.lineage_edges))
+        self._findings.count("lineage edge", len(rows), after - before)
+
+    def _merge_outside(self, there: Transaction, here: Transaction) -> None:
+        """What OpenLineage told there of datasets, jobs and runs: of each facet the newer."""
+        table, news = tables.externals, 0
+        for part in chunks(dicts(there, select(table)), 1000):
+            query = select(table).where(table.c.ref.in_([row["ref"] for row in part]))
+            known = {row["ref"]: row for row in dicts(here, query)}
+            rows = []
+            for row in part:
+                found = known.get(row["ref"])
+                after = row if found is None else joined(found, row)
+                if after != found:
+                    rows.append(after)
+            here.upsert(table, rows, ["ref"])
+            news += len(rows)
+            self._findings.add("outside", found=len(part))
+        self._findings.add("outside", imported=news)
 
     def _merge_events(self, there: Transaction, here: Transaction) -> None:
         table = tables.events
-        query = select(table).where(table.c.kind.in_(_TOLD)).order_by(table.c.seq)
-        for batch in chunks(_dicts(there, query), 1000):
+        query = select(table).where(table.c.kind.in_(TOLD)).order_by(table.c.seq)
+        for batch in chunks(dicts(there, query), 1000):
             rows = []
             for row in batch:
                 subject = self._numbers.subject(row["subject"])
                 if subject:
                     body = self._numbers.body(row["kind"], row["subject"], subject, row["body"])
                     rows.append({**row, "subject": subject, "body": body})
-            fresh = _fresh(here, table, rows)
-            for row in fresh:
+            news = fresh(here, table, rows)
+            for row in news:
                 del row["seq"]  # its place in the log is its own here
-            if fresh:
-                here.execute(table.insert(), fresh)
-            self._count("event", len(rows), len(fresh))
+            if news:
+                here.execute(table.insert(), news)
+            self._findings.count("event", len(rows), len(news))
 
     # Runs
 
     def _merge_runs(self, there: Transaction, tell: Callable[[str], None]) -> None:
         table, last = tables.runs, 0
-        while batch := _dicts(
+        while batch := dicts(
             there, select(table).where(table.c.pk > last).order_by(table.c.pk).limit(_BATCH)
         ):
             last = batch[-1]["pk"]
@@ -246,19 +346,19 @@ class Merger:
         ids = [row["id"] for row in batch]
         query = select(table.c.id, table.c.pk, table.c.state).where(table.c.id.in_(ids))
         known = {row.id: row for row in here.all(query)}
-        fresh = []
+        news = []
         for row in batch:
             found = known.get(row["id"])
             if found is None:
                 pk = self._experiments[row["experiment_pk"]]
-                fresh.append({k: v for k, v in row.items() if k != "pk"} | {"experiment_pk": pk})
+                news.append({k: v for k, v in row.items() if k != "pk"} | {"experiment_pk": pk})
             elif found.state not in _ENDED and row["state"] in _ENDED:
                 names = ("state", "ended_at", "error", "arguments", "fence", "lease_until")
                 ended = {name: row[name] for name in names}
                 here.execute(table.update().where(table.c.pk == found.pk).values(ended))
-        if fresh:
-            here.execute(table.insert(), fresh)
-        self._count("run", len(batch), len(fresh))
+        if news:
+            here.execute(table.insert(), news)
+        self._findings.count("run", len(batch), len(news))
         pks = {row.id: row.pk for row in here.all(query)}
         return {row["pk"]: pks[row["id"]] for row in batch}
 
@@ -269,19 +369,32 @@ class Merger:
         pks: dict[int, int],
         batch: list[dict[str, Any]],
     ) -> None:
-        for table in (tables.run_params, tables.run_tags, tables.run_outputs, tables.run_inputs):
+        ids = {pks[row["pk"]]: row["id"] for row in batch}
+        for table in _OF_RUNS:
             rows = [
                 row | {"run_pk": pks[row["run_pk"]]}
-                for row in _dicts(there, select(table).where(table.c.run_pk.in_(list(pks))))
+                for row in dicts(there, select(table).where(table.c.run_pk.in_(list(pks))))
             ]
             if table is tables.run_inputs:
                 rows = [self._numbers.read(row) for row in rows]
-            _copy(here, table, rows)
+            copy_missing(here, table, rows)
+            self._verify(here, table, rows, ids)
             if table is tables.run_params:
-                self._refuse_changed(here, rows, {pks[row["pk"]]: row["id"] for row in batch})
+                self._refuse_changed(here, rows, ids)
         steps = tables.step_runs
-        ids = [row["id"] for row in batch]
-        _copy(here, steps, _dicts(there, select(steps).where(steps.c.run_id.in_(ids))))
+        of_batch = select(steps).where(steps.c.run_id.in_(list(ids.values())))
+        copy_missing(here, steps, dicts(there, of_batch))
+
+    def _verify(
+        self, here: Transaction, table: Table, rows: list[dict[str, Any]], ids: dict[int, str]
+    ) -> None:
+        """Count what is here of each run against what was to come."""
+        wanted = Counter(row["run_pk"] for row in rows)
+        found = counts(here, table, "run_pk", list(wanted))
+        for pk, count in wanted.items():
+            if found.get(pk, 0) < count:
+                reason = f"{count} rows of {table.name} are there, {found.get(pk, 0)} came"
+                self._findings.fail("run", ids[pk], reason)
 
     def _refuse_changed(
         self, here: Transaction, rows: list[dict[str, Any]], ids: dict[int, str]
@@ -299,14 +412,15 @@ class Merger:
         self, there: Transaction, here: Transaction, pks: dict[int, int], ids: dict[int, str]
     ) -> None:
         table = tables.metric_points
-        counts, known = _counts(there, table, list(pks)), _counts(here, table, list(pks.values()))
+        wanted = counts(there, table, "run_pk", list(pks))
+        known = counts(here, table, "run_pk", list(pks.values()))
         names = {row.pk: row.name for row in there.all(select(tables.metric_keys))}
-        for pk, count in counts.items():
+        for pk, count in wanted.items():
             target = pks[pk]
             if known.get(target, 0) != count:
                 self._copy_points(there, here, pk, target, names)
-        now = _counts(here, table, list(pks.values()))
-        for pk, count in counts.items():
+        now = counts(here, table, "run_pk", list(pks.values()))
+        for pk, count in wanted.items():
             before, after = known.get(pks[pk], 0), now.get(pks[pk], 0)
             self._findings.add("points", found=count, imported=after - before)
             self._findings.add("points", there=min(before, count))
@@ -334,31 +448,35 @@ class Merger:
         table = tables.logged_models
         rows = [
             row | {"experiment_pk": self._experiments[row["experiment_pk"]]}
-            for row in _dicts(there, select(table))
+            for row in dicts(there, select(table))
         ]
-        fresh = _fresh(here, table, rows)
-        _copy(here, table, fresh)
-        self._count("logged model", len(rows), len(fresh))
-        known = {row.id: row.status for row in here.all(select(table.c.id, table.c.status))}
+        news = fresh(here, table, rows)
+        copy_missing(here, table, news)
+        self._findings.count("logged model", len(rows), len(news))
+        known = {row.id: row for row in here.all(select(table.c.id, table.c.status, table.c.tags))}
         for row in rows:
-            if known[row["id"]] == "pending" and row["status"] != "pending":
-                names = ("status", "params", "tags", "updated_at")
-                done = {name: row[name] for name in names}
-                here.execute(table.update().where(table.c.id == row["id"]).values(done))
+            found = known[row["id"]]
+            changes = {}
+            if found.status == "pending" and row["status"] != "pending":
+                changes = {name: row[name] for name in ("status", "params", "updated_at")}
+            if row["tags"] | found.tags != found.tags:
+                changes["tags"] = row["tags"] | found.tags
+            if changes:
+                here.execute(table.update().where(table.c.id == row["id"]).values(changes))
         metrics = tables.logged_model_metrics
-        _copy(here, metrics, _dicts(there, select(metrics)))
+        copy_missing(here, metrics, dicts(there, select(metrics)))
 
     def _merge_files(self, there: Transaction, here: Transaction) -> None:
         """Paths of files: of two at one path the later one counts, whichever is merged first."""
         table = tables.artifacts
-        for batch in chunks(_dicts(there, select(table).order_by(table.c.path)), 1000):
-            rows = [row | {"path": self._path(row["path"])} for row in batch]
+        for batch in chunks(dicts(there, select(table).order_by(table.c.path)), 1000):
+            rows = [row | {"path": self._numbers.path(row["path"])} for row in batch]
             query = select(table).where(table.c.path.in_([row["path"] for row in rows]))
             known = {row.path: row for row in here.all(query)}
             lost = [row for row in rows if row["digest"] in self._missing]
             for row in lost:
                 self._findings.fail("files", row["path"], f"its object {row['digest']} is missing")
-            fresh = [
+            news = [
                 row
                 for row in rows
                 if row["digest"] not in self._missing
@@ -368,15 +486,9 @@ class Merger:
                     < (row["created_at"], row["digest"])
                 )
             ]
-            here.upsert(table, fresh, ["path"])
-            self._findings.add("files", found=len(rows), imported=len(fresh))
-            self._findings.add("files", there=len(rows) - len(fresh) - len(lost))
-
-    def _path(self, path: str) -> str:
-        match = _PATH.fullmatch(path)
-        if match is None or int(match[1]) not in self._experiments:
-            return path
-        return f"{self._experiments[int(match[1])]}/{match[2]}"
+            here.upsert(table, news, ["path"])
+            self._findings.add("files", found=len(rows), imported=len(news))
+            self._findings.add("files", there=len(rows) - len(news) - len(lost))
 
     def _note_left(self, there: Transaction) -> None:
         for name in _LEFT:
@@ -384,32 +496,7 @@ class Merger:
             count = there.scalar(select(func.count()).select_from(table))
             if count:
                 what = name.replace("_", " ")
-                self._findings.note(
-                    f"{count} {what} are not merged: they stay with their workspace"
-                )
-
-    def _count(self, kind: str, found: int, imported: int) -> None:
-        self._findings.add(kind, found=found, imported=imported, there=found - imported)
-
-
-def _dicts(tx: Transaction, query: Any) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row._mapping.items()} for row in tx.all(query)]
-
-
-def _copy(here: Transaction, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert the rows whose keys are free."""
-    for part in chunks(rows, 1000):
-        here.insert_missing(table, list(part))
-
-
-def _fresh(here: Transaction, table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose ``id`` is not here."""
-    known: set[str] = set()
-    for part in chunks([row["id"] for row in rows]):
-        known |= {row.id for row in here.all(select(table.c.id).where(table.c.id.in_(part)))}
-    return [row for row in rows if row["id"] not in known]
-
-
-def _counts(tx: Transaction, table: Table, pks: list[int]) -> dict[int, int]:
-    query = select(table.c.run_pk, func.count().label("rows")).where(table.c.run_pk.in_(pks))
-    return {row.run_pk: row.rows for row in tx.all(query.group_by(table.c.run_pk))}
+                self._findings.note(f"{count} {what} are not merged: {STAYS[name]}")
+        hooks = tables.webhooks
+        for row in there.all(select(hooks.c.name).order_by(hooks.c.id)):
+            self._findings.note(f"webhook {row.name!r} is to be made here anew, with its secret")

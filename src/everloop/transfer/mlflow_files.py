@@ -67,6 +67,7 @@ class FileSource:
             name=_text(meta, "name"),
             lifecycle="deleted" if meta.get("lifecycle_stage") == "deleted" else "active",
             tags=self._texts("experiment", folder, "tags"),
+            location=str(meta.get("artifact_location") or ""),
             created_at=created,
             updated_at=instant(meta.get("last_update_time"), created),
         )
@@ -256,9 +257,9 @@ class FileSource:
             source="" if deleted else _text(meta, "source"),
             run_id=str(meta.get("run_id") or ""),
             description=str(meta.get("description") or ""),
-            tags=version_tags(
-                tags, meta.get("current_stage"), meta.get("status"), meta.get("run_link")
-            ),
+            tags=version_tags(tags, meta.get("status")),
+            stage=str(meta.get("current_stage") or "None"),
+            run_link=str(meta.get("run_link") or ""),
             actor=str(meta.get("user_id") or ""),
             created_at=created,
             updated_at=instant(meta.get("last_updated_timestamp"), created),

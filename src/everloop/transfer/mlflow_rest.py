@@ -59,6 +59,7 @@ class RestSource:
                 name=said["name"],
                 lifecycle="deleted" if said.get("lifecycle_stage") == "deleted" else "active",
                 tags=_texts(said.get("tags")),
+                location=said.get("artifact_location") or "",
                 created_at=created,
                 updated_at=instant(said.get("last_update_time"), created),
             )
@@ -312,9 +313,9 @@ def _version(said: dict[str, Any]) -> VersionRecord:
         source=said.get("source") or "",
         run_id=said.get("run_id") or "",
         description=said.get("description") or "",
-        tags=version_tags(
-            tags, said.get("current_stage"), said.get("status"), said.get("run_link")
-        ),
+        tags=version_tags(tags, said.get("status")),
+        stage=said.get("current_stage") or "None",
+        run_link=said.get("run_link") or "",
         actor=said.get("user_id") or "",
         created_at=created,
         updated_at=instant(said.get("last_updated_timestamp"), created),

@@ -80,6 +80,7 @@ class SqlSource:
                 name=_in_workspace(row, "/"),
                 lifecycle="deleted" if row.lifecycle_stage == "deleted" else "active",
                 tags=tags[row.experiment_id],
+                location=row.artifact_location or "",
                 created_at=created,
                 updated_at=instant(_get(row, "last_update_time"), created),
             )
@@ -260,9 +261,9 @@ class SqlSource:
                 source=row.source or "",
                 run_id=row.run_id or "",
                 description=_get(row, "description") or "",
-                tags=version_tags(
-                    tags[row.version], stage, _get(row, "status"), _get(row, "run_link")
-                ),
+                tags=version_tags(tags[row.version], _get(row, "status")),
+                stage=stage or "None",
+                run_link=_get(row, "run_link") or "",
                 actor=_get(row, "user_id") or "",
                 created_at=created,
                 updated_at=instant(row.last_updated_time, created),

@@ -1,4 +1,4 @@
-"""Versions of datasets and models in a merge: which number there is which number here."""
+"""What is called otherwise here than there in a merge: numbers of versions, ids, paths."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from sqlalchemy import select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
-from everloop.core.schema import canonical_json
-from everloop.errors import GateRefused
-from everloop.registry.write import move_alias
+from everloop.tracking.places import OURS, path_within
 from everloop.transfer.report import Findings
+from everloop.transfer.rows import dicts
 
-__all__ = ["MERGED_TAG", "Merging", "Numbers", "merge_datasets", "merge_models"]
-
-#: Where a version came from that follows others here under another number.
-MERGED_TAG = "everloop.merged_from"
+__all__ = ["Merging", "Numbers", "merge_datasets"]
 
 
 class Numbers:
-    """By name and number there the number here, and what names them rewritten."""
+    """What is called how here, and what names it rewritten.
+
+    Attributes:
+        datasets: By name and number there the number here; likewise `models`.
+        folders: By a folder of artifacts there, such as one of an experiment, the folder here.
+    """
 
     def __init__(self) -> None:
         self.datasets: dict[tuple[str, int], int] = {}
         self.models: dict[tuple[str, int], int] = {}
+        self.folders: dict[str, str] = {}
 
     def subject(self, subject: str) -> str:
         """What `subject` is called here; empty if it was not merged."""
@@ -33,15 +35,36 @@ class Numbers:
             return self._numbered(subject, self.datasets, "@")
         if kind == "model":
             return self._numbered(subject, self.models, "/")
+        if kind == "experiment":
+            return f"experiment:{self._experiment(subject.partition(':')[2])}"
         return subject
+
+    def _experiment(self, id_: str) -> str:
+        return self.folders.get(id_, id_)
 
     @staticmethod
     def _numbered(subject: str, known: dict[tuple[str, int], int], mark: str) -> str:
         kind, _, rest = subject.partition(":")
+        if mark not in rest:  # the name itself, which is the same here
+            return subject
         name, _, number = rest.rpartition(mark)
         if not number.isdecimal() or (name, int(number)) not in known:
             return ""
         return f"{kind}:{name}{mark}{known[name, int(number)]}"
+
+    def path(self, path: str) -> str:
+        """The path of an artifact; that of no folder which was merged stays as it is."""
+        head = path
+        while head:
+            if head in self.folders:
+                return self.folders[head] + path[len(head) :]
+            head = head.rpartition("/")[0]
+        return path
+
+    def uri(self, uri: str) -> str:
+        """A URI, which may name an artifact of the workspace that it is from."""
+        path = path_within(uri)
+        return uri if path is None else f"{OURS}{self.path(path)}"
 
     def data(self, versions: dict[str, int]) -> dict[str, int]:
         """Dataset versions by name, as they are numbered here."""
@@ -57,6 +80,8 @@ class Numbers:
         changed = dict(body)
         if isinstance(body.get("data"), dict):
             changed["data"] = self.data(body["data"])
+        if isinstance(body.get("experiment"), str):
+            changed["experiment"] = self._experiment(body["experiment"])
         if before != now:
             changed["merged_from"] = before
             if kind == "dataset.VersionCommitted":
@@ -84,9 +109,9 @@ def merge_datasets(now: Merging) -> None:
     """Merge datasets: versions of the same digest are one, others follow what is here."""
     there, here, numbers, missing, findings, origin = now
     names, versions = tables.datasets, tables.dataset_versions
-    for dataset in _dicts(there, select(names).order_by(names.c.name)):
+    for dataset in dicts(there, select(names).order_by(names.c.name)):
         name = dataset["name"]
-        rows = _dicts(there, select(versions).where(versions.c.dataset == name))
+        rows = dicts(there, select(versions).where(versions.c.dataset == name))
         is_new = here.insert_new(names, dataset)
         known = {} if is_new else _digests(here, name)
         latest = 0 if is_new else max(known, default=0)
@@ -124,107 +149,3 @@ def _digests(tx: Transaction, name: str) -> dict[int, str]:
     table = tables.dataset_versions
     query = select(table.c.number, table.c.digest).where(table.c.dataset == name)
     return {row.number: row.digest for row in tx.all(query.order_by(table.c.number))}
-
-
-def merge_models(now: Merging) -> None:
-    """Merge models: the same content of the same run is one version, others follow what is here.
-
-    No version is live or a candidate here by a merge, and no alias is moved that is set here.
-    """
-    there, here, numbers, missing, findings, _ = now
-    models = tables.models
-    for model in _dicts(there, select(models).order_by(models.c.name)):
-        name = model["name"]
-        used = _used(here, name)
-        is_new = here.insert_new(models, model | {"latest": max(model["latest"], used)})
-        latest = int(here.scalar(select(models.c.latest).where(models.c.name == name)))
-        if is_new:
-            latest = used
-        known = {_identity(row): row["version"] for row in _versions(here, name)}
-        for row in _versions(there, name):
-            findings.add("model version", found=1)
-            number = row["version"]
-            if _identity(row) in known:
-                numbers.models[name, number] = known[_identity(row)]
-                findings.add("model version", there=1)
-                continue
-            lost = missing & _objects_of(row)
-            if lost:
-                reason = f"its object {min(lost)} is missing"
-                findings.fail("model version", f"{name}/{number}", reason)
-                continue
-            latest = number if is_new and not used else latest + 1
-            _insert_version(now, row, latest)
-            known[_identity(row)] = latest
-            numbers.models[name, number] = latest
-            findings.add("model version", imported=1)
-        older = (models.c.name == name) & (models.c.latest < latest)
-        here.execute(models.update().where(older).values(latest=latest))
-        _merge_aliases(now, name)
-
-
-def _used(here: Transaction, name: str) -> int:
-    """The highest number that a model of this name gave out here before it was deleted."""
-    events = tables.events
-    kinds = ("model.Deleted", "model.Renamed")
-    query = select(events.c.body).where(
-        events.c.subject == f"model:{name}", events.c.kind.in_(kinds)
-    )
-    return max((int(row.body.get("latest", 0)) for row in here.all(query)), default=0)
-
-
-def _insert_version(now: Merging, row: dict[str, Any], number: int) -> None:
-    manifest = row["manifest"] | {"data": now.numbers.data(row["manifest"]["data"])}
-    state = row["state"] if row["state"] == "draft" else "archived"
-    fresh = row | {"version": number, "manifest": manifest, "state": state}
-    if number != row["version"]:
-        note = {MERGED_TAG: f"{now.origin}: {row['name']}/{row['version']}"}
-        fresh["tags"] = row["tags"] | note
-    now.here.execute(tables.model_versions.insert().values(fresh))
-
-
-def _merge_aliases(now: Merging, name: str) -> None:
-    there, here, numbers, _, findings, origin = now
-    table = tables.aliases
-    query = select(table).where(table.c.name == name).order_by(table.c.alias)
-    known = {row.alias: row.version for row in here.all(query)}
-    for row in there.all(query):
-        number = numbers.models.get((name, row.version))
-        findings.add("alias", found=1)
-        if row.alias in known:
-            findings.add("alias", there=1)
-            if known[row.alias] != number:
-                stays = f"stays at version {known[row.alias]}"
-                findings.note(f"alias {name}@{row.alias} is set here and {stays}")
-        elif number is None:
-            findings.fail("alias", f"{name}@{row.alias}", "its version could not be merged")
-        else:
-            try:
-                move_alias(here, name, row.alias, number, reason=f"merged from {origin}")
-            except GateRefused as error:  # it is protected here
-                findings.fail("alias", f"{name}@{row.alias}", error.message)
-            else:
-                findings.add("alias", imported=1)
-
-
-def _versions(tx: Transaction, name: str) -> list[dict[str, Any]]:
-    table = tables.model_versions
-    return _dicts(tx, select(table).where(table.c.name == name).order_by(table.c.version))
-
-
-def _identity(row: dict[str, Any]) -> bytes:
-    """What makes two versions one: content and run, and the time where there is no content."""
-    manifest = row["manifest"]
-    content = manifest["content"]
-    told = "" if content else row["created_at"].isoformat()
-    return canonical_json([content, manifest["digest"], manifest["source"], row["run_id"], told])
-
-
-def _objects_of(row: dict[str, Any]) -> set[str]:
-    manifest = row["manifest"]
-    digests = {file["digest"] for file in manifest["files"]}
-    return digests | {row["card"], manifest["reference"]} - {""}
-
-
-def _dicts(tx: Transaction, query: Any) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row._mapping.items()} for row in tx.all(query)]

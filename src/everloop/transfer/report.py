@@ -72,6 +72,10 @@ class Findings:
         counts["imported"] += imported
         counts["there"] += there
 
+    def count(self, kind: str, found: int, imported: int) -> None:
+        """Count rows of which the rest was there already."""
+        self.add(kind, found=found, imported=imported, there=found - imported)
+
     def note(self, text: str) -> None:
         """Note what is worth knowing, once."""
         if text not in self.notes:

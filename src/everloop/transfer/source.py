@@ -17,7 +17,6 @@ from everloop.core.time import from_micros
 __all__ = [
     "CHUNK",
     "ROLE_TAG",
-    "STAGE_TAG",
     "Fail",
     "FoundModel",
     "FoundRun",
@@ -33,8 +32,6 @@ __all__ = [
 #: Points that are held in memory, and written in one transaction, at once.
 CHUNK = 100_000
 ROLE_TAG = "mlflow.data.context"
-#: A stage is kept as a tag: there are aliases in its place.
-STAGE_TAG = "mlflow.stage"
 
 #: Says that something of the source could not be read: kind, name, reason.
 Fail = Callable[[str, str, str], None]
@@ -184,15 +181,8 @@ def run_input(fields: dict[str, object], tags: dict[str, str]) -> RunInput:
     )
 
 
-def version_tags(
-    tags: dict[str, str], stage: object, status: object, run_link: object
-) -> dict[str, str]:
-    """The tags of a version with what else is said of it and has no place of its own here."""
-    found = dict(tags)
-    if stage and str(stage) != "None":
-        found[STAGE_TAG] = str(stage)
+def version_tags(tags: dict[str, str], status: object) -> dict[str, str]:
+    """The tags of a version with its status, which has no place of its own here."""
     if status and str(status) != "READY":
-        found["mlflow.status"] = str(status)
-    if run_link:
-        found["mlflow.runLink"] = str(run_link)
-    return found
+        return {**tags, "mlflow.status": str(status)}
+    return dict(tags)

@@ -30,6 +30,8 @@ __all__ = ["SECURITY_HEADERS", "routes"]
 
 _HERE = Path(__file__).parent
 _METRICS_SHOWN = 3
+#: What links begin with, in the scope of a request: set by ``everloop.api.prefix``.
+_PREFIX = "everloop.prefix"
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -60,17 +62,17 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     def page(template: str, view: Callable[[str], Any]) -> Callable[[Request], Any]:
         async def handler(request: Request) -> Response:
             name = request.path_params.get("name", "")
-            as_json = request.url.path.endswith(".json")
+            as_json, root = request.url.path.endswith(".json"), str(request.scope.get(_PREFIX, ""))
             try:
                 found = await run_in_threadpool(view, name)
             except EverloopError as error:
                 if as_json:
                     raise
-                html = _templates().get_template("error.html").render(error=error)
+                html = _templates().get_template("error.html").render(error=error, root=root)
                 return _html(html, http_status(error))
             if as_json:
                 return Response(msgspec.json.encode(found), media_type="application/json")
-            return _html(_templates().get_template(template).render(page=found))
+            return _html(_templates().get_template(template).render(page=found, root=root))
 
         return handler
 

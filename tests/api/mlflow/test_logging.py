@@ -313,3 +313,14 @@ def test_history_of_many_runs_for_the_pages(door: Door, charted: str) -> None:
     many = "&".join(f"run_id=r{i}" for i in range(101))
     for query in ("run_id=a", "metric_key=s", f"metric_key=s&{many}", "run_id=a&metric_key="):
         door.refused(door.send("GET", f"{path}?{query}"))
+
+
+def test_cut_values_are_named_in_a_tag(door: Door) -> None:
+    run_id = door.run(tags=[{"key": "whole", "value": "x" * 8000}])
+    for name in ("b", "a", "b"):
+        body = {"run_id": run_id, "key": name, "value": "v" * 6001}
+        door.post("runs/log-parameter", body)
+    door.post("runs/set-tag", {"run_id": run_id, "key": "t", "value": "v" * 8001})
+    run = door.workspace.tracking.run(run_id)
+    assert run.tags["everloop.truncated"] == "b, a, t"
+    assert "everloop.truncated" not in door.workspace.tracking.run(door.run()).tags

@@ -337,3 +337,19 @@ def test_a_move_is_a_fact_in_the_log(door: Door) -> None:
     events = door.workspace.lineage.events(kind="model.StageChanged")
     told = [event.body for event in events if event.subject == f"model:{name}/1"]
     assert told == [{"from": "None", "to": "Staging", "archived_others": False}]
+
+
+def test_prompt_has_no_files_and_none_of_others(door: Door) -> None:
+    name = door.name("prompt")
+    marked = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    door.post("registered-models/create", {"name": name, "tags": marked})
+    for source in ("dummy-source", "prompt-template"):
+        made = door.post("model-versions/create", {"name": name, "source": source, "tags": marked})
+        assert made["model_version"]["source"] == source
+    for source in ("/etc/passwd", "s3://bucket/x", "mlflow-artifacts:/0/x"):
+        body = {"name": name, "source": source, "tags": marked}
+        assert "prompt source" in door.refused(door.send("POST", "model-versions/create", body))
+    body = {"name": name, "source": "dummy-source"}  # not marked: a version like any other
+    door.refused(door.send("POST", "model-versions/create", body))
+    body = {"name": door.model(), "source": f"models:/{name}/1"}
+    assert "prompt" in door.refused(door.send("POST", "model-versions/create", body))

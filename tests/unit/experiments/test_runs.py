@@ -439,3 +439,13 @@ def test_fault_at_the_end_of_the_program_is_not_silent(tmp_path: Path) -> None:
     end = "ev.open(sys.argv[1]).tracking.delete_run(run.id); run.log(loss=2.0)"
     done = in_python(ENDS.format(end=end), str(tmp_path))
     assert "must be in the 'active' state" in done.stderr
+
+
+def test_dead_owner_is_noticed_within_a_minute_wherever_it_ran() -> None:
+    """What is told of a process on another machine is its lease alone, and when somebody looks."""
+    from everloop.experiments import run as experiments
+    from everloop.pipelines import engine
+
+    for module in (experiments, engine):
+        assert module.LEASE_S + server.REAP_S <= 60
+        assert module.RENEW_S * 2 < module.LEASE_S  # one renewal may be late

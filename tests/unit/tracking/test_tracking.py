@@ -6,10 +6,13 @@ import itertools
 import math
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 
 from everloop.catalog.engine import Catalog
+from everloop.catalog.tables import artifacts
 from everloop.core.run import Metric, RunInput, RunOutput
 from everloop.core.time import ManualClock
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
@@ -326,6 +329,30 @@ def test_writers_at_once_lose_nothing(tracking: TrackingService) -> None:
 
 
 # Artifacts
+
+
+def test_folder_of_artifacts_is_a_range_of_the_index(
+    tracking: TrackingService, catalog: Catalog
+) -> None:
+    """What sorts beside a folder is not within it, by any rules of a language."""
+    inside = ["a/b/", "a/b/c", "a/b/\U0010ffff", "a/b/Z", "a/b/~", "a/b/0"]
+    for path in [*(p for p in inside if p[-1] != "/"), "a/b", "a/b0", "a/b.c", "a/B/c", "a/bc/d"]:
+        tracking.put_artifact(path, b"x")
+    found = [file.path for file in tracking.list_artifacts("a/b")]
+    assert found == sorted(path for path in inside if path[-1] != "/")
+    tracking.delete_artifacts("a/b")
+    assert [file.path for file in tracking.list_artifacts("a")] == [
+        "a/B", "a/b.c", "a/b0", "a/bc",
+    ]  # fmt: skip
+    if catalog.url.get_backend_name() == "sqlite":
+        with catalog.read() as tx:
+            query = select(artifacts.c.path).where(tx.within(artifacts.c.path, "a/b"))
+            plan = tx.all(text(f"EXPLAIN QUERY PLAN {_literal(query)}"))
+        assert "SEARCH artifacts" in str(plan)
+
+
+def _literal(query: Any) -> str:
+    return str(query.compile(compile_kwargs={"literal_binds": True}))
 
 
 def test_artifacts_are_a_tree(tracking: TrackingService) -> None:

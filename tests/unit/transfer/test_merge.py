@@ -85,6 +85,8 @@ def test_everything_comes_and_numbers_follow(cluster: Path, ws: Workspace) -> No
         "logged model": (1, 1, 0, 0),
         "model version": (2, 1, 1, 0),
         "alias": (1, 1, 0, 0),
+        "alias move": (1, 1, 0, 0),
+        "lineage edge": (6, 6, 0, 0),
         "event": (8, 8, 0, 0),
     }
     with ev.open(cluster) as there:
