@@ -273,6 +273,23 @@ def test_one_other_byte_never_ends_the_process(small: Any, place: float, byte: i
         reload(with_file(small, "model.ubj", bytes(damaged))).predict(ROWS[:5])
 
 
+def test_catboost_with_damaged_parameters_is_told() -> None:
+    artifact = PACKED["model.cbm"]()
+    data = artifact.files["model.cbm"]
+    damaged = data.replace(b'{"', b'}"')
+    assert damaged != data
+    with pytest.raises(InvalidInput, match="no CatBoost model"):
+        reload(with_file(artifact, "model.cbm", damaged))
+
+
+def test_a_damaged_onnx_model_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    artifact = PACKED["model.onnx"]()
+    damaged = artifact.files["model.onnx"].replace(b"LinearClassifier", b"LinearXlassifier")
+    with pytest.raises(InvalidInput, match="no ONNX model"):
+        reload(with_file(artifact, "model.onnx", damaged))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_onnx_that_names_other_files_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(400))

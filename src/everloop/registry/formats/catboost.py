@@ -1,4 +1,8 @@
-"""CatBoost in its own ``cbm`` format: data only; CatBoost checks its structure as it loads."""
+"""CatBoost in its own ``cbm`` format: data only.
+
+CatBoost checks the structure of a file as it loads, so one that is cut short is told. It does not
+check every number in it: a file that was crafted can still end the process.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +89,8 @@ def load_catboost(data: bytes, kind: str) -> Any:
     model = getattr(catboost, kind)()
     try:
         model.load_model(blob=data)
-    except catboost.CatBoostError as error:
+        model.get_all_params()
+    except (catboost.CatBoostError, ValueError) as error:  # its parameters are JSON
         raise InvalidInput(f"the file is no CatBoost model: {error}") from error
     return model
 
