@@ -119,7 +119,7 @@ def names_of(code: CodeType) -> frozenset[str]:
 
 
 def _has_docstring(code: CodeType) -> bool:
-    """Whether the first constant is documentation; before 3.13, in functions, it is that or None."""
+    """Whether the first constant is documentation; before 3.13 functions had that or None."""
     if sys.version_info >= (3, 13):
         return bool(code.co_flags & _HAS_DOCSTRING)
     is_function = code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<")
