@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -16,14 +17,17 @@ from typing import Any
 from blake3 import blake3
 
 from benchmarks.harness import Context, Row, bench
+from benchmarks.pipeline_steps import fan, spin
 from benchmarks.pipelines_keys import key_rows
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
 from everloop.core.context import using
 from everloop.pipelines import api as ev
+from everloop.pipelines.pool import usable_cores
 from everloop.pipelines.service import PipelineService
 from everloop.tracking.service import TrackingService
+from everloop.workspace import open_workspace
 
 STEPS = 100
 LIMIT = "a loop with a blake3 key and one durable SQLite commit a step (WAL, synchronous FULL)"
@@ -121,6 +125,34 @@ def chain_of_steps(context: Context) -> list[Row]:
         )
         for kind in ("first", "cached")
     ]
+
+
+@bench
+def fan_of_small_steps(context: Context) -> Row:
+    repeats, calls = context.repeats(3), 10_000
+    seconds: dict[str, list[float]] = {"everloop": [], "limit": []}
+    equal = True
+    with tempfile.TemporaryDirectory() as name, open_workspace(name) as workspace, using(workspace):
+        for repeat in range(repeats):
+            start = repeat * calls
+            began = time.perf_counter()
+            value = fan.run(start=start, calls=calls)
+            seconds["everloop"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            with ProcessPoolExecutor(usable_cores()) as pool:
+                expected = sum(pool.map(spin, range(start, start + calls), chunksize=50))
+            seconds["limit"].append(time.perf_counter() - began)
+            equal = equal and value == expected
+    return Row(
+        area="pipelines",
+        work=f"a map of {calls} steps of 1 ms, each stored durably",
+        unit="s",
+        everloop=median(seconds["everloop"]),
+        limit=median(seconds["limit"]),
+        limit_name="ProcessPoolExecutor.map of the bare function, nothing stored",
+        answers_equal=equal,
+        repeats=repeats,
+    )
 
 
 @bench

@@ -134,7 +134,7 @@ def __getattr__(name: str) -> Any:
 
 
 # Plain functions (`ev.read`, `ev.run`, a pipeline) open the default workspace where none is set.
-set_opener(lambda: __getattr__("open")())
+set_opener(lambda *args, **kwargs: __getattr__("open")(*args, **kwargs))
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,8 @@ The tree::
       StateError                     not allowed in the present state; tells what led there
       RunStopped                     a rule of the user's own ended a hopeless run
       NotAllowed     (PermissionError)
+        NotAuthenticated             nobody knows who asks: no credentials, or wrong ones
+      Throttled                      too many tries; says when the next one is taken
       GateRefused                    a gate said no; carries the verdict
       MissingExtra   (ImportError)   an optional library is needed; gives the install line
       BackendError                   something outside failed; keeps the cause
@@ -34,9 +36,11 @@ __all__ = [
     "InvalidInput",
     "MissingExtra",
     "NotAllowed",
+    "NotAuthenticated",
     "NotFound",
     "RunStopped",
     "StateError",
+    "Throttled",
     "TooLarge",
     "UserCodeError",
     "error_from_wire",
@@ -165,6 +169,20 @@ class NotAllowed(EverloopError, PermissionError):
     code = "not_allowed"
     status = 403
     exit = 4
+
+
+class NotAuthenticated(NotAllowed):
+    """Nobody knows who asks: credentials are missing, wrong, expired or revoked."""
+
+    code = "not_authenticated"
+    status = 401
+
+
+class Throttled(EverloopError):
+    """Too many tries; ``details['retry_after_s']`` says when the next one is taken."""
+
+    code = "throttled"
+    status = 429
 
 
 class GateRefused(EverloopError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everloop.api import errors, mlflow, native, openlineage, otlp, stream
+from everloop.api.auth import SERVING, Authentication
 from everloop.api.guard import Guard
 from everloop.api.mlflow_hot import HotCalls
+from everloop.core.context import authenticated
 from everloop.errors import EverloopError
 from everloop.ui import pages
 from everloop.workspace import Workspace
@@ -39,7 +41,6 @@ _log = logging.getLogger(__name__)
 
 #: Between two looks for runs whose process died, seconds.
 REAP_S = 15.0
-_SERVING = ("/v2", "/invocations", "/ping")
 
 
 class _Doors:
@@ -50,7 +51,7 @@ class _Doors:
         self._framework = pages_and_api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_serving = scope["type"] == "http" and scope["path"].startswith(_SERVING)
+        is_serving = scope["type"] == "http" and scope["path"].startswith(SERVING)
         await (self._serving if is_serving else self._framework)(scope, receive, send)
 
 
@@ -80,7 +81,9 @@ class _Serving:
 
         with self._opening:
             if self._opened is None:
-                self._opened = ServerInference(self._workspace, self._registry())
+                # The server's own work, whoever's request it is that makes it begin.
+                with authenticated(None):
+                    self._opened = ServerInference(self._workspace, self._registry())
             return self._opened
 
 
@@ -110,12 +113,15 @@ async def _reap(workspace: Workspace) -> None:
             _log.exception("dead runs could not be looked for; it is tried again")
 
 
-def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
+def make_app(
+    workspace: Workspace, *, host: str = "127.0.0.1", names: Iterable[str] = ()
+) -> ASGIApp:
     """The application over `workspace`.
 
     Args:
         workspace: Embedded; closed when the application shuts down.
         host: The address that the server is bound to; other names in ``Host`` are refused.
+        names: Further names that it answers under.
     """
     made: list[CollectorRegistry] = []
     making = threading.Lock()
@@ -152,6 +158,7 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         try:
             await run_in_threadpool(hot.close)
             await run_in_threadpool(serving.close)
+            authentication.close()
         finally:
             workspace.close()
 
@@ -174,4 +181,5 @@ def make_app(workspace: Workspace, *, host: str = "127.0.0.1") -> ASGIApp:
         lifespan=lifespan,
     )
     hot = HotCalls(workspace, framework)
-    return Guard(_Doors(serving, hot), host=host)
+    authentication = Authentication(_Doors(serving, hot), workspace.login)
+    return Guard(authentication, host=host, names=names)

@@ -2,6 +2,9 @@
 
 ``EVERLOOP_DIR`` is the workspace (a folder, a catalog URL or a server's URL), ``EVERLOOP_ACTOR``
 the name that events carry, ``EVERLOOP_PORT`` and ``EVERLOOP_HOST`` where the server listens.
+``EVERLOOP_TOKEN`` is shown to a server that asks who is there; without it, and without a password
+in the URL, ``.netrc`` is read (``NETRC`` says where it is). ``EVERLOOP_ALLOWED_HOSTS`` are names,
+with commas between, that the server answers under besides its address.
 ``EVERLOOP_WEBHOOK_HOSTS`` names hosts (``name`` or ``name:port``, with commas between) that
 webhooks may have although their addresses are private or their scheme is http, and
 ``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace.
@@ -14,12 +17,14 @@ of MLflow's.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import os
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
-__all__ = ["DEFAULT_DIR", "MlflowLogin", "Settings", "load", "mlflow_login"]
+__all__ = ["DEFAULT_DIR", "MlflowLogin", "Settings", "load", "mlflow_login", "server_login"]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
@@ -41,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True):
     openlineage: str = ""
     openlineage_key: str = ""
     openlineage_namespace: str = "everloop"
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def _user() -> str:
@@ -61,7 +67,6 @@ def load() -> Settings:
     port = os.environ.get("EVERLOOP_PORT", str(DEFAULT_PORT))
     if not port.isdigit() or not 0 <= int(port) <= 65535:
         raise InvalidInput("EVERLOOP_PORT must be a number from 0 to 65535", [("", repr(port))])
-    hosts = os.environ.get("EVERLOOP_WEBHOOK_HOSTS", "")
     return Settings(
         location=os.environ.get("EVERLOOP_DIR", DEFAULT_DIR),
         actor=os.environ.get("EVERLOOP_ACTOR") or _user(),
@@ -70,12 +75,67 @@ def load() -> Settings:
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
         undo=os.environ.get("EVERLOOP_UNDO", DEFAULT_UNDO),
         signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
-        webhook_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        webhook_hosts=_names("EVERLOOP_WEBHOOK_HOSTS"),
         secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
         openlineage=os.environ.get("EVERLOOP_OPENLINEAGE", ""),
         openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
         openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
+        allowed_hosts=_names("EVERLOOP_ALLOWED_HOSTS"),
     )
+
+
+def _names(variable: str) -> tuple[str, ...]:
+    given = os.environ.get(variable, "")
+    return tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def server_login(url: str, token: str | None = None) -> tuple[str, str]:
+    """The address of a server without credentials, and the ``Authorization`` header to send it.
+
+    The first that is there counts: `token`, name and password in `url`, ``EVERLOOP_TOKEN``, the
+    entry of the host in ``.netrc``. The header is empty if none is.
+
+    Raises:
+        InvalidInput: If the address, the token or ``.netrc`` cannot be read.
+    """
+    from everloop.errors import InvalidInput
+
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:  # not quoted: there may be a password in it
+        raise InvalidInput("the address of the server cannot be read") from None
+    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if not token and parts.username:
+        return address, _basic(unquote(parts.username), unquote(parts.password or ""))
+    shown = token or os.environ.get("EVERLOOP_TOKEN", "").strip()
+    if shown:
+        if not (shown.isascii() and shown.isprintable() and " " not in shown):
+            raise InvalidInput("the token is none of ours: it holds signs that no token has")
+        return address, f"Bearer {shown}"
+    name, password = _netrc(host)
+    return address, _basic(name, password) if name else ""
+
+
+def _basic(name: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"
+
+
+def _netrc(host: str) -> tuple[str, str]:
+    import netrc
+
+    from everloop.errors import InvalidInput
+
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        found = netrc.netrc(path).authenticators(host)
+    except OSError:  # there is none, or it is not ours to read
+        return "", ""
+    except netrc.NetrcParseError as error:
+        raise InvalidInput(
+            f"{path} cannot be used: {error.msg}", hint="correct it, or set EVERLOOP_TOKEN"
+        ) from None
+    return (found[0] or "", found[2] or "") if found else ("", "")
 
 
 class MlflowLogin(msgspec.Struct, frozen=True):

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from everloop import settings
-from everloop.access.policy import Authorizer, EmbeddedAuthorizer
+from everloop.access.policy import Authorizer
+from everloop.access.roles import RoleAuthorizer
 from everloop.access.service import Service
+from everloop.core.context import current_principal
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
+    from everloop.access.directory import Directory
+    from everloop.access.login import Login
     from everloop.access.remote import Transport
+    from everloop.access.users import AccessService
     from everloop.automation.courier import Courier
     from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
@@ -55,6 +60,7 @@ __all__ = ["AREAS", "Workspace", "open_workspace"]
 
 #: The services by the name of their area, which is also the attribute of the workspace.
 AREAS = (
+    "access",
     "objects",
     "data",
     "lineage",
@@ -80,15 +86,18 @@ def open_workspace(
     *,
     clock: Clock | None = None,
     actor: str | None = None,
+    token: str | None = None,
 ) -> Workspace:
     """Open the workspace at `location`, making it if it is a folder that does not exist yet.
 
     Args:
         location: A folder, ``postgresql://...`` (objects then lie where ``EVERLOOP_OBJECTS`` says,
-            or in ``./.everloop``), or ``http://host:port`` of a server. Nothing means
-            ``EVERLOOP_DIR``, or ``./.everloop``.
+            or in ``./.everloop``), or ``http://host:port`` of a server, or
+            ``http://user:password@host:port``. Nothing means ``EVERLOOP_DIR``, or ``./.everloop``.
         clock: Tells the time of every decision; the machine's clock if not given.
-        actor: Whom events name; the user of this process if not given.
+        actor: Whom events name; the user of this process if not given. A server that asks who is
+            there names who logged in instead.
+        token: Shown to the server; ``EVERLOOP_TOKEN`` if not given, else what ``.netrc`` says.
 
     Raises:
         BackendError: If it cannot be opened; says why and what to do.
@@ -97,7 +106,9 @@ def open_workspace(
     where = os.fspath(location) if location is not None else found.location
     if not where:
         raise InvalidInput("the location of a workspace must not be empty")
-    return Workspace(where, objects=found.objects, clock=clock, actor=actor or found.actor)
+    return Workspace(
+        where, objects=found.objects, clock=clock, actor=actor or found.actor, token=token
+    )
 
 
 class Workspace:
@@ -114,16 +125,19 @@ class Workspace:
         clock: Clock | None = None,
         actor: str = "",
         authorizer: Authorizer | None = None,
+        token: str | None = None,
     ) -> None:
         self.location = location
         self.actor = actor
-        self._authorizer = authorizer or EmbeddedAuthorizer()
+        self._authorizer = authorizer or RoleAuthorizer()
         self.catalog: Catalog | None = None
         self._transport: Transport | None = None
         if location.startswith(("http://", "https://")):
             from everloop.access.remote import Transport
 
-            self._transport = Transport(location, actor=actor)
+            address, authorization = settings.server_login(location, token)
+            self.location = address  # without a password, as it is shown and handed on
+            self._transport = Transport(address, actor=actor, authorization=authorization)
             self.folder = Path(settings.DEFAULT_DIR)
             return
         from everloop.catalog.engine import Catalog
@@ -145,6 +159,37 @@ class Workspace:
         from everloop.core.time import SystemClock
 
         return SystemClock()
+
+    @cached_property
+    def access(self) -> AccessService:
+        """Users, roles, tokens."""
+        from everloop.access.users import AccessService
+
+        if self._transport is not None:
+            return self._remote(AccessService)
+        return AccessService(self._catalog, self._authorizer, self._directory)
+
+    @cached_property
+    def _directory(self) -> Directory:
+        from everloop.access.directory import Directory
+
+        return Directory(self._catalog)
+
+    @cached_property
+    def login(self) -> Login:
+        """What tells the doors of this process who asks."""
+        from everloop.access.login import Login
+
+        self._local("who may log in")
+        return Login(self._directory, self.clock)
+
+    def authorize(self, action: str, subject: str = "") -> None:
+        """Refuse whoever asks if they may not; for a door that must know before it calls a service.
+
+        Raises:
+            NotAllowed: If not.
+        """
+        self._authorizer.authorize(current_principal(), action, subject)
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -331,7 +376,7 @@ class Workspace:
             deployments=self.deployment,
             models=self.registry,
             predictions=self.predictions,
-            load=load_predictor,
+            load=partial(load_predictor, registry=self.registry),
             features=lambda name: self._served_features(name, readonly=readonly),
             close=self.close,
         )
@@ -450,6 +495,8 @@ class Workspace:
         for store in ("online", "_online_reader"):
             if store in self.__dict__:
                 self.__dict__.pop(store).close()
+        if "login" in self.__dict__:
+            self.__dict__.pop("login").close()
         if self.catalog is not None:
             self.catalog.close()
         if self._transport is not None:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 import everloop as ev
 from everloop.access.service import actions_of
 from everloop.api import mlflow, native
+from everloop.core.access import Principal
 from everloop.errors import NotAllowed
 from everloop.registry.service import RegistryService
 from everloop.server import make_app
@@ -46,7 +47,7 @@ class NobodyMay:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def authorize(self, principal: str, action: str, object_: str) -> None:
+    def authorize(self, principal: Principal | None, action: str, object_: str) -> None:
         self.asked.append(action)
         raise NotAllowed(f"nobody may {action}")
 
@@ -169,14 +170,17 @@ def test_every_native_method_is_served_and_declares_its_action(
             assert re.fullmatch(r"[a-z_]+:[a-z_]+", action)
             expected[f"/api/v1/{area}/{name}"] = action
     assert {path: told["post"]["x-everloop-action"] for path, told in described.items()} == expected
-    for path, told in described.items():
+    for path in described:  # before the body is read: it may be large
+        assert ask(app, "POST", path, b"no JSON").status == 403, path
+
+
+def test_every_native_method_names_the_arguments_that_it_lacks(open_app: ASGIApp) -> None:
+    for path, told in ask(open_app, "GET", "/api/openapi.json").json()["paths"].items():
         schema = told["post"]["requestBody"]["content"]["application/json"]["schema"]
-        answer = ask(app, "POST", path, b"{}")
         if schema["required"]:
+            answer = ask(open_app, "POST", path, b"{}")
             missing = {fault["path"] for fault in answer.json()["faults"]}
             assert (answer.status, missing) == (400, set(schema["required"])), path
-        else:
-            assert answer.status == 403, path
 
 
 def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:

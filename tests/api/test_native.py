@@ -105,9 +105,12 @@ ERRORS: dict[str, EverloopError] = {
 
 
 class FakeWorkspace:
-    """The two things that the door asks of a workspace."""
+    """What the door asks of a workspace."""
 
     actor = "server"
+
+    def authorize(self, action: str) -> None:
+        assert action.startswith("echo:")
 
     def service(self, area: str) -> Service:
         return EchoService()

@@ -200,6 +200,29 @@ def test_a_step_that_raises_shows_the_users_traceback_first_and_can_be_resumed(
     assert document["run"]["id"] == runs[0]["id"]
 
 
+def test_a_fan_out_of_a_file_reaches_its_workers_and_can_be_forced(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("FACTOR = 2\n")
+    (tmp_path / "work.py").write_text(
+        "import os\nimport beside\nimport everloop as ev\n\n"
+        "@ev.step\ndef double(x: int) -> dict[str, int]:\n"
+        "    return {'value': x * beside.FACTOR, 'pid': os.getpid()}\n\n"
+        "@ev.pipeline\ndef work(n: int) -> list[int]:\n"
+        "    done = double.map(range(n))\n"
+        "    return [sum(d['value'] for d in done), len({d['pid'] for d in done})]\n"
+    )
+
+    def outcomes(*options: str) -> set[str]:
+        done = everloop("run", "work.py:work", "n=30", "--json", *options, cwd=tmp_path)
+        document = json.loads(done.stdout)
+        assert document["result"] == "[870, 1]", "one process did them all"
+        return {step["outcome"] for step in document["steps"]}
+
+    assert outcomes("--workers", "1") == {"ran"}
+    assert outcomes() == {"cached"}
+    assert outcomes("--force", "--workers", "1") == {"ran"}
+    assert everloop("run", "work.py:work", "n=1", "--workers", "0", cwd=tmp_path).returncode == 2
+
+
 def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
     import everloop as ev
 

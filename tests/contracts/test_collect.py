@@ -69,7 +69,7 @@ def remember(ws: Workspace, key: str, value: Any, run_id: str, fence: int) -> No
         run_id=run_id, seq=seq, step="s", key=key, outcome="ran", output=memo_value.digest,
         started_at=now, ended_at=now,
     )  # fmt: skip
-    ws.pipelines.commit_step(run_id, fence, row, memo)
+    ws.pipelines.commit_steps(run_id, fence, [row], [memo])
 
 
 def snapshot(ws: Workspace, text: str) -> str:

@@ -167,7 +167,7 @@ def _trigger(declared: MetaData) -> None:
 
 CHANGES: dict[str, Change] = {
     "new table": lambda m: Table("extra", m, Column("name", Text, primary_key=True)),
-    "lost table": lambda m: m.remove(m.tables["principals"]),
+    "lost table": lambda m: m.remove(m.tables["cursors"]),
     "new column": lambda m: m.tables["alerts"].append_column(Column("extra", Text)),
     "primary key": lambda m: m.tables["alerts"].append_column(
         Column("extra", Text, primary_key=True)

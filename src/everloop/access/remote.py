@@ -32,11 +32,14 @@ class Transport:
 
     Args:
         url: ``http://host:port``.
-        actor: The principal that calls are made for.
+        actor: The name that calls are made under; a server that knows who asks does not heed it.
+        authorization: The ``Authorization`` header of every call; empty sends none.
         timeout_s: Longest wait for an answer, seconds.
     """
 
-    def __init__(self, url: str, *, actor: str = "", timeout_s: float = 120) -> None:
+    def __init__(
+        self, url: str, *, actor: str = "", authorization: str = "", timeout_s: float = 120
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInput(f"{url!r} is no address of a server", hint="http://host:port")
@@ -48,6 +51,7 @@ class Transport:
         )
         self._timeout = timeout_s
         self._actor = actor
+        self._login = {"Authorization": authorization} if authorization else {}
         self._idle: list[http.client.HTTPConnection] = []
         self._closed = False
         _transports.add(self)
@@ -65,6 +69,7 @@ class Transport:
             # A header holds ASCII only, a name does not.
             "Everloop-Actor": quote(current_actor() or self._actor),
             "Everloop-Cause": current_cause(),
+            **self._login,
         }
         try:
             status, answer_head, data = self._exchange(self._prefix + path, body, headers)
@@ -115,7 +120,10 @@ class Transport:
 
     def _refusal(self, status: int, data: bytes) -> Exception:
         try:
-            return error_from_wire(msgspec.json.decode(data, type=dict[str, Any]))
+            error = error_from_wire(msgspec.json.decode(data, type=dict[str, Any]))
+            if status == 401 and not self._login:
+                error.hint = "set EVERLOOP_TOKEN, or write http://user:password@host:port"
+            return error
         except msgspec.DecodeError:
             return BackendError(
                 f"the server {self.url} answered {status}, and not as Everloop does"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from everloop.access.policy import Authorizer
-from everloop.core.context import current_actor
+from everloop.core.context import current_principal
 
 __all__ = ["Service", "action", "actions_of"]
 
@@ -38,7 +38,7 @@ def action(name: str, *, on: str = "") -> Callable[[_F], _F]:
             subject = ""
             if on:
                 subject = args[position] if len(args) > position else kwargs.get(on, "")
-            self._authorizer.authorize(current_actor(), name, str(subject))
+            self._authorizer.authorize(current_principal(), name, str(subject))
             return method(self, *args, **kwargs)
 
         checked.__action__ = name  # type: ignore[attr-defined]

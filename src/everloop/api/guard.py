@@ -10,6 +10,7 @@ header and pass.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,12 +37,13 @@ class Guard:
         app: The application behind.
         host: The address that the server is bound to. Bound to all addresses, any literal IP
             address is a good ``Host`` too: rebinding needs a name.
+        names: Further names that are ours, as a proxy or a name server has them.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1", names: Iterable[str] = ()) -> None:
         self._app = app
         bound = host.lower()
-        self._hosts = _LOOPBACK | {bound, f"[{bound}]"}
+        self._hosts = _LOOPBACK | {bound, f"[{bound}]"} | {name.lower() for name in names}
         self._any_address = bound in _WILDCARDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +77,7 @@ class Guard:
             return native_error(
                 NotAllowed(
                     "this server does not answer under that Host",
-                    hint="use http://127.0.0.1:<port>, or the address that it is bound to",
+                    hint="use its address; EVERLOOP_ALLOWED_HOSTS names others that it has",
                 )
             )
         if scope["method"] in _SAFE_METHODS:

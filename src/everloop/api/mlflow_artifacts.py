@@ -94,6 +94,7 @@ def _presigned(workspace: Workspace) -> Answering:
 
 async def store_file(workspace: Workspace, path: str, body: AsyncIterator[bytes]) -> None:
     """Store what `body` streams under `path`."""
+    workspace.authorize("artifact:write", path)  # before anything is read
 
     def store() -> None:
         workspace.tracking.list_artifacts(path)  # refuses a bad path before anything is read

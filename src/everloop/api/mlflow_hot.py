@@ -8,6 +8,7 @@ costs several times what the work does. Every request that is in any way special
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,7 +58,10 @@ class HotCalls:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         loop = asyncio.get_running_loop()
-        status, answer = await loop.run_in_executor(self._threads, self._work, call, body)
+        context = contextvars.copy_context()  # who asks must be known in the thread, too
+        status, answer = await loop.run_in_executor(
+            self._threads, context.run, self._work, call, body
+        )
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer)),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 
 from everloop.api.mlflow_places import location_of, model_uri, run_uri
+from everloop.core.model import ModelVersion
+from everloop.core.run import Artifact
 from everloop.errors import InvalidInput, NotFound
-from everloop.tracking.places import OURS, check_uri
+from everloop.tracking.limits import clean_path
+from everloop.tracking.places import OURS, check_uri, path_within
 from everloop.workspace import Workspace
 
-__all__ = ["LOGGED_MODEL", "files_uri", "run_of_source"]
+__all__ = ["LOGGED_MODEL", "files_of_source", "files_uri", "run_of_source"]
 
 LOGGED_MODEL = re.compile(r"models:/(m-[\w-]+)")
 
@@ -55,17 +58,21 @@ def _of_model(workspace: Workspace, source: str, model_id: str, made_by: str) ->
     named = _VERSION.fullmatch(source)
     if named is None:
         raise _outside(source, "model_id")
+    found = _version_of(workspace, named)
+    if found is None:
+        raise _wrong(source)
+    return found.run_id or made_by
+
+
+def _version_of(workspace: Workspace, named: re.Match[str]) -> ModelVersion | None:
     registry, name = workspace.registry, named["name"]
     if alias := named["alias"]:
         if alias not in registry.model(name).aliases:
             raise InvalidInput(f"Registered model alias {alias} not found.")
-        return registry.by_alias(name, alias).run_id or made_by
+        return registry.by_alias(name, alias)
     if re.fullmatch(r"[0-9]{1,9}", named["version"]):
-        return registry.version(name, int(named["version"])).run_id or made_by
-    latest = registry.latest(name)
-    if named["version"].lower() != "latest" or latest is None:
-        raise _wrong(source)
-    return latest.run_id or made_by
+        return registry.version(name, int(named["version"]))
+    return registry.latest(name) if named["version"].lower() == "latest" else None
 
 
 def _roots(workspace: Workspace, run_id: str, model_id: str) -> list[str]:
@@ -115,14 +122,49 @@ def files_uri(workspace: Workspace, name: str, number: int) -> str:
     """
     source = workspace.registry.version(name, number).source
     if logged := LOGGED_MODEL.fullmatch(source):
-        model = workspace.tracking.logged_model(logged[1])
-        return model_uri(model, location_of(workspace.tracking.experiment(model.experiment)))
+        return _logged_uri(workspace, logged[1])
     if not source:
         raise NotFound(
             f"Model Version (name={name}, version={number}) was not logged by MLflow "
             "and has no artifacts of its kind"
         )
     return source
+
+
+def files_of_source(workspace: Workspace, source: str) -> list[Artifact]:
+    """What lies in this store at a source that was checked, by path within it."""
+    of_version = _VERSION.fullmatch(source)
+    if of_version and not LOGGED_MODEL.fullmatch(source):
+        found = _version_of(workspace, of_version)
+        return list(found.files) if found else []
+    path = path_within(_stored_uri(workspace, source))
+    if not path:
+        return []
+    files = _walk(workspace, clean_path(path))
+    start = len(clean_path(path)) + 1
+    return [Artifact(path=f.path[start:], digest=f.digest, size=f.size) for f in files]
+
+
+def _stored_uri(workspace: Workspace, source: str) -> str:
+    if logged := LOGGED_MODEL.fullmatch(source):
+        return _logged_uri(workspace, logged[1])
+    if of_run := _OF_RUN.match(source):
+        run = workspace.tracking.run(of_run["run"])
+        location = location_of(workspace.tracking.experiment(run.experiment))
+        return f"{run_uri(run, location)}/{source[of_run.end() :]}"
+    return source
+
+
+def _walk(workspace: Workspace, folder: str) -> list[Artifact]:
+    found = []
+    for item in workspace.tracking.list_artifacts(folder):
+        found += [item] if item.digest else _walk(workspace, item.path)
+    return found
+
+
+def _logged_uri(workspace: Workspace, model_id: str) -> str:
+    model = workspace.tracking.logged_model(model_id)
+    return model_uri(model, location_of(workspace.tracking.experiment(model.experiment)))
 
 
 def _wrong(source: str) -> InvalidInput:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_sources import LOGGED_MODEL, files_uri, run_of_source
+from everloop.api.mlflow_sources import LOGGED_MODEL, files_of_source, files_uri, run_of_source
 from everloop.api.mlflow_wire import (
     KeyValue,
     Page,
@@ -128,6 +128,7 @@ def _create_version(workspace: Workspace, asked: _CreateVersion) -> dict[str, An
         run_link=asked.run_link or "",
         tags=tags_of(asked.tags),
         description=asked.description or "",
+        files=files_of_source(workspace, asked.source),
     )
     if asked.model_id:
         _note_on_model(workspace, asked.model_id, made)

@@ -34,6 +34,8 @@ def routes(workspace: Workspace) -> list[Route]:
     async def call(request: Request) -> Response:
         area, name = request.path_params["area"], request.path_params["method"]
         method = _method(workspace, area, name)
+        # Before the body is read; the method asks again, of the object that it is about.
+        workspace.authorize(actions_of(type(workspace.service(area)))[name])
         body, head_length = _framed(request, await _read(request))
         actor = unquote(request.headers.get("Everloop-Actor", "")) or workspace.actor
         cause = request.headers.get("Everloop-Cause", "")

@@ -18,6 +18,7 @@ Choices where the protocol leaves room:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -265,7 +266,9 @@ class InferenceApp:
             raise BadRequest(429, "too many requests wait for the model; try again later")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, context.run, work)
         finally:
             self._waiting -= 1
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
+from everloop.access.login import Login
+from everloop.api.auth import Authentication
 from everloop.api.guard import Guard
 from everloop.api.oip import InferenceApp
 from everloop.serving.follower import Follower
@@ -27,13 +31,25 @@ class WorkerInference(Guard):
         log: Takes over what was answered.
         metrics: Counts what was answered.
         host: The address that the worker is bound to.
+        names: Further names that it answers under.
+        login: Tells who asks; None where nobody is asked.
     """
 
     def __init__(
-        self, router: Router, log: PredictionLog, metrics: ServingMetrics, host: str
+        self,
+        router: Router,
+        log: PredictionLog,
+        metrics: ServingMetrics,
+        host: str,
+        *,
+        names: Iterable[str] = (),
+        login: Login | None = None,
     ) -> None:
         self._inference = InferenceApp(router, log, metrics)
-        super().__init__(self._inference, host=host)
+        app: ASGIApp = self._inference
+        if login is not None:
+            app = Authentication(app, login)
+        super().__init__(app, host=host, names=names)
 
     @property
     def draining(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -17,9 +17,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from everloop.api.auth import RECHECK
 from everloop.core.context import acting
 from everloop.core.run import Metric, PointPage
-from everloop.errors import BackendError, InvalidInput
+from everloop.errors import BackendError, InvalidInput, NotAllowed, Throttled
 from everloop.workspace import Workspace
 
 __all__ = ["routes"]
@@ -63,7 +64,8 @@ class _Streams:
         run_id = request.path_params["id"]
         first = await self._look(actor, run_id, cursor, keys)  # an error is an answer, no stream
         self._open += 1
-        return _Stream(self._events(actor, run_id, first, keys), self._closed)
+        recheck = request.scope.get(RECHECK)
+        return _Stream(self._events(actor, run_id, first, keys, recheck), self._closed)
 
     def _closed(self) -> None:
         self._open -= 1
@@ -76,7 +78,12 @@ class _Streams:
         return await run_in_threadpool(work)
 
     async def _events(
-        self, actor: str, run_id: str, page: PointPage, keys: list[str]
+        self,
+        actor: str,
+        run_id: str,
+        page: PointPage,
+        keys: list[str],
+        recheck: Callable[[], Awaitable[object]] | None,
     ) -> AsyncIterator[bytes]:
         began = told = time.monotonic()
         while True:
@@ -93,7 +100,18 @@ class _Streams:
                     told = time.monotonic()
                     yield b": still here\n\n"
                 await asyncio.sleep(LOOK_S)
+                if recheck is not None and not await _is_still_known(recheck):
+                    return
             page = await self._look(actor, run_id, page.cursor, keys)
+
+
+async def _is_still_known(recheck: Callable[[], Awaitable[object]]) -> bool:
+    """Whether the one who follows may still log in: a stream outlives many a token."""
+    try:
+        await recheck()
+    except (NotAllowed, Throttled):
+        return False
+    return True
 
 
 class _Stream(StreamingResponse):

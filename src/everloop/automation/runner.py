@@ -386,7 +386,9 @@ class LoopRunner:
         return verdict, lambda: reference_of(log, version, rows, frozenset(same | {champion}))
 
     def _load(self, version: ModelVersion) -> Any:
-        return load_predictor(version, self._ws.registry.files(version.name, version.version))
+        registry = self._ws.registry
+        files = registry.files(version.name, version.version)
+        return load_predictor(version, files, registry=registry)
 
     # --- inside ----------------------------------------------------------------------------------
 

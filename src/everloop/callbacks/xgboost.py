@@ -11,7 +11,7 @@ from everloop.tracking.current import LogTarget, target_of
 __all__ = ["XGBoostCallback"]
 
 
-class XGBoostCallback(TrainingCallback):  # type: ignore[misc]
+class XGBoostCallback(TrainingCallback):
     """``xgboost.train(..., callbacks=[XGBoostCallback()])``; metrics are called ``train-rmse``.
 
     Args:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.sql.base import Executable
 
 from everloop.catalog import migrate, tables
+from everloop.catalog.claims import Claims, FileClaims, SessionClaims
 from everloop.core.context import current_actor, current_cause
 from everloop.core.events import Event
 from everloop.core.ids import new_id
@@ -136,6 +137,7 @@ class Catalog:
         self._sqlite = self.url.get_backend_name() == "sqlite"
         self._closed = threading.Event()
         self._writing = threading.Lock()
+        self._claims: Claims | None = None
         self._reader = self._make_engine(immediate=False)
         self._writer = self._make_engine(immediate=True) if self._sqlite else self._reader
         driver = self._reader.dialect.dbapi
@@ -217,12 +219,24 @@ class Catalog:
         with self.read() as tx:
             return [Event(**row._asdict()) for row in tx.all(query)]
 
+    @property
+    def claims(self) -> Claims:
+        """Who computes what now."""
+        if self._claims is None:
+            if self._sqlite:
+                self._claims = FileClaims(Path(f"{self.url.database}.claims"))
+            else:
+                self._claims = SessionClaims(self._writer)
+        return self._claims
+
     def close(self) -> None:
         """Close the connections; safe to call twice.
 
         A connection that another thread uses meanwhile is closed when that thread is done.
         """
         self._closed.set()
+        if isinstance(self._claims, SessionClaims):
+            self._claims.close()
         self._reader.pool.dispose()
         self._writer.pool.dispose()
 

@@ -596,9 +596,26 @@ externals = _table(
     Column("created_at", Instant, nullable=False),
     Index("externals_kind", "kind", "ref"),
 )
+# Users are disabled, never deleted: a name that acted is never another's. `password` is a hash, and
+# empty for a program, which has tokens alone. Of a token only the digest is kept.
 principals = _table(
     "principals",
     Column("name", Text, primary_key=True),
     Column("role", Text, nullable=False),
+    Column("password", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+tokens = _table(
+    "tokens",
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, ForeignKey("principals.name"), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("revoked_at", Instant),
+    Index("tokens_principal", "principal"),
 )

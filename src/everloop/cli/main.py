@@ -35,6 +35,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("everloop.cli.data", "data", "Datasets, versions, dropped and changed rows."),
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),
     "deploy": ("everloop.cli.deploy", "deploy", "Deployments and rollouts."),
+    "user": ("everloop.cli.access", "user", "Users, roles, passwords."),
+    "token": ("everloop.cli.access", "token", "Tokens that programs log in with."),
     "gc": ("everloop.cli.collect", "gc", "Purge what was deleted; reclaim its storage."),
     "events": ("everloop.cli.story", "events", "The event log."),
     "import": ("everloop.cli.transfer", "import_", "Take in runs and models of MLflow's."),

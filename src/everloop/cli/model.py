@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from everloop.cli.main import common, open_workspace
@@ -275,6 +277,29 @@ def approve(
     table(("alias", "by", "note", "at"), [(a.alias, a.actor, a.note, a.at) for a in given])
     for item in missing:
         say(f"still missing: {item}")
+
+
+@model.command("export")
+@click.argument("ref", metavar="NAME/VERSION")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@common
+def export(ref: str, folder: Path, location: str | None, as_json: bool) -> None:
+    """Write the files of a version to a new FOLDER, byte for byte as they were registered."""
+    name, version = version_of(ref)
+    if folder.exists() and any(folder.iterdir()):
+        raise InvalidInput(f"{folder} is not empty", hint="name a folder that is not there yet")
+    with open_workspace(location) as workspace:
+        files = workspace.registry.files(name, version)
+        if not files:
+            source = workspace.registry.version(name, version).source
+            raise InvalidInput(f"{ref} has no files here; they are at {source or 'no known place'}")
+    for path, data in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    if as_json:
+        return json_document({"folder": str(folder), "files": sorted(files)})
+    say(f"wrote {len(files)} files to {folder}")
 
 
 @model.command("archive")

@@ -37,9 +37,21 @@ def run() -> None:
 @click.argument("target", metavar="FILE.py:PIPELINE")
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--resume", default="", metavar="RUN", help="Go on with this run, under its id.")
+@click.option("--force", is_flag=True, help="Run every step, whatever is stored.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes for steps side by side; as many as cores if not given.",
+)
 @common
 def start(
-    target: str, arguments: tuple[str, ...], resume: str, location: str | None, as_json: bool
+    target: str,
+    arguments: tuple[str, ...],
+    resume: str,
+    force: bool,
+    workers: int | None,
+    location: str | None,
+    as_json: bool,
 ) -> None:
     """Run a pipeline in this process."""
     from everloop.core.context import using
@@ -48,7 +60,7 @@ def start(
     with open_workspace(location, must_exist=False) as workspace, using(workspace):
         pipeline = load_pipeline(target)
         given = _arguments(pipeline.function, arguments)
-        result = pipeline.run(resume=resume, **given)
+        result = pipeline.run(resume=resume, force=force, workers=workers, **given)
         found = workspace.tracking.run(pipeline.run_id)
         steps = workspace.pipelines.steps(pipeline.run_id)
     if as_json:

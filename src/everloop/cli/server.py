@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import signal
 import socket
@@ -26,18 +27,33 @@ __all__ = ["scheduler_process", "serve_worker_process", "server", "server_proces
 
 _HOST = click.option("--host", default=None, help="Address to listen on (default: 127.0.0.1).")
 _PARTING_S = 2.0
+_ANONYMOUS = click.option(
+    "--allow-anonymous",
+    is_flag=True,
+    help="Listen on any address without users: a proxy before it asks who is there.",
+)
 _PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help="0: any free one.")
 
 
 @click.command()
 @_HOST
 @_PORT
+@_ANONYMOUS
 @common
-def server(host: str | None, port: int | None, location: str | None, as_json: bool) -> None:
+def server(
+    host: str | None,
+    port: int | None,
+    allow_anonymous: bool,
+    location: str | None,
+    as_json: bool,
+) -> None:
     """Run the API and the pages alone."""
     from everloop.serving.supervisor import bind
 
     address, number = _address(host, port)
+    if not (_is_loopback(address) or allow_anonymous):
+        with open_workspace(location, must_exist=False) as workspace:
+            _need_users(workspace, address)
     listening = bind(address, number)
     say("http://{}:{}".format(*listening.getsockname()[:2]))
     _serve(location or settings.load().location, listening)
@@ -54,6 +70,7 @@ def server(host: str | None, port: int | None, location: str | None, as_json: bo
     help="Where models answer (default: the port after --port).",
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@_ANONYMOUS
 @common
 def up(
     loops: tuple[str, ...],
@@ -61,6 +78,7 @@ def up(
     port: int | None,
     serving_port: int | None,
     workers: int,
+    allow_anonymous: bool,
     location: str | None,
     as_json: bool,
 ) -> None:
@@ -80,6 +98,8 @@ def up(
         )
     with open_workspace(where, must_exist=False) as workspace:
         # Said here, in a sentence, if it cannot be opened.
+        if not (_is_loopback(address) or allow_anonymous):
+            _need_users(workspace, address)
         if not files and not workspace.automation.loops():
             say("there is no loop yet: everloop init makes a first loop.py, everloop up runs it")
     if serving_port is None:
@@ -132,7 +152,9 @@ def serve_worker_process(fd: int, worker: str, location: str | None, as_json: bo
     from everloop.serving.worker import run_worker
 
     workspace = open_workspace(location)
-    sys.exit(run_worker(fd, workspace.serving_services(), WorkerInference, worker=worker))
+    names = settings.load().allowed_hosts
+    make_app = functools.partial(WorkerInference, names=names, login=workspace.login)
+    sys.exit(run_worker(fd, workspace.serving_services(), make_app, worker=worker))
 
 
 @contextlib.contextmanager
@@ -161,7 +183,7 @@ def _serve(location: str, listening: socket.socket) -> None:
     workspace = open_workspace(location, must_exist=False)
     host = str(listening.getsockname()[0])
     config = uvicorn.Config(
-        make_app(workspace, host=host),
+        make_app(workspace, host=host, names=settings.load().allowed_hosts),
         http="httptools",
         ws="none",
         access_log=False,
@@ -176,14 +198,24 @@ def _address(host: str | None, port: int | None) -> tuple[str, int]:
     found = settings.load()
     address = host or found.host
     try:
-        loopback = address == "localhost" or ipaddress.ip_address(address).is_loopback
+        if address != "localhost":
+            ipaddress.ip_address(address)
     except ValueError:
         raise InvalidInput(f"{address!r} is no address", hint="use 127.0.0.1") from None
-    if not loopback:
-        raise InvalidInput(
-            f"{address} can be reached from other machines, and nobody needs to log in yet",
-            hint="listen on 127.0.0.1, and put a proxy with a login before it",
-        )
     return ("127.0.0.1" if address == "localhost" else address), (
         found.port if port is None else port
     )
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _need_users(workspace: Workspace, address: str) -> None:
+    """Refuse to be reached from other machines by people whom nobody asks who they are."""
+    if not workspace.access.users():
+        raise InvalidInput(
+            f"{address} can be reached from other machines, and this workspace has no users",
+            hint="make one: everloop user add NAME --role admin   (or, behind a proxy that asks "
+            "who is there: --allow-anonymous)",
+        )

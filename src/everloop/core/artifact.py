@@ -29,6 +29,8 @@ class ModelArtifact(msgspec.Struct, frozen=True, kw_only=True):
         data: Dataset versions it was trained on, ``{"name": number}``.
         feature_set: Name of the feature set whose values it takes, or empty.
         reference: Reference statistics for the monitors (JSON), or empty.
+        environment: Versions of the libraries that made it. No part of its identity: a resumed run
+            on another machine gives the same artifact.
     """
 
     flavor: str
@@ -42,6 +44,7 @@ class ModelArtifact(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, int] = {}
     feature_set: str = ""
     reference: bytes = b""
+    environment: dict[str, str] = {}
 
     @property
     def digest(self) -> str:

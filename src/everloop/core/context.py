@@ -1,4 +1,8 @@
-"""Who acts, because of which event, in which workspace: ambient in a context."""
+"""Who acts, because of which event, in which workspace: ambient in a context.
+
+A *principal* was authenticated by a door; an *actor* is a name that a caller states. Where there is
+a principal it is the actor, whatever anybody states: nobody can act under another's name.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,36 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from everloop.core.access import Principal
 from everloop.errors import StateError
 
 __all__ = [
     "acting",
+    "authenticated",
     "current_actor",
     "current_cause",
+    "current_principal",
     "current_workspace",
     "has_workspace",
+    "open_elsewhere",
     "set_opener",
     "using",
 ]
 
 _actor: ContextVar[str] = ContextVar("everloop_actor", default="")
 _cause: ContextVar[str] = ContextVar("everloop_cause", default="")
+_principal: ContextVar[Principal | None] = ContextVar("everloop_principal", default=None)
+
+
+def current_principal() -> Principal | None:
+    """Whom a door authenticated in this context; None within a program of one's own."""
+    return _principal.get()
 
 
 def current_actor() -> str:
-    """The principal of this context, or empty."""
-    return _actor.get()
+    """Who acts in this context, or empty."""
+    principal = _principal.get()
+    return _actor.get() if principal is None else principal.name
 
 
 def current_cause() -> str:
@@ -34,8 +49,21 @@ def current_cause() -> str:
 
 
 @contextmanager
+def authenticated(principal: Principal | None) -> Iterator[None]:
+    """Within the block whatever is done is done by `principal`; None is this process itself."""
+    token = _principal.set(principal)
+    try:
+        yield
+    finally:
+        _principal.reset(token)
+
+
+@contextmanager
 def acting(actor: str | None = None, cause: str | None = None) -> Iterator[None]:
-    """Within the block events carry `actor` and `cause`; None keeps what is set."""
+    """Within the block events carry `actor` and `cause`; None keeps what is set.
+
+    An authenticated principal stays the actor.
+    """
     actor_token = _actor.set(actor) if actor is not None else None
     cause_token = _cause.set(cause) if cause is not None else None
     try:
@@ -50,13 +78,24 @@ def acting(actor: str | None = None, cause: str | None = None) -> Iterator[None]
 # The workspace that plain functions (steps, ``ev.register``) act in. The composition root sets the
 # opener; floors below it only see the services that they ask for, by their own protocols.
 _workspace: ContextVar[Any] = ContextVar("everloop_workspace", default=None)
-_opener: Callable[[], Any] | None = None
+_opener: Callable[..., Any] | None = None
 
 
-def set_opener(opener: Callable[[], Any]) -> None:
-    """Tell how to open the workspace where none is set."""
+def set_opener(opener: Callable[..., Any]) -> None:
+    """Tell how to open the workspace where none is set.
+
+    Args:
+        opener: Called with nothing, or by :func:`open_elsewhere` with its arguments.
+    """
     global _opener
     _opener = opener
+
+
+def open_elsewhere(location: str, *, actor: str, clock: Any) -> None:
+    """Have :func:`current_workspace` open the one at `location` where none is set."""
+    opener = _opener
+    assert opener is not None, "importing everloop sets it"
+    set_opener(lambda: opener(location, actor=actor, clock=clock))
 
 
 def current_workspace() -> Any:

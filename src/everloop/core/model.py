@@ -218,8 +218,10 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             ``unknown key`` if it was signed with another key than the one set here.
         signed_by: Id of the key, or empty.
         damaged: Files that are missing or not what the manifest says.
+        digest: The version's digest as the manifest has it that was looked at.
     """
 
     signature: Literal["valid", "invalid", "unsigned", "unknown key"]
     signed_by: str = ""
     damaged: tuple[str, ...] = ()
+    digest: str = ""

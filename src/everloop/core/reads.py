@@ -15,7 +15,17 @@ from typing import NamedTuple
 
 from everloop.errors import StateError
 
-__all__ = ["READS_TAG", "Read", "fixed", "fixing", "from_text", "note", "noting", "to_text"]
+__all__ = [
+    "READS_TAG",
+    "Read",
+    "fixed",
+    "fixed_answers",
+    "fixing",
+    "from_text",
+    "note",
+    "noting",
+    "to_text",
+]
 
 #: Tag of a run that holds what it read, as `to_text` writes it.
 READS_TAG = "everloop.reads"
@@ -35,15 +45,15 @@ _fixed: ContextVar[_Fixed | None] = ContextVar("everloop_fixed_reads", default=N
 
 class _Fixed:
     def __init__(self, run_id: str, answers: dict[tuple[str, str], list[str]]) -> None:
-        self._run_id = run_id
-        self._answers = {name: list(values) for name, values in answers.items()}
+        self.run_id = run_id
+        self.answers = {name: list(values) for name, values in answers.items()}
 
     def take(self, kind: str, name: str) -> str:
         """The next answer; the last one stays."""
-        values = self._answers.get((kind, name))
+        values = self.answers.get((kind, name))
         if not values:
             raise StateError(
-                f"run {self._run_id} has no record of {kind} {name}, which its repetition asks for",
+                f"run {self.run_id} has no record of {kind} {name}, which its repetition asks for",
                 hint="the run is older than this record, or its code takes another way each time",
             )
         return values.pop(0) if len(values) > 1 else values[0]
@@ -84,6 +94,12 @@ def fixing(run_id: str, answers: dict[tuple[str, str], list[str]]) -> Iterator[N
         yield
     finally:
         _fixed.reset(token)
+
+
+def fixed_answers() -> tuple[str, dict[tuple[str, str], list[str]]] | None:
+    """What `fixing` was given in this context, for a process that does a part of the work."""
+    held = _fixed.get()
+    return None if held is None else (held.run_id, held.answers)
 
 
 def to_text(reads: Iterable[Read]) -> str:

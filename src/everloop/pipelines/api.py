@@ -6,10 +6,14 @@ up by its key, and executed and stored only if nothing is found.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import re
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -20,6 +24,7 @@ from everloop.core.owner import this_process
 from everloop.core.pipeline import StoredValue
 from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
+from everloop.core.time import duration_micros
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
@@ -31,6 +36,7 @@ from everloop.pipelines.engine import (
     shown_arguments,
     stored_arguments,
 )
+from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
@@ -42,7 +48,7 @@ __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RUN_OPTIONS = frozenset({"resume", "force", "trigger"})
+_RUN_OPTIONS = frozenset({"resume", "force", "trigger", "workers"})
 
 
 def _is_plain_function(function: object) -> bool:
@@ -65,9 +71,43 @@ class Step(StepDefinition, Generic[P, R]):
         return execution.call(self, args, kwargs)  # type: ignore[no-any-return]
 
     def map(self, items: Iterable[Any], **fixed: Any) -> list[R]:
-        """Call the step for each item, with the `fixed` arguments; results in the same order."""
-        call: Callable[..., R] = self
-        return [call(item, **fixed) for item in items]
+        """Call the step for each item, side by side in worker processes.
+
+        Args:
+            items: The first argument of each call.
+            **fixed: The other arguments, the same for all.
+
+        Returns:
+            The results, in the order of the items.
+
+        Raises:
+            InvalidInput: If an argument is of the wrong type, or cannot be sent to a process.
+            Exception: What the first call that failed raised. The others are executed all the
+                same, and their results are kept for the next run.
+        """
+        execution = executing.get()
+        if execution is None:
+            call: Callable[..., R] = self.function
+            return [call(item, **fixed) for item in items]
+        from everloop.pipelines.fan import FanOut
+
+        return FanOut(execution, self).run(list(items), fixed)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Begin a call in a worker process and go on; the handle has the result when it is there.
+
+        A handle may be given to other steps in place of the result. Outside a run the step is
+        executed at once.
+        """
+        execution = executing.get()
+        if execution is not None:
+            return execution.submit(self, args, kwargs)
+        future: Future[R] = Future()
+        try:
+            future.set_result(self.function(*resolved(args), **kwargs))
+        except Exception as error:  # noqa: BLE001 - the user's: `result()` raises it
+            future.set_exception(error)
+        return Handle(future)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         raise InvalidInput(
@@ -83,7 +123,15 @@ class Step(StepDefinition, Generic[P, R]):
 def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
 def step(
-    *, cache: bool = ..., version: str = ..., environment: Iterable[str] = ..., retries: int = ...
+    *,
+    cache: bool = ...,
+    version: str = ...,
+    environment: Iterable[str] = ...,
+    retries: int = ...,
+    backoff: str | timedelta | None = ...,
+    timeout: str | timedelta | None = ...,
+    memory: str | int = ...,
+    isolate: bool = ...,
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 def step(
     function: Callable[..., Any] | None = None,
@@ -93,6 +141,10 @@ def step(
     version: str = "",
     environment: Iterable[str] = (),
     retries: int = 0,
+    backoff: str | timedelta | None = None,
+    timeout: str | timedelta | None = None,
+    memory: str | int = 0,
+    isolate: bool = False,
 ) -> Any:
     """Make a function a step of pipelines.
 
@@ -102,7 +154,14 @@ def step(
             once in each run, also over a resume.
         version: A text that is part of the key: change it to have the step run again.
         environment: Names of environment variables that the step depends on.
-        retries: How often to try again when it raises, at once.
+        retries: How often to try again when it raises.
+        backoff: How long to wait before the first new try, such as ``"1s"``; twice as long before
+            each further one. At once if not given.
+        timeout: How long one try may take, such as ``"10m"``; then its process is killed.
+        memory: How much memory one try may use for its data, such as ``"2GB"`` (10**9 bytes) or
+            ``"512MiB"`` (2**20), or a number of bytes. Includes what the libraries take.
+        isolate: Execute each call in a process of its own: whatever it does there, even a crash,
+            is an error of the step and nothing more. A timeout or a limit of memory implies it.
 
     Raises:
         InvalidInput: If an option is wrong, or `function` is no plain function.
@@ -112,10 +171,33 @@ def step(
         raise InvalidInput("environment is a list of names", [("environment", repr(environment))])
     if type(retries) is not int or retries < 0:
         raise InvalidInput("retries is a number from 0", [("retries", repr(retries))])
-    options = {"cache": cache, "version": str(version), "environment": names, "retries": retries}
+    options = {
+        "cache": cache,
+        "version": str(version),
+        "environment": names,
+        "retries": retries,
+        "backoff_s": duration_micros(backoff) / 1e6 if backoff is not None else 0.0,
+        "timeout_s": duration_micros(timeout) / 1e6 if timeout is not None else None,
+        "memory": _bytes(memory),
+        "isolate": isolate,
+    }
     if function is not None:
         return Step(function, **options)
     return lambda decorated: Step(decorated, **options)
+
+
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def _bytes(size: str | int) -> int:
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ki|mi|gi|k|m|g|)b?\s*", str(size).lower())
+    if found is None or isinstance(size, bool):
+        raise InvalidInput(
+            "memory is a number of bytes", [("memory", repr(size))], hint='such as "2GB"'
+        )
+    return round(float(found[1]) * _SIZES[found[2]])
 
 
 class Pipeline(Generic[P, R]):
@@ -146,7 +228,13 @@ class Pipeline(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def run(
-        self, *, resume: str = "", force: bool = False, trigger: str = "", **arguments: Any
+        self,
+        *,
+        resume: str = "",
+        force: bool = False,
+        trigger: str = "",
+        workers: int | None = None,
+        **arguments: Any,
     ) -> R:
         """Run the pipeline in the current workspace.
 
@@ -155,6 +243,8 @@ class Pipeline(Generic[P, R]):
                 the arguments that it was started with.
             force: Run every step, whatever is stored.
             trigger: Id of the firing that started it.
+            workers: Processes at most for ``submit`` and ``map``; as many as there are cores if
+                not given.
             **arguments: The pipeline's own.
 
         Returns:
@@ -171,6 +261,8 @@ class Pipeline(Generic[P, R]):
                 f"pipeline {self.name} was started inside a run",
                 hint=f"call {self.function.__name__}(...) itself: its steps join the run",
             )
+        if workers is not None and (type(workers) is not int or workers < 1):
+            raise InvalidInput("workers is a number from 1", [("workers", repr(workers))])
         workspace = current_workspace()
         if resume:
             if arguments:
@@ -180,7 +272,7 @@ class Pipeline(Generic[P, R]):
         bound = self.signature.bind((), arguments)
         run = self._start(workspace, bound, resume, trigger)
         self.run_id = run.id
-        execution = Execution(workspace, run, force=force)
+        execution = Execution(workspace, run, force=force, workers=workers)
         execution.open()
         describing = threading.Thread(
             target=self._describe, args=(workspace, run), name="everloop-describe", daemon=True
@@ -190,10 +282,12 @@ class Pipeline(Generic[P, R]):
             with noting() as reads:
                 return self._execute(execution, bound)
         finally:
-            if reads:
-                workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
             execution.close()
             describing.join(timeout=10)
+            if reads:
+                # Where the catalog is away, the run's own end has said so.
+                with contextlib.suppress(EverloopError):
+                    workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
 
     def _start(self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str) -> Run:
         stored: dict[str, Any] = {}
@@ -227,6 +321,7 @@ class Pipeline(Generic[P, R]):
         token, log_token = executing.set(execution), logging_to.set(execution)
         try:
             result = self.function(*args, **kwargs)
+            execution.join()
         except Exception as error:
             # The user's function may raise anything; the run keeps it and the caller gets it.
             told = _told(self, execution, error)
@@ -267,8 +362,8 @@ class Pipeline(Generic[P, R]):
 def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception) -> EverloopError:
     if isinstance(error, EverloopError):
         return error
-    of_step = error is execution.failure
-    where = f"step {execution.failed_step}" if of_step else f"pipeline {pipeline_.name}"
+    step_name = execution.step_that_raised(error)
+    where = f"step {step_name}" if step_name else f"pipeline {pipeline_.name}"
     hint = f"the run is kept; after the correction go on with run(resume={execution.run.id!r})"
     return UserCodeError.caught(where, error, hint=hint)
 

@@ -89,6 +89,7 @@ _NOT_BEHAVIOUR = frozenset(
         "_abc_impl", "__annotations__", "__parameters__", "__annotate_func__",
         "__annotations_cache__",
         "__firstlineno__", "__static_attributes__", "__struct_fields__", "__slots__",
+        "__slotnames__",  # pickling notes it there
         "__struct_encode_fields__", "__struct_config__", "__struct_defaults__",
         "__msgspec_cache__", "_member_map_", "_value2member_map_", "_member_names_",
         "__new_member__", "_hashable_values_", "_unhashable_values_",

@@ -24,6 +24,10 @@ class Step:
         version: A salt that the user may change.
         environment: Environment variables that it depends on.
         retries: How often it is tried again when it raises.
+        backoff_s: Seconds before the first new try; twice as long before each further one.
+        timeout_s: Seconds that one try may take; None is no limit.
+        memory: Bytes that one try may use; 0 is no limit.
+        isolate: Whether each call is executed in a process of its own.
     """
 
     def __init__(
@@ -34,6 +38,10 @@ class Step:
         version: str = "",
         environment: tuple[str, ...] = (),
         retries: int = 0,
+        backoff_s: float = 0,
+        timeout_s: float | None = None,
+        memory: int = 0,
+        isolate: bool = False,
     ) -> None:
         self.name = full_name(function)
         self.function = function
@@ -41,6 +49,11 @@ class Step:
         self.version = version
         self.environment = environment
         self.retries = retries
+        self.backoff_s = backoff_s
+        self.timeout_s = timeout_s
+        self.memory = memory
+        # Only a process can be stopped, or be given a limit of memory.
+        self.isolate = isolate or timeout_s is not None or memory > 0
         self.signature = Signature(function, "step", self.name)
 
 

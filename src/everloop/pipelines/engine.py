@@ -3,32 +3,44 @@
 A step call computes its key. If a result is stored under it, that is the value; if not, the
 function runs, its result is made durable, and one transaction commits step and result. Rows of
 cached steps ride with the next commit: should the process die, the resumed run finds them again.
+
+Calls may run side by side (``submit``, ``map``): threads of this process hand them to worker
+processes and commit what comes back. Two runs that want the same result compute it once.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from blake3 import blake3
 
-from everloop.core.pipeline import Memo, StepKey, StoredValue
-from everloop.core.reads import Read, note, noting
+from everloop.core.pipeline import Memo, StoredValue
+from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
-from everloop.errors import EverloopError, InvalidInput
-from everloop.pipelines.code import CodePrint, fingerprint
-from everloop.pipelines.definition import Step, environment_parts
+from everloop.core.time import ManualClock
+from everloop.errors import EverloopError, InvalidInput, StateError
+from everloop.pipelines.calls import Call, prepare
+from everloop.pipelines.definition import Step
+from everloop.pipelines.handles import Handle, resolved
+from everloop.pipelines.pool import Pool, usable_cores
 from everloop.pipelines.reads import moved_on, read_parts
+from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
 from everloop.pipelines.values import Encoder, Unreadable, load, store
+from everloop.pipelines.worker import Outcome, Raised, StepLog, Task
+from everloop.tracking.current import logging_to
 
 __all__ = [
     "LEASE_S",
+    "End",
     "Execution",
     "executing",
     "shown_arguments",
@@ -42,39 +54,70 @@ RENEW_S = 15.0
 #: Metric points held back at most, and for how long, seconds. A step that dies is executed again
 #: and logs them again, so nothing that is acknowledged rests on them.
 _HELD_POINTS, _HELD_S = 500, 1.0
-#: Text of a parameter up to this length is shown in the key as it is.
-_SHOWN = 80
+#: Between two looks at a result that another run computes, seconds.
+_LOOK_S, _LOOK_MOST_S = 0.01, 0.2
 
 executing: ContextVar[Execution | None] = ContextVar("everloop_executing", default=None)
 
-_encode = msgspec.json.Encoder().encode
+
+class End(NamedTuple):
+    """How a call of a step ended.
+
+    Attributes:
+        stored: The result, durable; None if it raised or has no stored form.
+        value: The result itself, where it did not come from another process.
+        error: What it raised.
+        tables: Tables in the result: path, sources and pending changes.
+        logged: Metric points that it logged.
+        is_here: Whether `value` is the result.
+        reads: What it read by names that may mean something else tomorrow.
+    """
+
+    call: Call
+    began: datetime
+    ended: datetime
+    stored: StoredValue | None = None
+    value: Any = None
+    error: BaseException | None = None
+    tables: tuple[tuple[str, Any, Any], ...] = ()
+    logged: tuple[Metric, ...] = ()
+    is_here: bool = False
+    reads: tuple[Read, ...] = ()
 
 
 class Execution:
     """One owner's execution of a run.
 
     Args:
-        workspace: Has ``pipelines``, ``blobs``, ``data`` and ``tracking``.
+        workspace: Has ``pipelines``, ``blobs``, ``data``, ``tracking``, ``catalog``, ``location``.
         run: As started.
         force: Run every step, whatever is stored.
+        workers: Worker processes at most; as many as there are cores if None.
     """
 
-    def __init__(self, workspace: Any, run: Run, *, force: bool = False) -> None:
+    def __init__(
+        self, workspace: Any, run: Run, *, force: bool = False, workers: int | None = None
+    ) -> None:
         self.run = run
-        self.failed_step = ""
-        self.failure: BaseException | None = None
+        self.force = force
         self._workspace = workspace
         self._service = workspace.pipelines
         self._blobs = workspace.blobs
-        self._force = force
+        self._claims = None if workspace.catalog is None else workspace.catalog.claims
+        self._workers = workers or usable_cores()
+        self._lock = threading.RLock()
         self._seq = 0
         self._cached: list[StepRun] = []
         self._recent: dict[str, StoredValue] = {}
         self._calls: dict[str, int] = {}
         self._inputs: dict[tuple[Any, ...], RunInput] = {}
         self._points: list[Metric] = []
-        self._logged: list[Metric] = []
         self._flushed_at = time.monotonic()
+        self._raised: list[tuple[str, BaseException]] = []
+        self._references: dict[Step, StepReference] = {}
+        self._pool: Pool | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._handles: list[Handle[Any]] = []
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="everloop-lease", daemon=True)
 
@@ -85,9 +128,21 @@ class Execution:
         self._seq = max((step.seq for step in known), default=-1) + 1
         self._renewer.start()
 
-    def close(self) -> None:
-        """Stop renewing the lease."""
+    def stop_workers(self) -> None:
+        """End the worker processes with what they do."""
         self._stop.set()
+        with self._lock:
+            pool = self._pool
+        if pool is not None:
+            pool.close(kill=True)
+
+    def close(self) -> None:
+        """Stop renewing the lease, and the worker processes with what they still do."""
+        self.stop_workers()
+        with self._lock:
+            threads = self._threads
+        if threads is not None:
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
@@ -97,157 +152,269 @@ class Execution:
                 # Taken over, or the catalog is away: the next commit is refused or says so.
                 continue
 
-    # One step
+    def step_that_raised(self, error: BaseException) -> str:
+        """Name of the step that raised this very error; empty if none did."""
+        with self._lock:
+            return next((name for name, raised in self._raised if raised is error), "")
+
+    # One call
 
     def call(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Execute one call of a step, or take its stored result."""
-        bound = step.signature.bind(args, kwargs)
-        began = datetime.now(UTC)
-        code = fingerprint(step.function)
-        texts, encoder = self._arguments(step, bound)
-        prints = [code, *(fingerprint(cls) for cls in dict.fromkeys(encoder.classes))]
-        salt = self._salt(step, all(p.cacheable for p in prints) and not encoder.faults)
-        digest = _key_digest(step, prints, texts, salt)
-        if not self._force or "run" in salt:
-            found = self._stored(digest)
-            if found is not None:
-                value, stored = found
-                self._note_cached(step, digest, stored, began)
-                return value
-        with noting() as reads:
-            value = self._execute(step, bound, digest, began)
-        key = _key(step, digest, prints, texts, salt, encoder.faults)
-        key.parts.update(read_parts(reads))
-        return self._commit(step, key, value, began, reads)
+        given = {name: resolved(value) for name, value in kwargs.items()} if kwargs else kwargs
+        return self._call(step, resolved(args), given, self._next(step), step.isolate)
 
-    def _arguments(
-        self, step: Step, bound: dict[str, Any]
-    ) -> tuple[list[tuple[str, str]], Encoder]:
-        encoder = Encoder(files=True)
-        texts = [(name, encoder.text(value, name).decode()) for name, value in bound.items()]
-        for path, table in encoder.tables:
+    def _call(
+        self,
+        step: Step,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        nth: int,
+        in_worker: bool,
+    ) -> Any:
+        call = self.prepare(step, args, kwargs, nth)
+        # Claimed first and looked up then: in between nobody can have stored it unseen.
+        with self._claimed(call):
+            hits = self.look_up([call])
+            if not hits:
+                return self._execute(call, in_worker)
+        return self.use(call, *hits[call.digest])
+
+    def _next(self, step: Step) -> int:
+        with self._lock:
+            number = self._calls[step.name] = self._calls.get(step.name, 0) + 1
+        return number
+
+    def prepare(self, step: Step, args: Any, kwargs: Any, nth: int = 0) -> Call:
+        """A call with its key; the tables among its arguments are inputs of the run."""
+        call = prepare(step, args, kwargs, self.run.id, nth or self._next(step))
+        for path, table in call.tables:
             self._note_sources(table.sources, path.partition("[")[0])
-        return texts, encoder
+        return call
 
     def _note_sources(self, sources: Iterable[Any], role: str) -> None:
         """Note dataset versions as inputs; what came in by an argument keeps that role."""
-        for dataset, version, digest in sources:
-            item = RunInput(dataset=dataset, version=version, digest=digest, role=role)
-            self._inputs.setdefault((dataset, version, digest), item)
+        with self._lock:
+            for dataset, version, digest in sources:
+                item = RunInput(dataset=dataset, version=version, digest=digest, role=role)
+                self._inputs.setdefault((dataset, version, digest), item)
 
-    def _salt(self, step: Step, is_cacheable: bool) -> dict[str, str]:
-        # A step that is not cached is still not executed twice by one run: a resume finds its
-        # n-th call under the run's own id.
-        if step.cache and is_cacheable:
-            return {}
-        number = self._calls[step.name] = self._calls.get(step.name, 0) + 1
-        return {"run": self.run.id, "call": str(number)}
+    # What is stored
 
-    def _stored(self, digest: str) -> tuple[Any, StoredValue] | None:
-        stored = self._recent.get(digest)
-        if stored is None:
-            memo = self._service.memo(digest)
-            if memo is None:
-                return None
-            stored = memo.value
-        moved = moved_on(self._workspace, stored.meta.get("reads", ()))
-        if moved:
-            self._recent.pop(digest, None)
-            self._service.retire(digest, moved)
-            return None
-        try:
-            return load(stored, self._blobs), stored
-        except Unreadable as error:
-            self._recent.pop(digest, None)
-            self._service.forget(digest, str(error))
-            return None
+    def look_up(self, calls: list[Call]) -> dict[str, tuple[Any, StoredValue]]:
+        """The stored results of those calls that have one, by key."""
+        wanted = [call.digest for call in calls if not (self.force and call.is_shared)]
+        known = {digest: self._recent[digest] for digest in wanted if digest in self._recent}
+        missing = [digest for digest in wanted if digest not in known]
+        if len(missing) == 1:
+            memo = self._service.memo(missing[0])
+            known |= {missing[0]: memo.value} if memo else {}
+        elif missing:
+            known |= self._service.results(missing)
+        found = {}
+        for digest, stored in known.items():
+            moved = moved_on(self._workspace, stored.meta.get("reads", ()))
+            if moved:
+                self._recent.pop(digest, None)
+                self._service.retire(digest, moved)
+                continue
+            try:
+                found[digest] = load(stored, self._blobs), stored
+            except Unreadable as error:
+                self._recent.pop(digest, None)
+                self._service.forget(digest, str(error))
+        return found
 
-    def _note_cached(self, step: Step, digest: str, stored: StoredValue, began: datetime) -> None:
-        self._cached.append(self._row(step, digest, "cached", began, output=stored.digest))
-        self._note_sources(stored.meta.get("sources", ()), _short(step))
+    def use(self, call: Call, value: Any, stored: StoredValue) -> Any:
+        """Note that a call was answered from the store; its value."""
+        name = call.step.name.rpartition(".")[2]
+        self._note_sources(stored.meta.get("sources", ()), name)
         for read in stored.meta.get("reads", ()):
             note(*read)
-        logged = stored.meta.get("logged")
-        if logged:  # what the step logged when it ran belongs to this run too
-            for key, value, at_step in logged:
-                self.log({key: float(value)}, step=at_step)
-        self._logged.clear()
+        # What the step logged when it ran belongs to this run too.
+        at_ms = time.time_ns() // 1_000_000
+        for key, number, at_step in stored.meta.get("logged") or ():
+            self.hold(Metric(key=key, value=float(number), step=at_step, at_ms=at_ms))
+        with self._lock:
+            self._cached.append(self._row(call, "cached", output=stored.digest))
+        return value
 
-    def _execute(self, step: Step, bound: dict[str, Any], digest: str, began: datetime) -> Any:
-        args, kwargs = step.signature.unbind(bound)
-        token = executing.set(None)  # steps called inside a step are plain functions
+    @contextmanager
+    def _claimed(self, call: Call) -> Iterator[None]:
+        """Hold the claim on a result that is not known to be stored; waits for who computes it."""
+        if self.claims is None or not call.is_shared or call.digest in self._recent:
+            yield
+            return
+        pause_s = _LOOK_S
+        while not self.claims.take([call.digest]):
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, _LOOK_MOST_S)
         try:
-            for attempt in range(step.retries + 1):
-                self._logged.clear()
-                try:
-                    return step.function(*args, **kwargs)
-                except Exception as error:
-                    # What the step asks to be tried again for may be anything.
-                    if attempt == step.retries:
-                        raise
-                    _logger.warning(
-                        "step %s failed in try %d of %d: %s: %s",
-                        *(step.name, attempt + 1, step.retries + 1, type(error).__name__, error),
-                        exc_info=True,
-                    )
-            raise AssertionError("unreachable")
+            yield
+        finally:
+            self.claims.release([call.digest])
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StateError(f"run {self.run.id} ended meanwhile")
+
+    @property
+    def claims(self) -> Any:
+        """Who computes what; None where that is not to be known, or not asked for."""
+        return None if self.force else self._claims
+
+    # Executing
+
+    def _execute(self, call: Call, in_worker: bool) -> Any:
+        step = call.step
+        for attempt in range(step.retries + 1):
+            end = self._once_in_worker(call) if in_worker else self._once_here(call)
+            if end.error is None:
+                break
+            if attempt < step.retries:
+                self.tell_retry(end, attempt)
+                self._pause(backoff_s(step, attempt))
+        self.commit([end])
+        if end.error is not None:
+            raise end.error
+        return self.value_of(end)
+
+    def _once_here(self, call: Call) -> End:
+        args, kwargs = call.step.signature.unbind(call.bound)
+        log = StepLog(self.run, self.hold)
+        began = datetime.now(UTC)
+        # Steps called inside a step are plain functions.
+        token, log_token = executing.set(None), logging_to.set(log)
+        try:
+            with noting() as reads:
+                value = call.step.function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's: raised again after the last try
+            return End(call, began, datetime.now(UTC), error=error, logged=tuple(log.points))
         except BaseException as error:
-            # Whatever ended the step, it goes on to the caller; first it is noted who failed.
-            self.failed_step, self.failure = step.name, error
-            if isinstance(error, Exception):
-                told = f"{type(error).__name__}: {error}"
-                row = self._row(step, digest, "failed", began, error=told)
-                self._flush_points()
-                self._service.commit_step(
-                    self.run.id, self.run.fence, row, None, cached=self._take_cached()
-                )
+            # Ctrl-C, SystemExit: no failure of the step, but it is what ended it.
+            self._note_raised(call, error)
             raise
         finally:
             executing.reset(token)
-
-    def _commit(
-        self, step: Step, key: StepKey, value: Any, began: datetime, reads: list[Read]
-    ) -> Any:
+            logging_to.reset(log_token)
+        end = End(call, began, datetime.now(UTC), value=value, is_here=True)
+        end = end._replace(logged=tuple(log.points), reads=tuple(reads))
         try:
-            stored, encoder = store(value, self._blobs, f"step {step.name}")
+            stored, encoder = store(value, self._blobs, f"step {call.step.name}")
         except InvalidInput as error:
-            if step.cache:
-                self.failed_step, self.failure = step.name, error
-                raise
             # Not cached and not to be stored: allowed, and a resume executes it again.
-            row = self._row(step, key.digest, "ran", began)
-            self._service.commit_step(
-                self.run.id, self.run.fence, row, None, cached=self._take_cached()
-            )
-            return value
-        # A later run that takes the result from the store has the same inputs and metrics.
-        beside: dict[str, Any] = {}
-        for _, table in encoder.tables:
-            self._note_sources(table.sources, _short(step))
-            self._record_changes(f"run:{self.run.id}/{step.name}", table)
-            beside.setdefault("sources", []).extend(list(source) for source in table.sources)
-        if reads:
-            beside["reads"] = [list(read) for read in reads]
+            return end if not call.step.cache else end._replace(error=error)
+        tables = tuple((path, table.sources, table.changes) for path, table in encoder.tables)
+        if tables or stored.kind in ("arrow", "numpy", "polars"):
+            # Hand on what later runs will get: the mapped, read-only form, without the changes
+            # that are in the ledger then. It frees memory too.
+            end = end._replace(value=None, is_here=False)
+        return end._replace(stored=stored, tables=tables)
+
+    def _once_in_worker(self, call: Call) -> End:
+        [end] = self.in_worker([call])
+        return end
+
+    def in_worker(self, calls: list[Call]) -> Iterator[End]:
+        """Execute calls of one step in a worker process, each once; their ends in order.
+
+        Raises:
+            InvalidInput: If the step or an argument cannot be sent there.
+        """
+        step = calls[0].step
+        clock = getattr(self._workspace, "clock", None)
+        task = Task(
+            self._reference(step),
+            [self._sent(call) for call in calls],
+            self.run,
+            clock.now() if isinstance(clock, ManualClock) else None,
+            step.memory,
+            fixed_answers(),
+        )
+        outcomes = self._open_pool().run(task, step.timeout_s)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            for point in outcome.logged:
+                self.hold(point)
+            for read in outcome.reads:
+                note(*read)
+            yield _end_of(call, outcome)
+
+    def _reference(self, step: Step) -> StepReference:
+        with self._lock:
+            if step not in self._references:
+                self._references[step] = reference_to(step)
+            return self._references[step]
+
+    def _sent(self, call: Call) -> bytes:
+        args, kwargs = call.step.signature.unbind(call.bound)
+        return call_to_bytes(args, kwargs, self._blobs, f"step {call.step.name}")
+
+    def _open_pool(self) -> Pool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = Pool(self._workers, self._workspace.location, self._workspace.actor)
+            return self._pool
+
+    @property
+    def workers(self) -> int:
+        """Worker processes at most."""
+        return self._workers
+
+    def tell_retry(self, end: End, attempt: int) -> None:
+        """Log that a call failed and is tried again."""
+        _logger.warning(
+            "step %s failed in try %d of %d: %s: %s",
+            *(end.call.step.name, attempt + 1, end.call.step.retries + 1),
+            *(type(end.error).__name__, end.error),
+            exc_info=end.error,
+        )
+
+    def value_of(self, end: End) -> Any:
+        """The result of a call that ended well."""
+        if end.is_here or end.stored is None:
+            return end.value
+        return load(end.stored, self._blobs)
+
+    # Committing
+
+    def commit(self, ends: list[End]) -> None:
+        """Make the ends of calls durable, in one transaction."""
+        results = []
+        for end in ends:
+            if end.error is not None:
+                self._note_raised(end.call, end.error)
+            elif end.stored is not None:
+                results.append(self._memo(end, end.stored))
         self._flush_points()
-        if self._logged:
-            beside["logged"] = [[p.key, repr(p.value), p.step] for p in self._logged]
-            self._logged.clear()
+        with self._lock:
+            rows, self._cached = self._cached, []
+            rows += [self._end_row(end) for end in ends]
+        self._service.commit_steps(self.run.id, self.run.fence, rows, results)
+
+    def _note_raised(self, call: Call, error: BaseException) -> None:
+        with self._lock:
+            self._raised.append((call.step.name, error))
+
+    def _memo(self, end: End, stored: StoredValue) -> Memo:
+        # A later run that takes the result from the store has the same inputs and metrics.
+        name = end.call.step.name
+        beside: dict[str, Any] = {}
+        for _, sources, changes in end.tables:
+            self._note_sources(sources, name.rpartition(".")[2])
+            self._record_changes(f"run:{self.run.id}/{name}", changes)
+            beside.setdefault("sources", []).extend(list(source) for source in sources)
+        if end.reads:
+            beside["reads"] = [list(read) for read in end.reads]
+        if end.logged:
+            beside["logged"] = [[p.key, repr(p.value), p.step] for p in end.logged]
         if beside:
             stored = msgspec.structs.replace(stored, meta={**stored.meta, **beside})
-        now = datetime.now(UTC)
-        memo = Memo(key=key, value=stored, run_id=self.run.id, created_at=now)
-        row = self._row(step, key.digest, "ran", began, output=stored.digest)
-        self._service.commit_step(
-            self.run.id, self.run.fence, row, memo, cached=self._take_cached()
-        )
-        if encoder.tables or stored.kind in ("arrow", "numpy", "polars"):
-            # Hand on what later runs will get: the mapped, read-only form, without the changes
-            # that are in the ledger now. It frees memory too.
-            return load(stored, self._blobs)
-        return value
+        key = end.call.key()
+        key.parts.update(read_parts(end.reads))
+        return Memo(key=key, value=stored, run_id=self.run.id, created_at=datetime.now(UTC))
 
-    def _record_changes(self, scope: str, table: Any) -> None:
-        for change in table.changes:
+    def _record_changes(self, scope: str, changes: Iterable[Any]) -> None:
+        for change in changes:
             self._workspace.data.record_changes(
                 scope,
                 change.dataset,
@@ -258,50 +425,91 @@ class Execution:
                 change.rows,
             )
 
+    def _end_row(self, end: End) -> StepRun:
+        if end.error is None:
+            output = end.stored.digest if end.stored else ""
+            return self._row(end.call, "ran", output=output, began=end.began, ended=end.ended)
+        told = f"{type(end.error).__name__}: {end.error}"
+        return self._row(end.call, "failed", error=told, began=end.began, ended=end.ended)
+
     def _row(
         self,
-        step: Step,
-        digest: str,
+        call: Call,
         outcome: Any,
-        began: datetime,
         *,
         output: str = "",
         error: str = "",
+        began: datetime | None = None,
+        ended: datetime | None = None,
     ) -> StepRun:
-        seq, self._seq = self._seq, self._seq + 1
+        with self._lock:
+            seq, self._seq = self._seq, self._seq + 1
         return StepRun(
             run_id=self.run.id,
             seq=seq,
-            step=step.name,
-            key=digest,
+            step=call.step.name,
+            key=call.digest,
             outcome=outcome,
             output=output,
             error=error,
-            started_at=began,
-            ended_at=datetime.now(UTC),
+            started_at=began or call.began,
+            ended_at=ended or datetime.now(UTC),
         )
 
-    def _take_cached(self) -> list[StepRun]:
-        taken, self._cached = self._cached, []
-        return taken
+    # Side by side
+
+    def submit(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
+        """Begin a call in a worker process; it waits for the handles among its arguments."""
+        nth = self._next(step)
+        with self._lock:
+            if self._threads is None:
+                # First come, first served: a call never waits for one that begins after it.
+                self._threads = ThreadPoolExecutor(self._workers + 1, "everloop-submit")
+            future: Future[Any] = self._threads.submit(
+                copy_context().run, self._submitted, step, args, kwargs, nth
+            )
+        handle = Handle(future)
+        self._handles.append(handle)
+        return handle
+
+    def _submitted(
+        self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], nth: int
+    ) -> Any:
+        given = {name: resolved(value) for name, value in kwargs.items()}
+        return self._call(step, resolved(args), given, nth, in_worker=True)
+
+    def join(self) -> None:
+        """Wait for every call that was submitted.
+
+        Raises:
+            Exception: What the first of them raised whose result nobody asked for.
+        """
+        errors = [error for handle in self._handles if (error := _unread(handle)) is not None]
+        if errors:
+            raise errors[0]
 
     # Metrics
 
     def log(self, metrics: Mapping[str, Any], /, *, step: int = 0) -> None:
-        """Hold metric points back for the next flush; also kept with the step's result."""
+        """Log metrics of the pipeline itself."""
         at_ms = time.time_ns() // 1_000_000
         for key, value in metrics.items():
-            point = Metric(key=key, value=value, step=step, at_ms=at_ms)
+            self.hold(Metric(key=key, value=value, step=step, at_ms=at_ms))
+
+    def hold(self, point: Metric) -> None:
+        """Hold a metric point back for the next flush."""
+        with self._lock:
             self._points.append(point)
-            self._logged.append(point)
-        late = time.monotonic() - self._flushed_at > _HELD_S
-        if late or len(self._points) >= _HELD_POINTS:
+            late = time.monotonic() - self._flushed_at > _HELD_S
+            is_due = late or len(self._points) >= _HELD_POINTS
+        if is_due:
             self._flush_points()
 
     def _flush_points(self) -> None:
-        self._flushed_at = time.monotonic()
-        if self._points:
+        with self._lock:
+            self._flushed_at = time.monotonic()
             points, self._points = self._points, []
+        if points:
             self._workspace.tracking.log(self.run.id, points)
 
     # The end
@@ -313,19 +521,64 @@ class Execution:
         if state == "finished":
             for _, table in _tables_in(result):
                 self._note_sources(table.sources, "result")
-                self._record_changes(f"run:{self.run.id}", table)
+                self._record_changes(f"run:{self.run.id}", table.changes)
+        steps, self._cached = self._cached, []
         return self._service.finish(  # type: ignore[no-any-return]
             self.run.id,
             self.run.fence,
             state,
             error=error,
-            steps=self._take_cached(),
+            steps=steps,
             inputs=list(self._inputs.values()),
         )
 
 
-def _short(step: Step) -> str:
-    return step.name.rpartition(".")[2]
+def backoff_s(step: Step, attempt: int) -> float:
+    """Seconds to wait after the failed try number `attempt`, counted from 0."""
+    return step.backoff_s * 2.0**attempt
+
+
+def _end_of(call: Call, outcome: Outcome) -> End:
+    end = End(call, outcome.began, outcome.ended, logged=outcome.logged, tables=outcome.tables)
+    end = end._replace(reads=outcome.reads)
+    if outcome.raised is not None:
+        return end._replace(error=_error_of(call, outcome.raised))
+    if outcome.stored is not None:
+        return end._replace(stored=outcome.stored)
+    if not call.step.cache and outcome.value:
+        return end._replace(value=pickle.loads(outcome.value), is_here=True)
+    return end._replace(
+        error=InvalidInput(
+            f"the result of step {call.step.name} cannot be stored",
+            outcome.refused,
+            hint="return tables, arrays, numbers, text or ev.model(...), or keep it in the step",
+        )
+    )
+
+
+def _error_of(call: Call, raised: Raised) -> BaseException:
+    error: BaseException
+    if raised.error:
+        error = pickle.loads(raised.error)
+    else:
+        known: dict[str, Callable[[str], Exception]] = {
+            "TimeoutError": TimeoutError,
+            "ChildProcessError": ChildProcessError,
+        }
+        text = (
+            f"step {call.step.name}: {raised.message}"
+            if raised.kind in known
+            else (f"{raised.kind}: {raised.message}")
+        )
+        error = known.get(raised.kind, RuntimeError)(text)
+    if raised.trace:
+        error.add_note(f"In the worker process:\n{raised.trace}")
+    return error
+
+
+def _unread(handle: Handle[Any]) -> BaseException | None:
+    error = handle.error()
+    return None if handle.was_read else error
 
 
 def _tables_in(value: Any) -> list[tuple[str, Any]]:
@@ -334,39 +587,6 @@ def _tables_in(value: Any) -> list[tuple[str, Any]]:
     if is_table or isinstance(value, list | tuple | dict):
         encoder.text(value, "result")
     return encoder.tables
-
-
-def _key_digest(
-    step: Step,
-    prints: Iterable[CodePrint],
-    texts: list[tuple[str, str]],
-    salt: dict[str, str],
-) -> str:
-    whole = ([p.digest for p in prints], texts, step.version, environment_parts(step), salt)
-    return blake3(_encode(whole)).hexdigest()
-
-
-def _key(
-    step: Step,
-    digest: str,
-    prints: list[CodePrint],
-    texts: list[tuple[str, str]],
-    salt: dict[str, str],
-    faults: list[tuple[str, str]],
-) -> StepKey:
-    parts: dict[str, str] = {}
-    for code in prints:
-        parts |= code.parts
-    for name, text in texts:
-        shown = text if len(text) <= _SHOWN else blake3(text.encode()).hexdigest()[:32]
-        parts[f"input:{name}" if '{"$' in text else f"param:{name}"] = shown
-    parts |= environment_parts(step)
-    if step.version:
-        parts["version"] = step.version
-    parts |= salt
-    notes = [note for code in prints for note in code.notes]
-    notes += [f"argument {path}: {message}; not cached" for path, message in faults]
-    return StepKey(step=step.name, digest=digest, parts=parts, notes=tuple(notes))
 
 
 def stored_arguments(bound: dict[str, Any], blobs: Any, where: str) -> dict[str, Any]:

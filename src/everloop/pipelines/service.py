@@ -47,6 +47,8 @@ _INSERT_MEMO = (
 )
 _READ_MEMO = "SELECT step, parts, notes, value, run_id, created_at FROM memos WHERE key = ?"
 _encode = msgspec.json.Encoder().encode
+#: Keys asked for by one statement.
+_KEYS = 500
 
 
 class PipelineService(Service):
@@ -197,6 +199,17 @@ class PipelineService(Service):
             row = cursor.fetchone()
         return None if row is None else _memo(key, row)
 
+    @action("run:read")
+    def results(self, keys: list[str]) -> dict[str, StoredValue]:
+        """The stored results under those of `keys` that have one."""
+        found: dict[str, StoredValue] = {}
+        with self._catalog.read() as tx:
+            for start in range(0, len(keys), _KEYS):
+                query = select(memos.c.key, memos.c.value)
+                some = query.where(memos.c.key.in_(keys[start : start + _KEYS]))
+                found |= {r.key: msgspec.convert(r.value, StoredValue) for r in tx.all(some)}
+        return found
+
     @action("run:read", on="run_id")
     def recent(self, run_id: str) -> dict[str, StoredValue]:
         """Stored results that the pipeline's two newest runs used, by key.
@@ -221,43 +234,27 @@ class PipelineService(Service):
         return {key: msgspec.convert(value, StoredValue) for key, value in found.items()}
 
     @action("run:write", on="run_id")
-    def commit_step(
-        self,
-        run_id: str,
-        fence: int,
-        step: StepRun,
-        memo: Memo | None,
-        *,
-        cached: list[StepRun] | None = None,
+    def commit_steps(
+        self, run_id: str, fence: int, steps: list[StepRun], results: list[Memo]
     ) -> None:
-        """Write a step's end and its result in one transaction; the first result of a key stays.
+        """Write the ends of steps and their results in one transaction; all of it or nothing.
 
         Args:
             run_id: The run.
             fence: As given by ``start``.
-            step: The step that ended.
-            memo: Its result; None if it failed or is not to be kept.
-            cached: Rows of cached steps before it, not yet written.
+            steps: The steps that ended.
+            results: What is to be kept; the first result of a key stays.
 
         Raises:
             StateError: If somebody else took the run over.
         """
         with self._catalog.driver(write=True) as (cursor, _):
-            is_refused = not self._insert_steps(cursor, run_id, fence, [*(cached or ()), step])
+            is_refused = not self._insert_steps(cursor, run_id, fence, steps)
             if is_refused:
                 cursor.connection.rollback()
-            elif memo is not None:
-                key = memo.key
-                row = (
-                    key.digest,
-                    key.step,
-                    _encode(key.parts).decode(),
-                    _encode(key.notes).decode(),
-                    _encode(memo.value).decode(),
-                    memo.run_id,
-                    to_micros(memo.created_at),
-                )
-                cursor.execute(self._sql.insert_memo, row)
+            else:
+                for memo in results:
+                    cursor.execute(self._sql.insert_memo, _memo_values(memo))
         if is_refused:
             with self._catalog.read() as tx:
                 raise refused(run_row(tx, run_id), fence)
@@ -372,6 +369,19 @@ def _for_dialect(catalog: Catalog) -> _Statements:
         mark = "?" if tx.dialect == "sqlite" else "%s"
     texts = (text.replace("?", mark) for text in (_INSERT_STEP, _INSERT_MEMO, _READ_MEMO))
     return _Statements(*texts)
+
+
+def _memo_values(memo: Memo) -> tuple[Any, ...]:
+    key = memo.key
+    return (
+        key.digest,
+        key.step,
+        _encode(key.parts).decode(),
+        _encode(key.notes).decode(),
+        _encode(memo.value).decode(),
+        memo.run_id,
+        to_micros(memo.created_at),
+    )
 
 
 def _memo(key: str, row: Any) -> Memo:

@@ -297,8 +297,11 @@ def store(value: Any, blobs: BlobStore, where: str) -> tuple[StoredValue, Encode
         pieces: Any = [memoryview(data)]
         return blobs.put(data if isinstance(data, bytes) else pieces)
 
+    def keep(digest: str) -> bool:
+        return blobs.keep(digest)
+
     # What came out of the store is not put again, but it must not go before it is named anew.
-    encoder = Encoder(put, keep=blobs.keep)
+    encoder = Encoder(put, keep=keep)
     text = encoder.text(value, "result")
     if encoder.faults:
         raise InvalidInput(

@@ -6,19 +6,25 @@ makes the artifact that a training step returns, :func:`load_predictor` loads a 
 
 from __future__ import annotations
 
+import pkgutil
+import platform
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from blake3 import blake3
 
 from everloop.core.artifact import ModelArtifact
-from everloop.core.model import FormatTier, ModelVersion, Signature
+from everloop.core.model import FormatTier, ModelVersion, Signature, Verification
 from everloop.core.schema import Field, Schema
 from everloop.core.time import utc
 from everloop.errors import BackendError, InvalidInput, NotAllowed, NotFound
 from everloop.registry.builtin import CallableFlavor, LightGBMFlavor, SklearnFlavor
+from everloop.registry.files import ABOUT, names_of
+from everloop.registry.manifest import content_digest
 from everloop.registry.predictor import Predictor
 
 __all__ = [
@@ -39,7 +45,12 @@ GROUP = "everloop.flavors"
 
 
 class Flavor(Protocol):
-    """Turns models of one library into files and back."""
+    """Turns models of one library into files and back.
+
+    It may also have ``libraries``, the names of the modules whose versions are noted with a model;
+    or ``environment(files)`` and ``signature(files)``, where the files themselves say what made the
+    model, and what it takes and gives.
+    """
 
     @property
     def name(self) -> str:
@@ -85,26 +96,50 @@ class TakesFeatures(Protocol):
     def schema(self) -> Schema: ...
 
 
-_BUILTIN: tuple[Flavor, ...] = (LightGBMFlavor(), SklearnFlavor())
-_LAST: Flavor = CallableFlavor()
+class Vouches(Protocol):
+    """The registry, as far as loading needs it."""
+
+    def verify(self, name: str, version: int) -> Verification: ...
+
+
+#: The built-in ones, in the order in which they are asked; the last takes any callable. They are
+#: entry points as well, but found here first: no other distribution can take their names, and
+#: loading one does not read the metadata of everything that is installed.
+BUILTIN: dict[str, str] = {
+    "lightgbm": "everloop.registry.builtin:LightGBMFlavor",
+    "xgboost": "everloop.registry.formats.xgboost:XGBoostFlavor",
+    "catboost": "everloop.registry.formats.catboost:CatBoostFlavor",
+    "keras": "everloop.registry.formats.keras:KerasFlavor",
+    "torch": "everloop.registry.formats.torch:TorchFlavor",
+    "onnx": "everloop.registry.formats.onnx:OnnxFlavor",
+    "mlflow": "everloop.registry.formats.mlflow:MlflowFlavor",
+    "sklearn": "everloop.registry.builtin:SklearnFlavor",
+    "callable": "everloop.registry.builtin:CallableFlavor",
+}
+_LAST = "callable"
+
+
+@cache
+def _builtin(name: str) -> Flavor:
+    made: Flavor = pkgutil.resolve_name(BUILTIN[name])()
+    return made
 
 
 def flavors() -> dict[str, Flavor]:
     """All flavors by name: built-in ones first, the one that takes any callable last."""
-    found: dict[str, Flavor] = {flavor.name: flavor for flavor in _BUILTIN}
+    found: dict[str, Flavor] = {name: _builtin(name) for name in BUILTIN if name != _LAST}
     for point in entry_points(group=GROUP):
-        if point.name not in found and point.name != _LAST.name:
+        if point.name not in BUILTIN:
             loaded = point.load()
             found[point.name] = loaded() if isinstance(loaded, type) else loaded
-    found[_LAST.name] = _LAST
+    found[_LAST] = _builtin(_LAST)
     return found
 
 
 def find_flavor(name: str) -> Flavor:
     """The flavor called `name`; raises NotFound with near names."""
-    for flavor in (*_BUILTIN, _LAST):
-        if flavor.name == name:
-            return flavor
+    if name in BUILTIN:
+        return _builtin(name)
     known = flavors()
     if name not in known:
         raise NotFound.named("model flavor", name, known)
@@ -128,8 +163,9 @@ def pack(
     """Make the artifact of a trained model: files, signature and where it came from.
 
     Args:
-        model: A LightGBM or scikit-learn model, or any callable of a matrix ``(n, k)`` that gives
-            ``(n,)`` scores (stored as a pickle, so it needs trust to load).
+        model: Of a library that has a flavor (``docs/guide/registry.md`` lists them), the path of a
+            model folder of MLflow's, or any callable of a matrix ``(n, k)`` that gives ``(n,)``
+            scores (stored as a pickle, so it needs trust to load).
         signature: What it takes and gives. If left out it is made from `feature_set`, else from
             `names`, else from the names that the model itself knows.
         feature_set: The feature set whose values it takes, or its name.
@@ -157,7 +193,7 @@ def pack(
         flavor=chosen.name,
         files=files,
         tier=chosen.tier(files),
-        signature=signature or _signature_of(given or _own_names(model)),
+        signature=signature or _signature_of(chosen, files, given),
         params={key: str(value) for key, value in (params or {}).items()},
         metrics={key: float(value) for key, value in (metrics or {}).items()},
         trained_until=None if trained_until is None else utc(trained_until),
@@ -169,11 +205,16 @@ def pack(
             else f"{feature_set.name}@{feature_set.digest[:16]}"
         ),
         reference=reference,
+        environment=_environment(chosen, files),
     )
 
 
 def load_predictor(
-    version: ModelVersion, files: dict[str, bytes], *, trust: bool = False
+    version: ModelVersion,
+    files: dict[str, bytes],
+    *,
+    trust: bool = False,
+    registry: Vouches | None = None,
 ) -> Predictor:
     """Load a version from the bytes of its files, checked against its manifest first.
 
@@ -181,30 +222,52 @@ def load_predictor(
         version: The manifest.
         files: The bytes by path; what is checked is what is loaded.
         trust: Allow formats that run code when loaded (pickles).
+        registry: Asked whether the manifest bears a valid signature, which allows them too.
 
     Raises:
         BackendError: If the files are not those of the manifest.
-        NotAllowed: If the format runs code and `trust` was not given.
+        NotAllowed: If the format runs code and nothing vouches for it.
         NotFound: If the flavor is not installed.
         InvalidInput: If the flavor cannot read the files.
     """
     _verify(version, files)
-    flavor = find_flavor(version.flavor)
-    if not trust and "needs-trust" in (version.tier, flavor.tier(files)):
-        raise NotAllowed(
-            f"{version.ref} is stored in a format that runs code when it is loaded"
-            f" ({version.flavor})",
-            hint="store it in a safe format, or give trust=True if you trust who registered it"
-            + (f" ({version.actor})" if version.actor else ""),
+    if not version.flavor:
+        raise InvalidInput(
+            f"{version.ref} only says where its files are ({version.source or 'nowhere'})",
+            hint="register the model's folder: ev.register(name, ev.model(Path(folder)))",
         )
+    flavor = find_flavor(version.flavor)
+    if "needs-trust" in (version.tier, flavor.tier(files)) and not trust:
+        state = "unsigned" if registry is None else _signature_state(registry, version)
+        if state != "valid":
+            raise _untrusted(version, state)
     return flavor.load(files)
+
+
+def _signature_state(registry: Vouches, version: ModelVersion) -> str:
+    """What the signature of the stored manifest says of this very version."""
+    checked = registry.verify(version.name, version.version)
+    # The signature holds for the row that `verify` read; that must be the one we were given.
+    same = content_digest(version.flavor, version.files) == checked.digest
+    return checked.signature if same else "invalid"
+
+
+def _untrusted(version: ModelVersion, state: str) -> NotAllowed:
+    by = f" ({version.actor})" if version.actor else ""
+    return NotAllowed(
+        f"{version.ref} is stored in a format that runs code when it is loaded"
+        f" ({version.flavor}), and its signature is {state}",
+        hint="store it in a safe format; or set EVERLOOP_SIGNING_KEY where models are registered"
+        f" and served; or give trust=True if you trust who registered it{by}",
+    )
 
 
 def true_tier(artifact: ModelArtifact) -> FormatTier:
     """The tier of an artifact by its files where the flavor is known here, never a laxer one."""
-    known = {flavor.name: flavor for flavor in (*_BUILTIN, _LAST)}.get(artifact.flavor)
-    if known is not None and known.tier(artifact.files) == "needs-trust":
-        return "needs-trust"
+    if artifact.flavor in BUILTIN:
+        flavor = _builtin(artifact.flavor)
+        if artifact.files and flavor.tier(artifact.files) == "needs-trust":
+            return "needs-trust"
     return artifact.tier
 
 
@@ -230,19 +293,31 @@ def _accepting(model: object) -> Flavor:
             return flavor
     raise InvalidInput(
         f"no flavor takes a {type(model).__name__}",
-        hint="give a LightGBM or scikit-learn model, or a function of a matrix",
+        hint=f"give a model of {', '.join(BUILTIN)}, or a function of a matrix",
     )
 
 
-def _own_names(model: Any) -> tuple[str, ...]:
-    booster = getattr(model, "booster_", model)
-    if hasattr(booster, "feature_name"):
-        return tuple(booster.feature_name())
-    return tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
-
-
-def _signature_of(names: tuple[str, ...]) -> Signature:
+def _signature_of(flavor: Flavor, files: dict[str, bytes], given: tuple[str, ...]) -> Signature:
+    """What the files say of themselves, else numbers under the names, else nothing."""
+    tell = getattr(flavor, "signature", None)
+    if tell is not None and not given:
+        told: Signature = tell(files)
+        return told
+    names = given or (names_of(files) if ABOUT in files else ())
     return Signature(Schema(tuple(Field(name, "float64") for name in names)), _scores_schema())
+
+
+def _environment(flavor: Flavor, files: dict[str, bytes]) -> dict[str, str]:
+    """Versions of Python and of the libraries that a flavor names; they are loaded by now."""
+    tell = getattr(flavor, "environment", None)
+    if tell is not None:
+        return dict(tell(files))
+    found = {"python": platform.python_version()}
+    for name in ("numpy", *getattr(flavor, "libraries", ())):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version:
+            found[name] = str(version)
+    return found
 
 
 def _scores_schema() -> Schema:

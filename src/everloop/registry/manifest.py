@@ -14,7 +14,7 @@ from everloop.core.schema import Schema, canonical_json
 from everloop.core.time import utc
 from everloop.errors import InvalidInput
 
-__all__ = ["NO_SIGNATURE", "check_paths", "make_manifest"]
+__all__ = ["NO_SIGNATURE", "check_paths", "content_digest", "make_manifest"]
 
 #: Of a version that only says where its files are.
 NO_SIGNATURE = Signature(Schema(()), Schema(()))
@@ -38,14 +38,13 @@ def make_manifest(
         metrics: As text by ``repr``: a metric may be NaN, for which JSON has no word.
         rest: Further attributes of a ModelVersion.
     """
-    listed = [[file.path, file.digest, file.size] for file in files]
     empty: dict[str, Any] = {"code": "", "feature_set": "", "data": {}, "params": {}, "rows": 0}
     empty |= {"environment": {}, "reference": "", "source": ""}
     return {
         **empty,
         **rest,
         "content": content,
-        "digest": blake3(canonical_json([flavor, listed])).hexdigest(),
+        "digest": content_digest(flavor, files),
         "files": files,
         "flavor": flavor,
         "tier": tier,
@@ -53,6 +52,12 @@ def make_manifest(
         "trained_until": None if trained_until is None else utc(trained_until),
         "metrics": metrics or {},
     }
+
+
+def content_digest(flavor: str, files: tuple[Artifact, ...]) -> str:
+    """The digest of a version: blake3 over its flavor and its files."""
+    listed = [[file.path, file.digest, file.size] for file in files]
+    return blake3(canonical_json([flavor, listed])).hexdigest()
 
 
 def check_paths(files: dict[str, bytes]) -> None:

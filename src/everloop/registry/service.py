@@ -19,7 +19,7 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.lineage import feature_set_ref, link
 from everloop.core.artifact import ModelArtifact
-from everloop.core.context import current_actor
+from everloop.core.context import current_actor, current_principal
 from everloop.core.model import (
     Model,
     ModelPage,
@@ -34,6 +34,7 @@ from everloop.ports.blobs import BlobStore
 from everloop.registry import seal, search, write
 from everloop.registry.aliases import AliasMethods
 from everloop.registry.flavors import true_tier
+from everloop.registry.folder import adopted
 from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 from everloop.registry.stages import StageMethods
@@ -205,7 +206,7 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             run_id: The run that trained it.
             code: Digest of the code snapshot.
             environment: Distributions with their versions.
-            alias: Point this alias at it, in the same transaction.
+            alias: Point this alias at it, in the same transaction; it takes who may promote.
 
         Code and environment are those that the run noted, where they are not given. Where
         ``EVERLOOP_SIGNING_KEY`` is set the manifest is signed with it.
@@ -217,6 +218,8 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
         write.check_name(name)
         if alias:
             write.check_alias(alias)
+            # No way around `set_alias`, which is the right that this needs, too.
+            self._authorizer.authorize(current_principal(), "model:promote", name)
         files = self._store(artifact.files)
         reference = self._store({"reference": artifact.reference}) if artifact.reference else ()
         manifest = make_manifest(
@@ -232,7 +235,7 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             trained_until=artifact.trained_until,
             params=artifact.params,
             metrics={key: repr(float(value)) for key, value in artifact.metrics.items()},
-            environment=environment or {},
+            environment=environment or artifact.environment,
             reference=reference[0].digest if reference else "",
         )
         with self._catalog.write() as tx:
@@ -257,21 +260,32 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
         run_link: str = "",
         tags: dict[str, str] | None = None,
         description: str = "",
+        files: list[Artifact] | None = None,
     ) -> ModelVersion:
-        """Register a version that only says where its files are, as MLflow's clients do.
+        """Register a version that says where its files are, as MLflow's clients do.
 
-        Each call makes a version. It has no files of ours, so nothing here can load or gate it.
+        Each call makes a version. Where the files are in this store too and are a model folder of
+        MLflow's, the version has them and can be served; any other has none that can be loaded.
+
+        Args:
+            source: The URI.
+            run_id: The run that made it.
+            run_link: URL of that run on another server.
+            files: What lies there in this store, by path within `source`.
 
         Raises:
-            NotFound: If there is no such model.
-            InvalidInput: If `source` is blank.
+            NotFound: If there is no such model, or no such file in the store.
+            InvalidInput: If `source` is blank or a path is no plain relative one.
         """
         if not source.strip():
             raise InvalidInput("the version is wrong", [("source", "must not be blank")])
         check_tags(tags or {}, longest=_MAX_TAG)
-        manifest = make_manifest(content="", source=source)
+        manifest = make_manifest(content="", source=source, **adopted(self._blobs, files or []))
         with self._catalog.write() as tx:
             write.load_model(tx, name)
+            for file in manifest["files"]:
+                row = {"digest": file.digest, "size": file.size, "created_at": tx.now}
+                tx.insert_new(tables.objects, row)
             number = self._append(tx, name, manifest, run_id, tags or {}, description, run_link)
             return write.load_version(tx, name, number)
 
@@ -388,6 +402,7 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             signature=seal.verdict(manifest, name, version, key),
             signed_by=found.signed_by,
             damaged=tuple(file.path for file in found.files if self._damaged(file.digest)),
+            digest=manifest["digest"],
         )
 
     # --- states -------------------------------------------------------------------------------
@@ -544,13 +559,19 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
 
 
 def _surroundings(tx: Transaction, run_id: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Code snapshot and environment as the run noted them, where nobody said otherwise."""
+    """Code snapshot and environment as the run noted them, where nobody said otherwise.
+
+    The environment of the run is that of the model too; versions that the model came with win.
+    """
     runs = tables.runs
     query = select(runs.c.code, runs.c.environment).where(runs.c.id == run_id)
     run = tx.first(query) if run_id else None
     if run is None:
         return {}
-    return {name: manifest[name] or getattr(run, name) for name in ("code", "environment")}
+    return {
+        "code": manifest["code"] or run.code,
+        "environment": {**(run.environment or {}), **manifest["environment"]},
+    }
 
 
 def _merged(old: dict[str, str], new: dict[str, str | None]) -> dict[str, str]:

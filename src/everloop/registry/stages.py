@@ -36,7 +36,7 @@ class StageMethods:
 
     _catalog: Catalog
 
-    @action("model:write", on="name")
+    @action("model:promote", on="name")
     def set_stage(
         self, name: str, version: int, stage: str, *, archive_others: bool = False
     ) -> ModelVersion:

@@ -17,6 +17,7 @@ from everloop.catalog.tables import (
     run_tags,
     runs,
 )
+from everloop.core.context import current_principal
 from everloop.core.machines import RunState
 from everloop.core.run import Metric, Run, RunInput, RunOutput, RunPage
 from everloop.errors import InvalidInput, NotFound, StateError
@@ -107,7 +108,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             git: Commit, branch, dirty.
             environment: Python, platform, distributions.
             trigger: Id of the firing that started it.
-            actor: Who runs it; whoever is asking if not given.
+            actor: Who runs it; whoever is asking if not given, or if they logged in.
             started_at: UTC; now if not given.
             owner: The process that keeps it, as :func:`everloop.core.owner.this_process` says.
             lease_s: Seconds until it counts as lost without a renewal; 0 means never.
@@ -121,7 +122,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         id_ = id or uuid.uuid4().hex
         with self._catalog.write() as tx:
             pk = self._open(tx, experiment)
-            values: dict[str, Any] = {"actor": actor} if actor else {}
+            # A name that a client states is a name only where nobody logs in.
+            values: dict[str, Any] = {"actor": actor} if actor and not current_principal() else {}
             if started_at is not None:
                 values["started_at"] = started_at
             if lease_s:

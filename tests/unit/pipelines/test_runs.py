@@ -29,9 +29,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     execute = engine.Execution._execute
 
-    def counting(self: Any, step: Any, *rest: Any) -> Any:
-        seen.append(step.name.rpartition(".")[2])
-        return execute(self, step, *rest)
+    def counting(self: Any, call: Any, *rest: Any) -> Any:
+        seen.append(call.step.name.rpartition(".")[2])
+        return execute(self, call, *rest)
 
     monkeypatch.setattr(engine.Execution, "_execute", counting)
     return seen
@@ -339,15 +339,6 @@ def test_tables_and_arrays_are_handed_over_read_only(sqlite_workspace: Any) -> N
             found[0] = 9
 
 
-def test_map_keeps_order_and_takes_nothing(sqlite_workspace: Any, calls: list[str]) -> None:
-    @ev.pipeline
-    def fans() -> list[int]:
-        return double.map([3, 1, 2]) + double.map([])
-
-    assert fans.run() == [6, 2, 4]
-    assert len(calls) == 3
-
-
 def test_pipeline_within_a_pipeline_joins_its_run(sqlite_workspace: Any) -> None:
     @ev.pipeline
     def outer() -> float:
@@ -458,7 +449,7 @@ def test_late_writer_is_refused_and_nothing_is_kept(workspace: Any) -> None:
     workspace.clock.advance(seconds=61)
     service.start("p", run_id=run.id, owner="here:2:2")
     for write in (
-        lambda: service.commit_step(run.id, 1, a_step(run.id), None),
+        lambda: service.commit_steps(run.id, 1, [a_step(run.id)], []),
         lambda: service.finish(run.id, 1, "finished"),
         lambda: service.renew(run.id, 1),
         lambda: service.annotate(run.id, 1, code="x"),
@@ -466,7 +457,7 @@ def test_late_writer_is_refused_and_nothing_is_kept(workspace: Any) -> None:
         with pytest.raises(StateError, match="taken over by here:2:2"):
             write()
     assert service.steps(run.id) == []
-    service.commit_step(run.id, 2, a_step(run.id), None)
+    service.commit_steps(run.id, 2, [a_step(run.id)], [])
     assert len(service.steps(run.id)) == 1
 
 

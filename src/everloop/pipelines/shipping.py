@@ -1,0 +1,149 @@
+"""How a call of a step reaches another process: the function by name, large arguments by digest."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+import pyarrow as pa
+
+from everloop.core.context import current_workspace
+from everloop.core.pipeline import StoredValue
+from everloop.errors import InvalidInput
+from everloop.pipelines.definition import Step
+from everloop.pipelines.values import load, store
+
+__all__ = ["LazyBlobs", "StepReference", "call_from_bytes", "call_to_bytes", "reference_to"]
+
+#: Arrays from this many bytes go through the object store, where they are mapped and not copied.
+_LARGE = 65_536
+
+
+class LazyBlobs:
+    """The object store of the current workspace, which is opened when something large comes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(current_workspace().blobs, name)
+
+
+class StepReference(NamedTuple):
+    """Where a step's function is: a name in a module, or the function itself.
+
+    Attributes:
+        module: Empty if the function travels.
+        name: Qualified name of the step in the module.
+        function: The pickled function of a notebook, a main script or another function.
+    """
+
+    module: str
+    name: str
+    function: bytes
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function; imports its module."""
+        return _resolve(self)
+
+
+@functools.lru_cache(maxsize=64)
+def _resolve(reference: StepReference) -> Callable[..., Any]:
+    if not reference.module:
+        return pickle.loads(reference.function)  # type: ignore[no-any-return]
+    found: Any = importlib.import_module(reference.module)
+    for part in reference.name.split("."):
+        found = getattr(found, part)
+    return found.function  # type: ignore[no-any-return]
+
+
+def reference_to(step: Step) -> StepReference:
+    """How another process finds the function of `step`.
+
+    Raises:
+        InvalidInput: If it holds something that cannot be sent.
+    """
+    module, name = step.function.__module__, step.function.__qualname__
+    if module != "__main__" and "<" not in name:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is step:
+            return StepReference(module, name, b"")
+    try:
+        return StepReference("", "", cloudpickle.dumps(step.function))
+    except Exception as error:
+        # Pickling runs methods of whatever the function holds.
+        raise InvalidInput(
+            f"step {step.name} cannot be sent to another process: {error}",
+            hint="open connections, locks and the like inside the step",
+        ) from error
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Puts large tables and arrays into the object store and sends their names."""
+
+    def __init__(self, file: io.BytesIO, blobs: Any) -> None:
+        super().__init__(file)
+        self._blobs = blobs
+
+    def persistent_id(self, obj: Any) -> StoredValue | None:
+        if not _is_large(obj):
+            return None
+        return store(obj, self._blobs, "an argument")[0]
+
+
+def _is_large(value: Any) -> bool:
+    if isinstance(value, pa.Table):
+        return True
+    if type(value) is np.ndarray:
+        return value.nbytes >= _LARGE and not value.dtype.hasobject
+    # One with pending changes would lose them on the way through the store.
+    return type(value).__module__ == "everloop.data.frame" and not getattr(value, "changes", True)
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, pid: StoredValue) -> Any:
+        return load(pid, LazyBlobs())
+
+
+def call_to_bytes(args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Any, where: str) -> bytes:
+    """The arguments of a call; large ones are in the store when this returns.
+
+    Raises:
+        InvalidInput: If one of them cannot be sent; names it.
+    """
+    try:
+        return _dump((args, kwargs), blobs)
+    except Exception as error:
+        # Pickling runs methods of the user's classes.
+        named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        faults = [(str(name), told) for name, value in named.items() if (told := _told(value))]
+        raise InvalidInput(
+            f"the arguments of {where} cannot be sent to another process",
+            faults or [("", str(error))],
+            hint="give it what it can open itself (a path, an address), or call the step plainly",
+        ) from error
+
+
+def _dump(value: Any, blobs: Any) -> bytes:
+    sink = io.BytesIO()
+    _Pickler(sink, blobs).dump(value)
+    return sink.getvalue()
+
+
+def _told(value: Any) -> str:
+    try:
+        cloudpickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 - as above; here it only says which argument it was
+        return f"{type(value).__name__}: {error}"
+    return ""
+
+
+def call_from_bytes(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that :func:`call_to_bytes` wrote; large ones are mapped, read-only."""
+    args, kwargs = _Unpickler(io.BytesIO(data)).load()
+    return args, kwargs

@@ -1,0 +1,248 @@
+"""A worker process: executes calls of steps for one driver, and ends when the driver does.
+
+It is started with two inherited descriptors, a connection and a lifeline. Results are made durable
+here, so that large ones do not travel; only their stored form goes back, and the driver commits it.
+What comes over the connection was written by the process that started this one, on the same
+machine: that is why it may be a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from importlib.machinery import ModuleSpec
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from everloop.core.context import acting, open_elsewhere
+from everloop.core.pipeline import StoredValue
+from everloop.core.reads import Read, fixing, noting
+from everloop.core.run import Metric, Run
+from everloop.errors import InvalidInput
+from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
+from everloop.pipelines.values import store
+from everloop.tracking.current import logging_to
+
+__all__ = ["Outcome", "Raised", "Setup", "StepLog", "Task", "execute", "main"]
+
+
+class Setup(NamedTuple):
+    """What a worker is told first."""
+
+    folder: str
+    main: str
+    location: str
+    actor: str
+
+
+class Task(NamedTuple):
+    """Calls of one step, to be executed in turn.
+
+    Attributes:
+        step: Where the function is.
+        calls: The arguments of each call, as :func:`shipping.call_to_bytes` wrote them.
+        run: The run that they belong to.
+        now: The instant of the driver's manual clock; None if it goes by the machine's.
+        memory: Bytes that the process may use for its data; 0 is no limit.
+        fixed: In the repetition of a run what it read then, as `reads.fixed_answers` says.
+    """
+
+    step: StepReference
+    calls: list[bytes]
+    run: Run
+    now: datetime | None = None
+    memory: int = 0
+    fixed: tuple[str, dict[tuple[str, str], list[str]]] | None = None
+
+
+class Raised(NamedTuple):
+    """An exception on its way home.
+
+    Attributes:
+        error: The pickled exception; empty if it cannot be pickled.
+        kind: Name of its class.
+        message: Its text.
+        trace: The traceback, as lines of text.
+    """
+
+    error: bytes
+    kind: str
+    message: str
+    trace: str
+
+
+class Outcome(NamedTuple):
+    """What became of one call.
+
+    Attributes:
+        stored: The result, durable; None if it raised or has no stored form.
+        value: The pickled result if it has no stored form.
+        refused: Why it has none: the paths inside the result.
+        tables: Tables in the result: path, sources and pending changes.
+        logged: Metric points that the step logged.
+        raised: The exception, if it raised.
+        reads: What it read by names that may mean something else tomorrow.
+    """
+
+    began: datetime
+    ended: datetime
+    stored: StoredValue | None = None
+    value: bytes = b""
+    refused: tuple[tuple[str, str], ...] = ()
+    tables: tuple[tuple[str, Any, Any], ...] = ()
+    logged: tuple[Metric, ...] = ()
+    raised: Raised | None = None
+    reads: tuple[Read, ...] = ()
+
+
+class StepLog:
+    """Takes the metrics that one call of a step logs.
+
+    Args:
+        run: The run.
+        forward: Is given each point as well.
+    """
+
+    def __init__(self, run: Run, forward: Callable[[Metric], None] | None = None) -> None:
+        self.run = run
+        self.points: list[Metric] = []
+        self._forward = forward
+
+    def log(self, metrics: Mapping[str, Any], /, *, step: int = 0) -> None:
+        """Keep points for the end of the step."""
+        at_ms = time.time_ns() // 1_000_000
+        for key, value in metrics.items():
+            point = Metric(key=key, value=value, step=step, at_ms=at_ms)
+            self.points.append(point)
+            if self._forward is not None:
+                self._forward(point)
+
+
+def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outcome:
+    """Execute one call; what the step raises is part of the outcome."""
+    began, log = datetime.now(UTC), StepLog(task.run)
+    token = logging_to.set(log)
+    try:
+        with _memory_limit(task.memory), _as_then(task.fixed), noting() as reads:
+            args, kwargs = call_from_bytes(arguments)
+            value = function(*args, **kwargs)
+            return _stored(value, began, log)._replace(reads=tuple(reads))
+    except BaseException as error:  # noqa: BLE001 - the user's: whatever it is, the driver raises it
+        raised = _raised(error)
+        return Outcome(began, datetime.now(UTC), logged=tuple(log.points), raised=raised)
+    finally:
+        logging_to.reset(token)
+
+
+def _as_then(fixed: tuple[str, Any] | None) -> AbstractContextManager[None]:
+    return nullcontext() if fixed is None else fixing(*fixed)
+
+
+def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
+    try:
+        stored, encoder = store(value, LazyBlobs(), "it")
+    except InvalidInput as error:
+        faults = tuple((fault.path, fault.message) for fault in error.faults)
+        pickled = pickle_or_nothing(value)
+        return Outcome(
+            began, datetime.now(UTC), value=pickled, refused=faults, logged=tuple(log.points)
+        )
+    tables = tuple((path, table.sources, table.changes) for path, table in encoder.tables)
+    return Outcome(began, datetime.now(UTC), stored=stored, tables=tables, logged=tuple(log.points))
+
+
+def _raised(error: BaseException) -> Raised:
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
+    trace = "".join(["Traceback (most recent call last):\n", *traceback.format_list(inside)])
+    return Raised(pickle_or_nothing(error), type(error).__name__, str(error), trace.rstrip())
+
+
+def pickle_or_nothing(value: Any) -> bytes:
+    """The pickle of `value`; empty if it has none or cannot be read back."""
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(value)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001 - pickling runs methods of the user's classes
+        return b""
+    return data
+
+
+@contextmanager
+def _memory_limit(size: int) -> Iterator[None]:
+    if not size:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _end_with(lifeline: int) -> None:
+    # The driver alone holds the other end: the read returns when it closes it, or dies.
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+class _DriverClock:
+    """The machine's clock, or where the driver's manual clock stood when it sent the task."""
+
+    def __init__(self) -> None:
+        self.at: datetime | None = None
+
+    def now(self) -> datetime:
+        return self.at or datetime.now(UTC)
+
+
+def _prepare(setup: Setup, clock: _DriverClock) -> None:
+    os.chdir(setup.folder)
+    # Classes of the driver's main script must get the same names here and there.
+    sys.modules["__main__"].__spec__ = ModuleSpec(setup.main, None)
+    open_elsewhere(setup.location, actor=setup.actor, clock=clock)
+
+
+def main() -> None:
+    """Serve the driver until it closes the connection."""
+    connection, lifeline = Connection(int(sys.argv[1])), int(sys.argv[2])
+    # Ctrl-C reaches the whole foreground group; the driver decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    setup: Setup = pickle.loads(connection.recv_bytes())
+    clock = _DriverClock()
+    _prepare(setup, clock)
+    with acting(setup.actor):
+        while True:
+            try:
+                task: Task = pickle.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            clock.at = task.now
+            _serve(connection, task)
+
+
+def _serve(connection: Connection, task: Task) -> None:
+    try:
+        function = task.step.resolve()
+    except BaseException as error:  # noqa: BLE001 - importing the user's module runs it
+        now = datetime.now(UTC)
+        connection.send_bytes(b"")
+        for _ in task.calls:
+            connection.send_bytes(pickle.dumps(Outcome(now, now, raised=_raised(error))))
+        return
+    connection.send_bytes(b"")  # ready: from here on it is the step's own time
+    for arguments in task.calls:
+        connection.send_bytes(pickle.dumps(execute(function, task, arguments)))

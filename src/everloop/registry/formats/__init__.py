@@ -1,0 +1,1 @@
+"""Flavors of single libraries, one file each; a library is imported when a model of it is met."""

@@ -1,0 +1,380 @@
+"""Calls side by side: ``submit``, ``map``, and steps in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everloop.core.context import using
+from everloop.data.api import read
+from everloop.errors import InvalidInput, UserCodeError
+from everloop.pipelines import api as ev
+from everloop.pipelines.pool import Pool
+from everloop.workspace import Workspace, open_workspace
+from tests.unit.pipelines import fan_steps as steps
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    with open_workspace(tmp_path / "ws") as opened, using(opened):
+        yield opened
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    made = tmp_path / "marks"
+    made.mkdir()
+    return str(made)
+
+
+def marks(folder: str, pattern: str = "*-*-*") -> list[str]:
+    return sorted(path.name.split("-")[0] for path in Path(folder).glob(pattern))
+
+
+@ev.pipeline
+def squares(n: int, folder: str = "") -> list[int]:
+    return steps.square.map(range(n), folder=folder)
+
+
+def test_map_keeps_the_order_and_the_next_run_executes_nothing(
+    workspace: Workspace, folder: str
+) -> None:
+    for _ in range(2):
+        assert squares.run(n=20, folder=folder) == [x * x for x in range(20)]
+    assert len(marks(folder)) == 20
+    outcomes = [step.outcome for step in workspace.pipelines.steps(squares.run_id)]
+    assert outcomes == ["cached"] * 20
+
+
+def test_map_over_nothing_starts_no_process(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pool, "__init__", lambda *_: pytest.fail("a pool was made"))
+    assert squares.run(n=0) == []
+
+
+def test_equal_items_are_computed_once(workspace: Workspace, folder: str) -> None:
+    @ev.pipeline
+    def equal() -> list[int]:
+        return steps.square.map([3, 4, 3, 3], folder=folder)
+
+    assert equal.run() == [9, 16, 9, 9]
+    assert marks(folder) == ["3", "4"]
+
+
+def test_what_steps_log_in_workers_belongs_to_the_run(workspace: Workspace) -> None:
+    squares.run(n=3)
+    points = workspace.tracking.history(squares.run_id, "x")
+    assert sorted(point.value for point in points) == [0.0, 1.0, 2.0]
+
+
+def test_every_wrong_item_is_named_and_nothing_ran(workspace: Workspace, folder: str) -> None:
+    @ev.pipeline
+    def wrong() -> list[int]:
+        return steps.square.map([1, "two", 3, None], folder=folder)
+
+    with pytest.raises(InvalidInput) as caught:
+        wrong.run()
+    assert [fault.path for fault in caught.value.faults] == ["[1] x", "[3] x"]
+    assert marks(folder) == []
+
+
+def test_submitted_calls_take_the_handles_of_others(workspace: Workspace) -> None:
+    @ev.pipeline
+    def graph() -> tuple[float, int]:
+        one, two = steps.pair.submit(1), steps.pair.submit(2)
+        squares = [steps.square.submit(x) for x in (2, 3)]
+        return steps.add.submit(one, right=two).result(), steps.all_of(squares)
+
+    assert graph.run() == (1.5, 13)
+    assert graph.run() == (1.5, 13)
+    assert {step.outcome for step in workspace.pipelines.steps(graph.run_id)} == {"cached"}
+
+
+def test_outside_a_run_steps_are_plain_functions() -> None:
+    handle = steps.square.submit(4)
+    assert handle.done()
+    assert (handle.result(), steps.square.map([1, 2])) == (16, [1, 4])
+    failed = steps.refuses_odd.submit(1, "/nonexistent")
+    with pytest.raises(FileNotFoundError):
+        failed.result()
+
+
+def test_what_did_not_fail_is_kept_for_the_resume(workspace: Workspace, folder: str) -> None:
+    @ev.pipeline
+    def odd(folder: str) -> list[int]:
+        return steps.refuses_odd.map(range(6), folder=folder)
+
+    with pytest.raises(UserCodeError) as caught:
+        odd.run(folder=folder)
+    told = str(caught.value)
+    assert "1 is odd" in told
+    assert 'raise ValueError(f"{x} is odd")' in told, "the traceback of the worker"
+    assert "3 of 6 calls" in told
+    assert "first for item 1" in told
+    (Path(folder) / "mended").touch()
+    assert odd.run(resume=odd.run_id) == list(range(6))
+    assert marks(folder) == sorted("012345135")
+
+
+def test_calls_are_tried_again_in_workers(workspace: Workspace, folder: str) -> None:
+    @ev.pipeline
+    def third(folder: str) -> list[int]:
+        return steps.third_time.map([1, 2], folder=folder)
+
+    assert third.run(folder=folder) == [1, 2]
+    assert marks(folder) == sorted("111222")
+
+
+def test_a_call_over_its_time_is_killed_and_the_others_go_on(workspace: Workspace) -> None:
+    @ev.pipeline
+    def late() -> Any:
+        handles = [steps.waits.submit(seconds) for seconds in (0.0, 60.0, 0.01)]
+        with pytest.raises(TimeoutError, match=r"longer than 2 s"):
+            handles[1].result()
+        return handles[0].result(), handles[2].result()
+
+    began = time.monotonic()
+    assert late.run() == (0.0, 0.01)
+    assert time.monotonic() - began < 50
+
+
+def test_a_crash_costs_its_own_call_alone(workspace: Workspace) -> None:
+    @ev.pipeline
+    def crash() -> list[int]:
+        return steps.crashes_at.map(range(5), at=2)
+
+    with pytest.raises(UserCodeError, match="died of SIGSEGV"):
+        crash.run()
+    outcomes = [step.outcome for step in workspace.pipelines.steps(crash.run_id)]
+    assert sorted(outcomes) == ["failed", "ran", "ran", "ran", "ran"]
+
+
+def test_an_isolated_step_runs_elsewhere(workspace: Workspace) -> None:
+    @ev.pipeline
+    def elsewhere() -> int:
+        return steps.own_process()
+
+    assert elsewhere.run() != os.getpid()
+
+
+def test_a_step_over_its_memory_fails_and_the_next_one_does_not(workspace: Workspace) -> None:
+    @ev.pipeline
+    def hungry(megabytes: int) -> int:
+        return steps.takes(megabytes)
+
+    with pytest.raises(UserCodeError, match="MemoryError"):
+        hungry.run(megabytes=4_000)
+    assert hungry.run(megabytes=10) == 10
+
+
+def test_large_arguments_go_through_the_store(workspace: Workspace) -> None:
+    @ev.pipeline
+    def large() -> tuple[list[float], list[int]]:
+        values = steps.numbers.submit(1_000_000).result()
+        table = steps.rows(10)
+        few = [steps.kept.submit(table, least) for least in (3, 8)]
+        return [steps.first_of.submit(values, place).result() for place in (0, 999_999)], [
+            len(handle.result()) for handle in few
+        ]
+
+    assert large.run() == ([0.0, 999_999.0], [7, 2])
+
+
+def test_changes_of_rows_in_a_worker_are_recorded(workspace: Workspace) -> None:
+    workspace.data.commit("numbers", steps.rows.function(10).to_arrow())
+
+    @ev.pipeline
+    def drops() -> Any:
+        return steps.kept.submit(read("numbers"), 8).result()
+
+    assert len(drops.run()) == 2
+    [change] = workspace.data.changes(scope=f"run:{drops.run_id}/{steps.kept.name}")
+    assert (change.dataset, change.rule, change.rows) == ("numbers", "small", 8)
+
+
+@pytest.mark.parametrize("name", ["takes_lock"])
+def test_an_argument_that_cannot_be_sent_is_named(workspace: Workspace, name: str) -> None:
+    @ev.pipeline
+    def unsendable() -> int:
+        return steps.takes_lock.submit(threading.Lock()).result()
+
+    with pytest.raises(InvalidInput, match="cannot be sent") as caught:
+        unsendable.run()
+    assert "lock" in caught.value.faults[0].path
+
+
+def test_a_result_that_cannot_be_sent_is_told(workspace: Workspace) -> None:
+    @ev.pipeline
+    def unstorable() -> object:
+        return steps.gives_lock.submit().result()
+
+    with pytest.raises(InvalidInput, match="cannot be stored"):
+        unstorable.run()
+
+
+def test_a_failure_that_nobody_asked_for_fails_the_run(workspace: Workspace, folder: str) -> None:
+    @ev.pipeline
+    def forgets() -> int:
+        steps.refuses_odd.submit(1, folder)
+        return 0
+
+    with pytest.raises(UserCodeError, match="1 is odd"):
+        forgets.run()
+    assert workspace.tracking.run(forgets.run_id).state == "failed"
+
+
+@pytest.mark.parametrize("workers", [0, True, "2"])
+def test_workers_is_a_number_from_one(workspace: Workspace, workers: Any) -> None:
+    with pytest.raises(InvalidInput, match="workers"):
+        squares.run(n=1, workers=workers)
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory": "lots"}, {"memory": True}, {"memory": -1}, {"timeout": "soon"}]
+)
+def test_wrong_limits_are_refused(options: Any) -> None:
+    with pytest.raises(InvalidInput):
+        ev.step(**options)(len)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2_000_000_000), ("1.5 GiB", 1_610_612_736), (7, 7), ("512kb", 512_000)],
+)
+def test_memory_is_read_with_its_unit(text: Any, size: int) -> None:
+    assert ev.step(memory=text)(lambda: None).memory == size
+
+
+SCRIPT = """
+    import os, sys, time
+    from dataclasses import dataclass
+    from pathlib import Path
+    import everloop as ev
+
+    @dataclass
+    class Result:
+        value: int
+
+    FACTOR = 3
+
+    @ev.step
+    def times(x: int, folder: str) -> Result:
+        (Path(folder) / f"{x}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(0.05)
+        return Result(x * FACTOR)
+
+    @ev.pipeline
+    def fan(n: int, folder: str) -> int:
+        return sum(r.value for r in times.map(range(n), folder=folder))
+
+    if __name__ == "__main__":
+        resume = sys.argv[3] if len(sys.argv) > 3 else ""
+        if resume:
+            print(fan.run(resume=resume))
+        else:
+            print(fan.run(n=int(sys.argv[1]), folder=sys.argv[2]))
+"""
+
+
+def started(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    environment = os.environ | {"EVERLOOP_DIR": str(tmp_path / "ws")}
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_steps_of_a_main_script_reach_the_workers(tmp_path: Path, folder: str) -> None:
+    for _ in range(2):
+        out, err = started(tmp_path, "5", folder).communicate(timeout=120)
+        assert (out, err) == ("30\n", "")
+    assert len(marks(folder)) == 5
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in listed.stdout.split()]
+
+
+def wait_for(what: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_driver_leaves_no_process_and_resumes(tmp_path: Path, folder: str) -> None:
+    process = started(tmp_path, "40", folder)
+    wait_for(lambda: len(marks(folder)) >= 10)
+    workers = children_of(process.pid)
+    assert workers
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    with open_workspace(tmp_path / "ws") as workspace:
+        [run] = workspace.tracking.runs().runs
+        finished = len(workspace.pipelines.steps(run.id))
+        out, err = started(tmp_path, "40", folder, run.id).communicate(timeout=120)
+        assert (out, err) == (f"{sum(range(40)) * 3}\n", "")
+        rows = workspace.pipelines.steps(run.id)
+    ran = [row.key for row in rows if row.outcome == "ran"]
+    assert len(ran) == len(set(ran)) == 40, "each was committed once"
+    # What was being computed when it died is computed again, and nothing else.
+    in_hand = len(marks(folder)) - 40
+    assert 0 <= in_hand <= 40 - finished
+
+
+def test_ctrl_c_ends_the_run_and_its_workers(tmp_path: Path, folder: str) -> None:
+    process = started(tmp_path, "400", folder)
+    wait_for(lambda: len(marks(folder)) >= 4)
+    workers = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in err
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    with open_workspace(tmp_path / "ws") as workspace:
+        assert workspace.tracking.runs().runs[0].state == "killed"
+
+
+def test_two_runs_that_want_the_same_compute_it_once(tmp_path: Path, folder: str) -> None:
+    both = [started(tmp_path, "20", folder) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert (out, err) == (f"{sum(range(20)) * 3}\n", "")
+    assert len(marks(folder)) == 20
+
+
+def test_a_plain_call_waits_for_the_run_that_computes_the_same(
+    workspace: Workspace, folder: str
+) -> None:
+    @ev.pipeline
+    def alone() -> int:
+        return steps.slowly(7, folder)
+
+    def run() -> None:
+        with using(workspace):
+            results.append(ev.pipeline(alone.function).run())
+
+    results: list[int] = []
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [7] * 4
+    assert marks(folder, "7-*-*") == ["7"]
