@@ -519,7 +519,7 @@ class _Walk:
         if isinstance(kind, str):
             try:
                 code = compile(kind, label, "eval", dont_inherit=True)
-            except SyntaxError:
+            except (SyntaxError, ValueError):
                 return kind
             namespace = getattr(sys.modules.get(cls.__module__), "__dict__", {})
             known = [self._bound(namespace, item) for item in sorted(names_of(code))]
