@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from benchmarks.harness import Context, Row, bench
 from benchmarks.pipeline_steps import fan, spin
+from benchmarks.pipelines_keys import key_rows
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
@@ -174,3 +175,12 @@ def step_outside_a_run(context: Context) -> Row:
         answers_equal=step(1) == increase(1),
         repeats=repeats,
     )
+
+
+@bench
+def key_of_a_thousand_functions(context: Context) -> list[Row]:
+    repeats = context.repeats(30)
+    return [
+        Row(area="pipelines", unit="s", repeats=repeats, **figures)  # type: ignore[arg-type]
+        for figures in key_rows(repeats)
+    ]

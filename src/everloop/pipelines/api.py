@@ -6,6 +6,7 @@ up by its key, and executed and stored only if nothing is found.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -281,10 +282,12 @@ class Pipeline(Generic[P, R]):
             with noting() as reads:
                 return self._execute(execution, bound)
         finally:
-            if reads:
-                workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
             execution.close()
             describing.join(timeout=10)
+            if reads:
+                # Where the catalog is away, the run's own end has said so.
+                with contextlib.suppress(EverloopError):
+                    workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
 
     def _start(self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str) -> Run:
         stored: dict[str, Any] = {}

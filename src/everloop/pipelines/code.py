@@ -56,8 +56,11 @@ PYTHON = "{}.{}".format(*platform.python_version_tuple()[:2])
 _SHOWN = 40
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
-_REACH_ANYTHING = (builtins.eval, builtins.exec, builtins.globals, builtins.locals, builtins.vars)
-_IMPORT_ANYTHING = (builtins.__import__, importlib.import_module, importlib.reload, sys.modules)
+# By identity, as this is asked of every name; what stays for ever keeps its id.
+_REACH_ANYTHING = frozenset(map(id, (eval, exec, globals, locals, vars)))
+_IMPORT_ANYTHING = frozenset(
+    map(id, (builtins.__import__, importlib.import_module, importlib.reload, sys.modules))
+)
 
 # By module and name, as they load only if the project uses them: what finds code by names made at
 # run time, and what brings objects back with the classes that they name.
@@ -435,12 +438,10 @@ class _Walk:
 
     def _warned(self, value: Any, module: str, label: str) -> None:
         """Note what cannot be followed: code that reaches names made at run time."""
-        if isinstance(value, SCALARS):
-            return
-        if any(value is item for item in _REACH_ANYTHING):
+        if id(value) in _REACH_ANYTHING:
             self._beside.with_code |= value in (builtins.eval, builtins.exec)
             self._whole_module(module, f"{label} uses {value.__name__}()")
-        elif any(value is item for item in _IMPORT_ANYTHING):
+        elif id(value) in _IMPORT_ANYTHING:
             self._give_up(f"{label} imports by a name made at run time")
         elif isinstance(value, FunctionType | BuiltinFunctionType | type | ModuleType):
             home = value.__name__ if isinstance(value, ModuleType) else value.__module__ or ""
@@ -518,7 +519,7 @@ class _Walk:
         if isinstance(kind, str):
             try:
                 code = compile(kind, label, "eval", dont_inherit=True)
-            except SyntaxError:
+            except (SyntaxError, ValueError):
                 return kind
             namespace = getattr(sys.modules.get(cls.__module__), "__dict__", {})
             known = [self._bound(namespace, item) for item in sorted(names_of(code))]

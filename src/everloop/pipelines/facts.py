@@ -19,6 +19,7 @@ import msgspec
 from blake3 import blake3
 
 from everloop import settings
+from everloop.core.context import current_workspace, has_workspace
 from everloop.errors import EverloopError
 from everloop.pipelines.instructions import unknown_instructions
 from everloop.pipelines.scan import Reference, names_of, references, texts_of
@@ -154,14 +155,16 @@ def _maker() -> str:
 
 def _place() -> Path | None:
     """The file of the facts; None where the workspace is not a folder that is there."""
-    try:
-        location = settings.load().location
-    except EverloopError:
+    folder = getattr(current_workspace(), "folder", None) if has_workspace() else None
+    if folder is None:
+        try:
+            location = settings.load().location
+        except EverloopError:
+            return None
+        folder = None if "://" in location else Path(location)
+    if folder is None or not folder.is_dir():
         return None
-    folder = Path(location)
-    if "://" in location or not folder.is_dir():
-        return None
-    return folder / "cache" / f"code-{_maker()}"
+    return Path(folder) / "cache" / f"code-{_maker()}"
 
 
 def _forget() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import itertools
+import sys
 from collections.abc import Iterator
 from types import CodeType
 from typing import Literal, NamedTuple
@@ -22,6 +24,9 @@ from everloop.pipelines.instructions import (
 )
 
 __all__ = ["Reference", "Use", "climbs", "names_of", "references", "texts_of", "uses"]
+
+
+_HAS_DOCSTRING = 0x4000000  # a flag of code since 3.13
 
 
 class Reference(NamedTuple):
@@ -113,11 +118,19 @@ def names_of(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*nested)
 
 
+def _has_docstring(code: CodeType) -> bool:
+    """Whether the first constant is documentation; before 3.13 functions had that or None."""
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & _HAS_DOCSTRING)
+    is_function = code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<")
+    return bool(is_function and code.co_consts and isinstance(code.co_consts[0], str))
+
+
 @functools.cache
 def texts_of(code: CodeType) -> frozenset[str]:
-    """Constant texts in `code` and in the code nested in it."""
+    """Constant texts in `code` and in the code nested in it, without docstrings."""
     found: set[str] = set()
-    for item in code.co_consts:
+    for item in code.co_consts[_has_docstring(code) :]:
         if isinstance(item, CodeType):
             found |= texts_of(item)
         elif isinstance(item, str):

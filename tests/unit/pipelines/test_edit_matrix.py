@@ -94,8 +94,7 @@ def test_edit_runs_again_what_it_changes_and_nothing_else(
 def test_facts_of_code_were_kept_from_one_process_to_the_next(
     outcomes: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    kept = tmp_path_factory.getbasetemp().glob("matrix*/*/cache/code-*")
-    assert list(kept)
+    assert list(tmp_path_factory.getbasetemp().glob("matrix*/*/cache/code-*"))
 
 
 def test_there_are_many_edits() -> None:

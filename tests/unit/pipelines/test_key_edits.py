@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -461,3 +463,48 @@ def test_threads_that_digest_one_file_agree(project: Project) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert len(found) == 1
+
+
+def cell(number: int, text: str, namespace: dict[str, object]) -> None:
+    """Execute a cell as a notebook does: a name of its own for each, the source in `linecache`."""
+    name = f"<cell {number}>"
+    lines = textwrap.dedent(text).splitlines(keepends=True)
+    linecache.cache[name] = (len(text), None, lines, name)
+    exec(compile("".join(lines), name, "exec"), namespace)
+
+
+def test_functions_of_notebook_cells_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    namespace = vars(notebook)
+    cell(1, "RATE = 2\ndef helper(x):\n    return x * RATE  # twice\n", namespace)
+    cell(2, "def step(x):\n    return helper(x)\n", namespace)
+    step = namespace["step"]
+    before = fingerprint(step)
+    assert before.cacheable
+    cell(3, "def helper(x):\n    # a comment\n    return (x * RATE)\n", namespace)
+    assert fingerprint(step).digest == before.digest
+    cell(4, "def helper(x):\n    return x + RATE\n", namespace)
+    changed = fingerprint(step)
+    assert changed.digest != before.digest
+    cell(5, "RATE = 3\n", namespace)
+    assert fingerprint(step).digest != changed.digest
+    cell(6, "def step(x):\n    return eval('helper')(x)\n", namespace)
+    assert not fingerprint(namespace["step"]).cacheable  # a notebook has no file to count whole
+
+
+def test_compiled_module_of_the_project_counts_by_its_bytes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = project.folder / "fast.so"
+    digests = set()
+    for data in (b"one", b"two", b"one"):
+        binary.write_bytes(data)
+        os.utime(binary, (1_000_000_000, 1_000_000_000))
+        compiled = ModuleType("fast")
+        compiled.__file__ = str(binary)
+        monkeypatch.setitem(sys.modules, "fast", compiled)
+        made = variant(project, "m = fast\nreturn m.speed(x)", "import fast")
+        assert made.cacheable
+        digests.add(made.digest)
+    assert len(digests) == 2

@@ -17,7 +17,7 @@ from everloop.pipelines import code as code_module
 from everloop.pipelines import facts, instructions
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.instructions import unknown_instructions
-from everloop.pipelines.scan import references
+from everloop.pipelines.scan import references, texts_of
 
 
 def function_code(source: str, name: str = "step") -> CodeType:
@@ -292,3 +292,15 @@ def test_two_versions_of_python_share_no_key(monkeypatch: pytest.MonkeyPatch) ->
         digests.add(fingerprint(plain_step).digest)
     assert len(digests) == 3
     code_module._memo.clear()
+
+
+def test_docstring_is_no_text_that_may_name_a_file() -> None:
+    source = """
+    def step(x):
+        '''flow.py'''
+        def inner():
+            return 'one.csv'
+        return lambda: 'two.csv', inner, ('three.csv', x)
+    """
+    assert texts_of(function_code(source)) >= {"one.csv", "two.csv", "three.csv"}
+    assert "flow.py" not in texts_of(function_code(source))
