@@ -5,18 +5,17 @@ A worker that dies takes only its call with it: the others go on, and the next c
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
+from everloop.core.process import ChildProcess
 from everloop.core.project import module_name
 from everloop.pipelines.worker import Outcome, Raised, Setup, Task
 
@@ -24,7 +23,7 @@ __all__ = ["Pool", "usable_cores"]
 
 # The path comes first: Everloop itself may be on it only because the driver put it there.
 _START = (
-    "import sys; sys.path[:] = sys.argv[3:]; from everloop.pipelines.worker import main; main()"
+    "import sys; sys.path[:] = sys.argv[2:]; from everloop.pipelines.worker import main; main()"
 )
 _END_S = 2.0
 
@@ -47,21 +46,14 @@ class _Lost(Exception):
 class _Worker:
     def __init__(self, setup: bytes) -> None:
         ours, theirs = socket.socketpair()
-        watched, self._lifeline = os.pipe()
-        given = (theirs.fileno(), watched)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, *map(str, given), *sys.path],
-                pass_fds=given,
-                stdin=subprocess.DEVNULL,
-            )
+            command = [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path]
+            self._process = ChildProcess(command, pass_fds=(theirs.fileno(),))
         except BaseException:  # whatever it is, Ctrl-C too, no descriptor may stay open
             ours.close()
-            os.close(self._lifeline)
             raise
         finally:
             theirs.close()
-            os.close(watched)
         self._connection = Connection(ours.detach())
         self._send(setup)
 
@@ -90,8 +82,7 @@ class _Worker:
             raise self._lost() from error
 
     def _lost(self) -> _Lost:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_S)
+        self._process.wait(_END_S)
         code = self._process.poll()
         self.kill()
         if code is not None and code < 0:
@@ -99,24 +90,19 @@ class _Worker:
             return _Lost("ChildProcessError", f"the process that executed it died of {name}")
         return _Lost("ChildProcessError", f"the process that executed it ended with status {code}")
 
+    def interrupt(self) -> None:
+        """End it and all it started; whoever waits for its answer meets the end."""
+        self._process.kill()
+
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
-        self._close()
+        self._process.wait(_END_S)
+        self._connection.close()
 
     def end(self) -> None:
-        self._close()  # it ends when the connection does
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _close(self) -> None:
-        self._connection.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        self._connection.close()  # it ends when the connection does
+        if not self._process.wait(_END_S):
+            self.kill()
 
 
 class Pool:
@@ -193,6 +179,6 @@ class Pool:
             idle, self._idle = self._idle, []
             busy = list(self._busy) if kill else []
         for worker in busy:
-            worker._process.kill()  # the thread that waits for its answer meets the end
+            worker.interrupt()
         for worker in idle:
             worker.end()

@@ -1,9 +1,9 @@
 """A worker process: executes calls of steps for one driver, and ends when the driver does.
 
-It is started with two inherited descriptors, a connection and a lifeline. Results are made durable
-here, so that large ones do not travel; only their stored form goes back, and the driver commits it.
-What comes over the connection was written by the process that started this one, on the same
-machine: that is why it may be a pickle.
+It is started with a connection as an inherited descriptor. Results are made durable here, so that
+large ones do not travel; only their stored form goes back, and the driver commits it. What comes
+over the connection was written by the process that started this one, on the same machine: that is
+why it may be a pickle.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 
 from everloop.core.context import acting, open_elsewhere
 from everloop.core.pipeline import StoredValue
+from everloop.core.process import watch_lifeline
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
 from everloop.errors import InvalidInput
@@ -192,12 +191,6 @@ def _memory_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _end_with(lifeline: int) -> None:
-    # The driver alone holds the other end: the read returns when it closes it, or dies.
-    os.read(lifeline, 1)
-    os._exit(1)
-
-
 class _DriverClock:
     """The machine's clock, or where the driver's manual clock stood when it sent the task."""
 
@@ -217,10 +210,8 @@ def _prepare(setup: Setup, clock: _DriverClock) -> None:
 
 def main() -> None:
     """Serve the driver until it closes the connection."""
-    connection, lifeline = Connection(int(sys.argv[1])), int(sys.argv[2])
-    # Ctrl-C reaches the whole foreground group; the driver decides what to do about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    watch_lifeline()
+    connection = Connection(int(sys.argv[1]))
     setup: Setup = pickle.loads(connection.recv_bytes())
     clock = _DriverClock()
     _prepare(setup, clock)

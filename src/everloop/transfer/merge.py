@@ -57,6 +57,7 @@ STAYS = {
     "cursors": "how far readers of that event log have come",
     "leases": "who holds what there",
     "principals": "who may do what is decided here",
+    "tokens": "what people and programs log in with opens their own workspace alone",
     "memos": "results of steps are found again by running them; they may name what is not here",
     "deployments": _SERVES,
     "deployment_workers": _SERVES,
