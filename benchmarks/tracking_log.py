@@ -143,9 +143,15 @@ def _call(context: Context, both: Sides, database: str) -> Row:
 def batch_rows(context: Context) -> Iterator[Row]:
     """One point, and a thousand, durably, beside MLflow."""
     env = peer_of(context)
-    for place in places(context):
-        with place as here, sides(here) as both, Peer(env, "peer_mlflow.py") as peer:
-            peer.ask("open", store=here.store)
+    # MLflow's tables have the names of ours, so it gets a place of its own.
+    for place, peers_place in zip(places(context), places(context), strict=True):
+        with (
+            place as here,
+            peers_place as there,
+            sides(here) as both,
+            Peer(env, "peer_mlflow.py") as peer,
+        ):
+            peer.ask("open", store=there.store)
             for size, full in ((1, 300), (1000, 50)):
                 yield _batch(both, peer, here.database, size, context.repeats(full))
 

@@ -21,19 +21,19 @@ METRICS = ("auc", "loss", "f1")
 
 def series_rows(context: Context) -> Iterator[Row]:
     """The whole history of a long series, and a chart of it."""
-    for place in places(context):
-        with place as here:
-            yield from _series(context, here)
+    for place, peers_place in zip(places(context), places(context), strict=True):
+        with place as here, peers_place as there:
+            yield from _series(context, here, there)
 
 
-def _series(context: Context, place: Place) -> Iterator[Row]:
+def _series(context: Context, place: Place, there: Place) -> Iterator[Row]:
     count = context.size(100_000, 10_000)
     with (
         place.workspace() as workspace,
         place.limit() as limit,
         Peer(peer_of(context), "peer_mlflow.py") as peer,
     ):
-        peer.ask("open", store=place.store)
+        peer.ask("open", store=there.store)
         tracking = workspace.tracking
         run = tracking.create_run()
         for first in range(0, count, 1000):
@@ -222,12 +222,12 @@ def _run(number: int) -> tuple[str, int, dict[str, float]]:
 
 def search_rows(context: Context) -> Iterator[Row]:
     """The best hundred of many and of ten times as many runs."""
-    for one, other in zip(places(context), places(context), strict=True):
-        with one as few_in, other as many_in:
-            yield from _search(context, few_in, many_in)
+    for one, other, peers_place in zip(*(places(context) for _ in range(3)), strict=True):
+        with one as few_in, other as many_in, peers_place as there:
+            yield from _search(context, few_in, many_in, there)
 
 
-def _search(context: Context, few_in: Place, many_in: Place) -> Iterator[Row]:
+def _search(context: Context, few_in: Place, many_in: Place, there: Place) -> Iterator[Row]:
     counts = (context.size(10_000, 1_000), context.size(100_000, 10_000))
     repeats = context.repeats(40)
     with (
@@ -237,7 +237,7 @@ def _search(context: Context, few_in: Place, many_in: Place) -> Iterator[Row]:
     ):
         few = Search(few_in, small, counts[0])
         many = Search(many_in, large, counts[1])
-        peer.ask("open", store=few_in.store)
+        peer.ask("open", store=there.store)
         peer.ask("fill", runs=few.rows)
         sides = {
             "few": timed(few.ours),
