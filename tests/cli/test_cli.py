@@ -70,7 +70,7 @@ def test_every_list_speaks_json_and_tabs(project: Path, command: list[str]) -> N
         (["lineage", "downstream", "model:my-model/1", "--depth", "0"], 2, "depth"),
         (["lineage", "export", "--to", "http://"], 2, "no address"),
         (["dta", "list"], 2, "Did you mean 'data'"),
-        (["server", "--host", "0.0.0.0"], 2, "127.0.0.1"),
+        (["server", "--host", "0.0.0.0"], 2, "everloop user add"),
         (["data", "list", "--dir", "ftp://x"], 2, "ftp"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
