@@ -168,7 +168,8 @@ _PLAIN: dict[str, dict[str, Any]] = {
 def to_json_schema(schema: Schema) -> dict[str, Any]:
     """JSON Schema (2020-12) of one row as an object.
 
-    Whole numbers get the bounds of their type. Lost: rules over rows, keys, ``unique``, owners.
+    Whole numbers get the bounds of their type. Lost: rules over rows, keys, ``unique``, owners,
+    and that a bound was stated where it is the type's own.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
