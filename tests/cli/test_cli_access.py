@@ -89,7 +89,8 @@ def test_commands_log_in_to_a_server(tmp_path: Path) -> None:
             ann, vic = (f"http://{name}:{secret}@{host}" for name in ("ann", "vic"))
             done = everloop(tmp_path, "model", "list", "--dir", url, status=4)
             assert "EVERLOOP_TOKEN" in done.stderr
-            everloop(tmp_path, "model", "list", "--dir", vic)
+            for shown in (("model", "list"), ("run", "list"), ("data", "list"), ("events",)):
+                everloop(tmp_path, *shown, "--dir", vic)
             everloop(tmp_path, "user", "list", "--dir", vic, status=4)
             made = document(tmp_path, "token", "create", "--dir", ann)
             token = {"EVERLOOP_TOKEN": made["secret"]}

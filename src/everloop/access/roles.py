@@ -13,12 +13,13 @@ __all__ = ["RIGHTS", "ROLE_OF", "RoleAuthorizer", "is_allowed"]
 
 #: Role -> what it may beyond the role before it.
 RIGHTS: dict[Role, frozenset[str]] = {
-    # Sees everything that is kept here, and asks what is served.
+    # Sees everything that is kept here, and asks what is served. Whoever looks at runs has those
+    # noted as lost whose lease is over: the catalog's clock decides that, not the caller.
     "viewer": frozenset({
         "artifact:read", "charter:read", "dataset:read", "deployment:read", "event:read",
         "experiment:read", "feature:read", "lineage:read", "logged_model:read", "loop:read",
         "model:read", "monitor:read", "object:read", "prediction:ask", "prediction:read",
-        "run:read", "token:own", "trace:read", "user:own", "verdict:read", "webhook:read",
+        "run:read", "run:reap", "token:own", "trace:read", "user:own", "verdict:read", "webhook:read",
     }),
     # Does the daily work: data, runs, models. What it deletes can be restored.
     "contributor": frozenset({
@@ -34,7 +35,7 @@ RIGHTS: dict[Role, frozenset[str]] = {
         "deployment:serve", "deployment:write", "event:follow", "experiment:delete",
         "loop:decide", "loop:pause", "loop:run", "loop:write", "model:approve", "model:delete",
         "model:promote", "model:protect", "monitor:update", "monitor:write", "prediction:write",
-        "run:reap", "trace:delete", "verdict:give", "webhook:write",
+        "trace:delete", "verdict:give", "webhook:write",
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({
