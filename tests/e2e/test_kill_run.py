@@ -70,6 +70,7 @@ FLOW = """
         catalog = Catalog(f"sqlite:///{folder}/catalog.sqlite")
         blobs, authorizer = LocalBlobs(f"{folder}/objects"), EmbeddedAuthorizer()
         workspace = SimpleNamespace(
+            catalog=catalog,
             blobs=blobs,
             data=None,
             tracking=TrackingService(catalog, blobs, authorizer),
