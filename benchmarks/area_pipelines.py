@@ -29,7 +29,7 @@ from everloop.pipelines.service import PipelineService
 from everloop.tracking.service import TrackingService
 from everloop.workspace import open_workspace
 
-STEPS = 100
+STEPS = 1_000
 LIMIT = "a loop with a blake3 key and one durable SQLite commit a step (WAL, synchronous FULL)"
 
 
@@ -96,7 +96,7 @@ def _timed(call: Callable[..., int], start: int) -> tuple[float, int]:
 
 @bench
 def chain_of_steps(context: Context) -> list[Row]:
-    repeats = context.repeats(30)
+    repeats = context.repeats(10)
     seconds: dict[str, list[float]] = {}
     equal = True
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +179,7 @@ def step_outside_a_run(context: Context) -> Row:
 
 @bench
 def key_of_a_thousand_functions(context: Context) -> list[Row]:
-    repeats = context.repeats(30)
+    repeats = context.repeats(10)
     return [
         Row(area="pipelines", unit="s", repeats=repeats, **figures)  # type: ignore[arg-type]
         for figures in key_rows(repeats)

@@ -19,7 +19,8 @@ RIGHTS: dict[Role, frozenset[str]] = {
         "artifact:read", "charter:read", "dataset:read", "deployment:read", "event:read",
         "experiment:read", "feature:read", "lineage:read", "logged_model:read", "loop:read",
         "model:read", "monitor:read", "object:read", "prediction:ask", "prediction:read",
-        "run:read", "run:reap", "token:own", "trace:read", "user:own", "verdict:read", "webhook:read",
+        "run:read", "run:reap", "token:own", "trace:read", "user:own", "verdict:read",
+        "webhook:read",
     }),
     # Does the daily work: data, runs, models. What it deletes can be restored.
     "contributor": frozenset({
