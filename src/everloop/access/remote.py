@@ -106,8 +106,7 @@ class Transport:
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
             data = answer.read()
-        except BaseException:
-            # Also Ctrl-C: what is left of the answer must not meet the next call.
+        except BaseException:  # also Ctrl-C: what is left of the answer must not meet the next call
             connection.close()
             raise
         self._idle.append(connection)

@@ -158,8 +158,7 @@ class InferenceApp:
             return self._refusal(error, door, parts)
         except (asyncio.CancelledError, ClientGone):
             raise
-        except Exception:
-            # A fault of ours: the log gets all of it, the client an answer that tells nothing.
+        except Exception:  # a fault of ours: told to the log, not the client
             _logger.exception("the inference door failed")
             return self._refusal(EverloopError("internal error"), door, parts)
 

@@ -322,15 +322,13 @@ class Pipeline(Generic[P, R]):
         try:
             result = self.function(*args, **kwargs)
             execution.join()
-        except Exception as error:
-            # The user's function may raise anything; the run keeps it and the caller gets it.
+        except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
             execution.finish("failed", error=str(told))
             if told is error:
                 raise
             raise told from error
-        except BaseException as error:
-            # Ctrl-C, SystemExit: the run says that it was stopped, and the signal goes on.
+        except BaseException as error:  # Ctrl-C, SystemExit: noted, and it goes on
             execution.finish("killed", error=f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         finally:

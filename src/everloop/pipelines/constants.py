@@ -198,8 +198,7 @@ def _reduced(value: Any) -> Any:
             raise NotCanonical(value)
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception as error:
-        # An object may refuse to be copied in any way; then it has no such form.
+    except Exception as error:  # an object may refuse to be copied in any way
         raise NotCanonical(value) from error
     if isinstance(reduced, str):
         if is_project(type(value).__module__):

@@ -290,8 +290,7 @@ class Execution:
                 value = call.step.function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the user's: raised again after the last try
             return End(call, began, datetime.now(UTC), error=error, logged=tuple(log.points))
-        except BaseException as error:
-            # Ctrl-C, SystemExit: no failure of the step, but it is what ended it.
+        except BaseException as error:  # Ctrl-C, SystemExit: what ended the step
             self._note_raised(call, error)
             raise
         finally:

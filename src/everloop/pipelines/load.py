@@ -38,8 +38,7 @@ def load_module(path: str | Path) -> ModuleType:
     sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        # The user's file may raise anything; whatever it is, they see their own traceback.
+    except Exception as error:  # the user's file: they see their own traceback
         sys.modules.pop(file.stem, None)
         raise UserCodeError.caught(f"importing {path}", error) from error
     return module

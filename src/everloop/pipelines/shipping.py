@@ -75,8 +75,7 @@ def reference_to(step: Step) -> StepReference:
             return StepReference(module, name, b"")
     try:
         return StepReference("", "", cloudpickle.dumps(step.function))
-    except Exception as error:
-        # Pickling runs methods of whatever the function holds.
+    except Exception as error:  # pickling runs methods of whatever the function holds
         raise InvalidInput(
             f"step {step.name} cannot be sent to another process: {error}",
             hint="open connections, locks and the like inside the step",
@@ -118,8 +117,7 @@ def call_to_bytes(args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Any, whe
     """
     try:
         return _dump((args, kwargs), blobs)
-    except Exception as error:
-        # Pickling runs methods of the user's classes.
+    except Exception as error:  # pickling runs methods of the user's classes
         named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         faults = [(str(name), told) for name, value in named.items() if (told := _told(value))]
         raise InvalidInput(

@@ -176,8 +176,7 @@ def _unknown_types(data: bytes) -> list[str]:
     check_zip(data, "skops model")
     try:
         return sorted(set(skops.io.get_untrusted_types(data=data)) - REVIEWED)
-    except Exception as error:
-        # It walks a tree that the file gives, so a damaged one can raise anything.
+    except Exception as error:  # it walks a tree that the file gives: a damaged one may raise any
         raise InvalidInput(f"the file is no skops model: {error}") from error
 
 
@@ -186,8 +185,7 @@ def _to_pickle(model: object) -> bytes:
 
     try:
         return bytes(cloudpickle.dumps(model))
-    except Exception as error:
-        # A model's own __reduce__ may raise anything; it is told, with its cause.
+    except Exception as error:  # a model's own __reduce__ may raise anything
         raise InvalidInput(f"{type(model).__name__} cannot be stored: {error}") from error
 
 

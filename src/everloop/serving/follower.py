@@ -54,6 +54,5 @@ class Follower:
         while not self._stopping.wait(self._poll_s):
             try:
                 self.update()
-            except Exception:
-                # The thread must live on: without it this process would serve an old revision.
+            except Exception:  # the thread must live on, or routes get old
                 _logger.exception("the routes could not be refreshed")

@@ -295,8 +295,7 @@ class PredictionLog:
     def _table(self, group: list[Answers]) -> pa.Table | None:
         try:
             return prediction_table(group)
-        except Exception:
-            # What cannot be written must not stop all that comes after it.
+        except Exception:  # what cannot be written must not stop all that comes after it
             _logger.exception("predictions could not be made a table")
             self._lose(group)
             return None
@@ -313,8 +312,7 @@ class PredictionLog:
         except EverloopError as error:
             _logger.warning("predictions of %s not stored yet: %s", deployment, error.message)
             return False
-        except Exception:
-            # A fault of the store that nobody foresaw: counted, and the log goes on.
+        except Exception:  # a fault nobody foresaw: counted, and the log goes on
             _logger.exception("predictions of %s could not be stored and are lost", deployment)
             self._lose(group)
         return True

@@ -112,8 +112,7 @@ def _load(data: bytes) -> Any:
         file.write_bytes(data)
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
-        except Exception as error:
-            # What a configuration of known layers can make them raise is not listed anywhere.
+        except Exception as error:  # what layers can raise is listed nowhere
             raise InvalidInput(f"the file is no Keras model that loads: {error}") from error
 
 

@@ -272,8 +272,7 @@ def _pyfunc(
         file.write_bytes(data)
     try:
         model = mlflow.pyfunc.load_model(str(folder))
-    except Exception as error:
-        # The model's own code runs as it is loaded and may raise anything; it is told.
+    except Exception as error:  # the model's own code may raise anything
         shutil.rmtree(folder)
         raise InvalidInput(f"MLflow cannot load the model: {error}") from error
     told = _part(document, "signature").get("inputs")

@@ -96,8 +96,7 @@ class TorchFlavor:
             return Predictor(names_of(files), _scores(module))
         try:
             program = torch.export.load(io.BytesIO(files[_PROGRAM]))
-        except Exception as error:
-            # It runs what the file says, which may raise anything.
+        except Exception as error:  # it runs what the file says, which may raise anything
             raise InvalidInput(f"the file is no exported program: {error}") from error
         return Predictor(names_of(files), _scores(program.module()))
 
@@ -150,8 +149,7 @@ def _exported(model: Any, width: int) -> bytes:
             program = torch.export.export(
                 model.eval(), (rows,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
-        except Exception as error:
-            # It traces the user's own code, which may raise anything.
+        except Exception as error:  # it traces the user's own code, which may raise anything
             raise InvalidInput(
                 f"{type(model).__name__} cannot be exported: {error}",
                 hint="export it yourself (torch.export), or give a function that calls it",
