@@ -13,16 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from everloop.core.artifact import ModelArtifact
-from everloop.core.model import ModelVersion, Signature
-from everloop.core.run import Artifact
+from everloop.core.model import Signature
 from everloop.core.schema import Field, Schema
 from everloop.errors import BackendError, InvalidInput, NotAllowed, NotFound
 from everloop.registry import builtin, flavors
 from everloop.registry.flavors import load_predictor, pack
 from everloop.registry.service import RegistryService
-
-ROWS = np.random.default_rng(0).normal(size=(200, 3))
-LATE = (ROWS[:, 0] + ROWS[:, 1] > 0).astype(int)
+from tests.unit.registry.packing import LATE, ROWS, reload, version_of
 
 
 def _booster(**more: object) -> lightgbm.Booster:
@@ -30,29 +27,10 @@ def _booster(**more: object) -> lightgbm.Booster:
     return lightgbm.train(params, lightgbm.Dataset(ROWS, LATE, feature_name=["a", "b", "c"]), 4)
 
 
-def _version(artifact: ModelArtifact) -> ModelVersion:
-    from blake3 import blake3
-
-    files = tuple(
-        Artifact(path=path, digest=blake3(data).hexdigest(), size=len(data))
-        for path, data in artifact.files.items()
-    )
-    at = datetime(2013, 1, 1, tzinfo=UTC)
-    assert artifact.signature is not None
-    return ModelVersion(
-        name="m", version=1, digest="", files=files, flavor=artifact.flavor, tier=artifact.tier,
-        signature=artifact.signature, created_at=at, updated_at=at,
-    )  # fmt: skip
-
-
-def _reload(artifact: ModelArtifact, *, trust: bool = False) -> flavors.Predictor:
-    return load_predictor(_version(artifact), artifact.files, trust=trust)
-
-
 def test_lightgbm_scores_are_the_same_after_the_round_trip() -> None:
     booster = _booster()
     artifact = pack(booster)
-    predictor = _reload(artifact)
+    predictor = reload(artifact)
     assert (artifact.flavor, artifact.tier, predictor.names) == (
         "lightgbm",
         "safe",
@@ -67,7 +45,7 @@ def test_lightgbm_scores_are_the_same_after_the_round_trip() -> None:
 def test_lightgbm_classifier_gives_probabilities() -> None:
     model = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1).fit(ROWS, LATE)
     artifact = pack(model, names=["a", "b", "c"])
-    scores = _reload(artifact).predict(ROWS)
+    scores = reload(artifact).predict(ROWS)
     np.testing.assert_allclose(scores, model.booster_.predict(ROWS))
     assert artifact.flavor == "lightgbm"
 
@@ -89,7 +67,7 @@ def test_sklearn_is_safe_where_skops_needs_no_trust(model: object, tier: str) ->
     fitted = model.fit(ROWS, LATE)  # type: ignore[attr-defined]
     artifact = pack(fitted, names=["a", "b", "c"])
     assert (artifact.flavor, artifact.tier) == ("sklearn", tier)
-    scores = _reload(artifact, trust=tier == "needs-trust").predict(ROWS)
+    scores = reload(artifact, trust=tier == "needs-trust").predict(ROWS)
     proba = getattr(fitted, "predict_proba", None)
     expected = proba(ROWS)[:, 1] if proba else fitted.predict(ROWS)
     np.testing.assert_allclose(scores, expected)
@@ -104,8 +82,8 @@ def test_without_skops_sklearn_needs_trust(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_function_needs_trust_to_load() -> None:
     artifact = pack(lambda matrix: matrix[:, 0] * 2, names=["a", "b", "c"])
     with pytest.raises(NotAllowed, match="trust=True"):
-        _reload(artifact)
-    np.testing.assert_array_equal(_reload(artifact, trust=True).predict(ROWS), ROWS[:, 0] * 2)
+        reload(artifact)
+    np.testing.assert_array_equal(reload(artifact, trust=True).predict(ROWS), ROWS[:, 0] * 2)
 
 
 def test_a_pickle_that_calls_itself_safe_is_not_loaded(registry: RegistryService) -> None:
@@ -113,7 +91,7 @@ def test_a_pickle_that_calls_itself_safe_is_not_loaded(registry: RegistryService
     lying = ModelArtifact(flavor="sklearn", files=honest.files, signature=honest.signature)
     assert lying.tier == "safe"
     with pytest.raises(NotAllowed):
-        _reload(lying)
+        reload(lying)
     assert registry.register("m", lying).tier == "needs-trust"
 
 
@@ -129,7 +107,7 @@ def test_files_cut_short_are_told(path: str) -> None:
             signature=artifact.signature,
         )
         with pytest.raises(InvalidInput, match=r"no skops model|model\.pkl cannot be loaded"):
-            _reload(damaged, trust=True)
+            reload(damaged, trust=True)
 
 
 def test_skops_with_unknown_types_is_refused_even_if_called_safe() -> None:
@@ -143,7 +121,7 @@ def test_skops_with_unknown_types_is_refused_even_if_called_safe() -> None:
         signature=Signature(Schema(()), Schema(())),
     )
     with pytest.raises(NotAllowed, match="not trusted"):
-        _reload(crafted)
+        reload(crafted)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +135,7 @@ def test_skops_with_unknown_types_is_refused_even_if_called_safe() -> None:
 def test_bytes_that_the_manifest_does_not_name_are_not_loaded(files: dict[str, bytes]) -> None:
     artifact = pack(_booster())
     with pytest.raises(BackendError, match="not those of m/1"):
-        load_predictor(_version(artifact), files)
+        load_predictor(version_of(artifact), files)
 
 
 def test_a_text_that_is_no_model_is_said_so() -> None:
@@ -168,7 +146,7 @@ def test_a_text_that_is_no_model_is_said_so() -> None:
         signature=Signature(Schema(()), Schema(())),
     )
     with pytest.raises(InvalidInput, match="no LightGBM model"):
-        _reload(broken)
+        reload(broken)
 
 
 def test_models_of_many_classes_are_refused() -> None:
@@ -208,7 +186,7 @@ def test_a_feature_set_gives_the_signature() -> None:
 
 
 def test_shapes_are_checked_and_no_rows_are_no_scores() -> None:
-    predictor = _reload(pack(_booster()))
+    predictor = reload(pack(_booster()))
     assert predictor.predict(np.empty((0, 3))).shape == (0,)
     for wrong in (np.zeros((2, 2)), np.zeros(3)):
         with pytest.raises(InvalidInput, match=r"takes a matrix \(n, 3\)"):
@@ -240,4 +218,4 @@ def test_a_plug_in_flavor_is_found_by_its_entry_point(monkeypatch: pytest.Monkey
     monkeypatch.setattr(flavors, "entry_points", lambda group: EntryPoints([point]))
     artifact = pack(0.25)
     assert artifact.flavor == "constant"
-    np.testing.assert_array_equal(_reload(artifact).predict(ROWS[:2]), [0.25, 0.25])
+    np.testing.assert_array_equal(reload(artifact).predict(ROWS[:2]), [0.25, 0.25])
