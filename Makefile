@@ -64,7 +64,7 @@ UV_COMPILE = $(PY) -m uv pip compile --quiet pyproject.toml --python-version 3.1
 lock:
 	sh tools/bootstrap.sh $(VENV)
 	$(PIP) install --quiet uv
-	$(UV_COMPILE) --extra postgres --extra redis --extra sklearn --extra otlp --extra webhooks --extra examples --group dev --group build \
+	$(UV_COMPILE) --extra postgres --extra redis --extra sklearn --extra otlp --extra webhooks --extra ray --extra sweep --extra examples --group dev --group build \
 		$(ARGS) -o requirements.lock
 	$(UV_COMPILE) --extra examples --group build -c requirements.lock -o requirements-demo.lock
 
