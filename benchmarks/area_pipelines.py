@@ -19,6 +19,7 @@ from blake3 import blake3
 from benchmarks.harness import Context, Row, bench
 from benchmarks.pipeline_steps import fan, spin
 from benchmarks.pipelines_keys import key_rows
+from benchmarks.pipelines_peers import measure_peers
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
@@ -48,6 +49,11 @@ def chain(start: int, steps: int) -> int:
     return value
 
 
+@ev.pipeline
+def wide(start: int, steps: int) -> int:
+    return sum(step(start + number) for number in range(steps))
+
+
 class Limit:
     """The least that a durable memory of steps has to do."""
 
@@ -61,15 +67,21 @@ class Limit:
     def chain(self, start: int, steps: int) -> int:
         value = start
         for _ in range(steps):
-            key = blake3(self._code + json.dumps(value).encode()).hexdigest()
-            row = self._connection.execute("SELECT value FROM memo WHERE key = ?", (key,))
-            found = row.fetchone()
-            if found is None:
-                value = increase(value)
-                self._connection.execute("INSERT INTO memo VALUES (?, ?)", (key, json.dumps(value)))
-            else:
-                value = json.loads(found[0])
+            value = self._step(value)
         return value
+
+    def fan(self, start: int, steps: int) -> int:
+        return sum(self._step(start + number) for number in range(steps))
+
+    def _step(self, value: int) -> int:
+        key = blake3(self._code + json.dumps(value).encode()).hexdigest()
+        row = self._connection.execute("SELECT value FROM memo WHERE key = ?", (key,))
+        found = row.fetchone()
+        if found is not None:
+            return int(json.loads(found[0]))
+        result = increase(value)
+        self._connection.execute("INSERT INTO memo VALUES (?, ?)", (key, json.dumps(result)))
+        return result
 
 
 def _workspace(folder: Path) -> Any:
@@ -95,35 +107,43 @@ def _timed(call: Callable[..., int], start: int) -> tuple[float, int]:
 
 
 @bench
-def chain_of_steps(context: Context) -> list[Row]:
+def steps(context: Context) -> list[Row]:
     repeats = context.repeats(10)
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[tuple[str, str, str], list[float]] = {}
     equal = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         workspace, limit = _workspace(folder), Limit(folder)
+        sides = {
+            "chain": (chain.run, limit.chain, lambda start: start + STEPS),
+            "fan": (wide.run, limit.fan, lambda start: sum(range(start + 1, start + 1 + STEPS))),
+        }
         with using(workspace):
             for repeat in range(repeats + 1):
-                start = repeat * 10_000
-                for kind in ("first", "cached"):
-                    for who, call in (("everloop", chain.run), ("limit", limit.chain)):
-                        spent, value = _timed(call, start)
-                        equal = equal and value == start + 1 + STEPS
-                        if repeat:  # the first turn warms up
-                            seconds.setdefault(f"{who} {kind}", []).append(spent)
+                for number, (shape, (ours, raw, expected)) in enumerate(sides.items()):
+                    start = (2 * repeat + number) * 10_000
+                    for kind in ("first", "again"):
+                        for who, call in (("everloop", ours), ("limit", raw)):
+                            spent, value = _timed(call, start)
+                            equal = equal and value == expected(start + 1)
+                            if repeat:  # the first turn warms up
+                                seconds.setdefault((who, shape, kind), []).append(spent)
         workspace.catalog.close()
+    peers, peers_right = measure_peers(context)
     return [
         Row(
             area="pipelines",
-            work=f"one step of a chain of {STEPS}, {kind}",
+            work=f"one step of a {shape} of {STEPS}, {kind}",
             unit="s",
-            everloop=median(seconds[f"everloop {kind}"]),
-            limit=median(seconds[f"limit {kind}"]),
+            everloop=median(seconds["everloop", shape, kind]),
+            limit=median(seconds["limit", shape, kind]),
             limit_name=LIMIT,
-            answers_equal=equal,
+            peers=peers[shape, kind],
+            answers_equal=equal and peers_right,
             repeats=repeats,
         )
-        for kind in ("first", "cached")
+        for shape in ("chain", "fan")
+        for kind in ("first", "again")
     ]
 
 
