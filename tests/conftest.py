@@ -8,10 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory import in_memory
+
 pytest_plugins = ["tests.services", "tests.workspaces"]
 
 # Read by Keras as it is imported; the back end that the lock file has.
 os.environ.setdefault("KERAS_BACKEND", "openvino")
+
+# Where `tmp_path` is. Most of what tests write is fsynced, and a disk makes them wait for that.
+if (memory := in_memory()) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+# A worker takes whole files. These take longest, and a long one that begins last is waited for by
+# all; so they come first, the longest at the front.
+LONGEST = (
+    "e2e/test_demo.py",
+    "e2e/test_loop.py",
+)
 
 # The only tests that may be left out: PyTorch brings gigabytes that the lock file spares.
 _NEEDS_TORCH = {"test_torch.py"}
@@ -20,6 +33,18 @@ _has_torch = find_spec("torch") is not None
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.name in _NEEDS_TORCH and not _has_torch else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        # pytest-xdist would begin with the files that have most tests, which are not the longest.
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -35,6 +35,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from tests.keeper import ENDED
+from tests.memory import in_memory
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Error, Page
@@ -140,7 +141,7 @@ def _free_port() -> int:
 
 
 def _folder(owner: str | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="everloop-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="everloop-tests-", dir=in_memory()))
     if owner is not None:
         account = pwd.getpwnam(owner)
         os.chown(folder, account.pw_uid, account.pw_gid)
