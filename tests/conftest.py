@@ -15,6 +15,11 @@ pytest_plugins = ["tests.services", "tests.workspaces"]
 # Read by Keras as it is imported; the back end that the lock file has.
 os.environ.setdefault("KERAS_BACKEND", "openvino")
 
+# Two workers share two cores, and a thread of OpenMP that waits for another one spins: with more
+# threads than free cores a small training takes ten times as long. Inherited by child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Where `tmp_path` is. Most of what tests write is fsynced, and a disk makes them wait for that.
 if (memory := in_memory()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
@@ -24,6 +29,14 @@ if (memory := in_memory()) is not None:
 LONGEST = (
     "e2e/test_demo.py",
     "e2e/test_loop.py",
+    "compat/test_import_mlflow.py",
+    "e2e/test_up.py",
+    "e2e/test_kill_worker.py",
+    "e2e/test_pages.py",
+    "compat/test_mlflow_classic.py",
+    "compat/test_mlflow_models.py",
+    "compat/test_mlflow.py",
+    "e2e/test_leakage.py",
 )
 
 # The only tests that may be left out: PyTorch brings gigabytes that the lock file spares.

@@ -171,7 +171,7 @@ def test_a_rerun_with_nothing_changed_runs_no_step(lived: Lived) -> None:
     workspace = lived.workspace
     with using(workspace):
         pipeline = load_pipeline(f"{EXAMPLE / 'loop.py'}:retrain")
-        until = datetime(2013, 5, 1, tzinfo=UTC)
+        until = datetime(2013, 2, 1, tzinfo=UTC)
         pipeline.run(until=until)
         pipeline.run(until=until)
     outcomes = {step.outcome for step in workspace.pipelines.steps(pipeline.run_id)}
