@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.memory import in_memory
 
@@ -19,6 +20,10 @@ os.environ.setdefault("KERAS_BACKEND", "openvino")
 # threads than free cores a small training takes ten times as long. Inherited by child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Where `tmp_path` is. Most of what tests write is fsynced, and a disk makes them wait for that.
 if (memory := in_memory()) is not None:

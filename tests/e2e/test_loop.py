@@ -22,7 +22,8 @@ from everloop.pipelines.load import load_pipeline
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
 UNTIL = datetime(2013, 7, 1, tzinfo=UTC)
 
-pytestmark = pytest.mark.timeout(600)
+# On a machine that is many times slower than usual, too; nothing waits that long.
+pytestmark = pytest.mark.timeout(1800)
 
 
 class Lived(NamedTuple):
