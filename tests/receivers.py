@@ -42,7 +42,7 @@ class Receiver:
 
     def wait_for(self, count: int, path: str = "") -> list[Received]:
         """The requests to `path` once there are `count` of them."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         with self._changed:
             while len(found := [item for item in self.came if item.path.startswith(path)]) < count:
                 left = deadline - time.monotonic()

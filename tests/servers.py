@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message
 
 from everloop.workspace import Workspace
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager

@@ -47,12 +47,12 @@ def environment(url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(scope="module")
 def run_client(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], dict[str, Any]]:
-    """Runs a script of this folder and returns what its sections saw."""
+) -> Callable[..., Any]:
+    """Runs a script of this folder and returns what it tells in its last line."""
 
-    def run(script: str) -> dict[str, Any]:
+    def run(script: str, *arguments: str) -> Any:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name(script))],
+            [sys.executable, str(Path(__file__).with_name(script)), *arguments],
             env=environment,
             cwd=tmp_path_factory.mktemp("cwd"),
             capture_output=True,
@@ -60,28 +60,17 @@ def run_client(
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return told
+        return json.loads(done.stdout.splitlines()[-1])
 
     return run
 
 
 @pytest.fixture(scope="module")
-def command_line(
-    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., str]:
-    """Runs MLflow's own command line and returns what it printed."""
+def command_lines(run_client: Callable[..., Any]) -> Callable[..., list[str]]:
+    """Runs MLflow's own command line for each list of arguments; returns what each printed."""
 
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "mlflow", *arguments],
-            env=environment,
-            cwd=tmp_path_factory.mktemp("cwd"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(*lines: list[str]) -> list[str]:
+        told: list[str] = run_client("mlflow_command_lines.py", *map(json.dumps, lines))
+        return told
 
     return run

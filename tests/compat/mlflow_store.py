@@ -1,13 +1,15 @@
 """Makes a store with MLflow's own client, and tells what that client sees in stores.
 
-Run by test_import_mlflow.py: ``make URI`` fills a store, ``see URI...`` prints a JSON list with
-what is in each. In one process for several stores, as importing the client takes seconds.
+Run by test_import_mlflow.py: ``see URI...`` prints a JSON list with what is in each store, and
+``make FOLDER=URI...`` fills them before, each from within a folder, where some stores keep files.
+In one process for several stores, as importing the client takes seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -176,7 +178,11 @@ def _files(uri: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "make":
-        make(sys.argv[2])
-    else:
-        json.dump([see(uri) for uri in sys.argv[2:]], sys.stdout)
+    what, *uris = sys.argv[1:]
+    if what == "make":
+        places = [argument.partition("=") for argument in uris]
+        uris = [uri for _, _, uri in places]
+        for folder, _, uri in places:
+            os.chdir(folder)
+            make(uri)
+    json.dump([see(uri) for uri in uris], sys.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -43,7 +44,6 @@ def environment() -> dict[str, str]:
 
 
 def client(folder: Path, *arguments: str) -> str:
-    folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(SCRIPT), *arguments],
         env=environment(),
@@ -53,7 +53,7 @@ def client(folder: Path, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()[-1]  # the client says before where runs can be looked at
 
 
 def free_port() -> int:
@@ -106,22 +106,40 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stores(root: Path, mlflow_server: str) -> dict[str, str]:
-    """The source of each kind, as a person would name it, filled by MLflow's client."""
-    client(root / "files", "make", f"file://{root}/files/mlruns")
-    client(root / "sqlite", "make", f"sqlite:///{root}/sqlite/mlflow.db")
-    client(root / "server", "make", mlflow_server)
+def postgres_store(postgres_url: str) -> Iterator[str]:
+    """URL of a database for a store of MLflow's."""
+    import psycopg
+
+    name = f"everloop_test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield postgres_url.rsplit("/", 1)[0] + f"/{name}"
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def seen_there(root: Path, mlflow_server: str, postgres_store: str) -> dict[str, Any]:
+    """What MLflow's client sees in each store, after it filled them."""
+    uris = {
+        "files": f"file://{root}/files/mlruns",
+        "sqlite": f"sqlite:///{root}/sqlite/mlflow.db",
+        "server": mlflow_server,
+        "postgres": postgres_store.replace("postgresql://", "postgresql+psycopg://"),
+    }
+    for kind in uris:
+        (root / kind).mkdir(exist_ok=True)
+    told = client(root, "make", *(f"{root / kind}={uri}" for kind, uri in uris.items()))
+    return dict(zip(uris, json.loads(told), strict=True))
+
+
+@pytest.fixture(scope="module")
+def stores(root: Path, mlflow_server: str, seen_there: dict[str, Any]) -> dict[str, str]:
+    """The source of each kind, as a person would name it."""
     return {
         "files": str(root / "files" / "mlruns"),
         "sqlite": str(root / "sqlite" / "mlflow.db"),
         "server": mlflow_server,
     }
-
-
-@pytest.fixture(scope="module")
-def seen_there(root: Path, stores: dict[str, str]) -> dict[str, Any]:
-    uris = [f"file://{stores['files']}", f"sqlite:///{stores['sqlite']}", stores["server"]]
-    return dict(zip(KINDS, json.loads(client(root, "see", *uris)), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -243,33 +261,20 @@ def test_store_that_was_moved_is_found_beside_itself(
 
 
 def test_postgres_store_and_postgres_workspace(
-    root: Path,
-    stores: dict[str, str],
+    seen_there: dict[str, Any],
+    postgres_store: str,
     postgres_database: str,
-    postgres_url: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    import psycopg
-
-    name = "everloop_import_source"
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE IF EXISTS {name}")
-        admin.execute(f"CREATE DATABASE {name}")
-    source = postgres_url.rsplit("/", 1)[0] + f"/{name}"
     monkeypatch.setenv("EVERLOOP_OBJECTS", str(tmp_path / "objects"))
-    try:
-        client(root / "pg", "make", source.replace("postgresql://", "postgresql+psycopg://"))
-        with ev.open(postgres_database, actor="tester") as workspace:
-            report = workspace.import_mlflow(source)
-            assert report.refusals == ()
-            assert counts(report)["run"] == (6, 6, 0, 0)
-            assert counts(report)["points"] == (934, 934, 0, 0)
-            again = workspace.import_mlflow(source)
-            assert counts(again)["run"] == (6, 0, 6, 0)
-            # Ids that were kept are counted on from.
-            made = workspace.tracking.create_experiment("made here")
-            assert int(made.id) == 3
-    finally:
-        with psycopg.connect(postgres_url, autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with ev.open(postgres_database, actor="tester") as workspace:
+        report = workspace.import_mlflow(postgres_store)
+        assert report.refusals == ()
+        assert counts(report)["run"] == (6, 6, 0, 0)
+        assert counts(report)["points"] == (934, 934, 0, 0)
+        again = workspace.import_mlflow(postgres_store)
+        assert counts(again)["run"] == (6, 0, 6, 0)
+        # Ids that were kept are counted on from.
+        made = workspace.tracking.create_experiment("made here")
+        assert int(made.id) == 3

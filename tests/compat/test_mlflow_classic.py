@@ -89,19 +89,22 @@ def test_a_file_sent_in_parts(seen: dict[str, Any], workspace: Workspace) -> Non
 
 def test_command_line(
     seen: dict[str, Any],
-    command_line: Callable[..., str],
+    command_lines: Callable[..., list[str]],
     workspace: Workspace,
     tmp_path: Path,
 ) -> None:
-    listed = command_line("experiments", "search")
-    assert "paged" in listed
-    assert "Default" in listed
     experiment = workspace.tracking.experiment_by_name("paged").id
-    assert "r6" in command_line("runs", "list", "--experiment-id", experiment)
     run_id = of(seen, "in_parts")["run_id"]
-    found = command_line("artifacts", "list", "--run-id", run_id, "--artifact-path", "deep")
-    assert '"path": "deep/folder"' in found
-    command_line("artifacts", "download", "--run-id", run_id, "--dst-path", str(tmp_path))
+    experiments, runs, files, _ = command_lines(
+        ["experiments", "search"],
+        ["runs", "list", "--experiment-id", experiment],
+        ["artifacts", "list", "--run-id", run_id, "--artifact-path", "deep"],
+        ["artifacts", "download", "--run-id", run_id, "--dst-path", str(tmp_path)],
+    )
+    assert "paged" in experiments
+    assert "Default" in experiments
+    assert "r6" in runs
+    assert '"path": "deep/folder"' in files
     assert (tmp_path / "deep/folder/big.bin").stat().st_size == of(seen, "in_parts")["size"]
 
 

@@ -39,6 +39,14 @@ def catalog_url(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
 
 
 @pytest.fixture
+def empty_url(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database in which no catalog was made yet."""
+    if place == "postgres":
+        return str(request.getfixturevalue("empty_postgres_database"))
+    return f"sqlite:///{tmp_path}/catalog.sqlite"
+
+
+@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(START)
 

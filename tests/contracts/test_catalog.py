@@ -216,15 +216,15 @@ def test_catalog_works_on_both_sides_of_a_fork(catalog: Catalog) -> None:
 # Opening and migrating
 
 
-def test_many_processes_open_a_fresh_catalog(catalog_url: str) -> None:
+def test_many_processes_open_a_fresh_catalog(empty_url: str) -> None:
     code = f"""
 from everloop.catalog.engine import Catalog
-with Catalog({catalog_url!r}).write() as tx:
+with Catalog({empty_url!r}).write() as tx:
     tx.append("a.Happened", "a:1")
 """
     for status, output in children(code, 8):
         assert status == 0, output
-    catalog = Catalog(catalog_url)
+    catalog = Catalog(empty_url)
     assert len(catalog.events()) == 8
     with catalog.read() as tx:
         found = tx.all(text("SELECT version_num FROM alembic_version"))

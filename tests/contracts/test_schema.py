@@ -1,4 +1,7 @@
-"""The migrations make what tables.py says, on each database; a change of one alone is caught."""
+"""The migrations make what tables.py says, on each database; a change of one alone is caught.
+
+An empty catalog is made from tables.py without them, so both ways lead to the same.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ from everloop.catalog.tables import metadata
 
 SQLITE = """
     SELECT type, name, tbl_name, sql FROM sqlite_master
-    WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'
+    WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'
 """
 POSTGRES = (
     """
     SELECT 'relation', r.relname, r.relkind, r.relpersistence, r.reloptions::text,
         pg_get_indexdef(i.indexrelid)
     FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid
-    WHERE r.relnamespace = 'public'::regnamespace AND r.relname NOT LIKE 'alembic_version%'
+    WHERE r.relnamespace = 'public'::regnamespace
     """,
     """
     SELECT 'column', r.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -47,13 +50,12 @@ POSTGRES = (
     FROM pg_class r
     JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum
-    WHERE r.relnamespace = 'public'::regnamespace AND r.relname NOT LIKE 'alembic_version%'
+    WHERE r.relnamespace = 'public'::regnamespace
     """,
     """
     SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
     FROM pg_constraint
     WHERE connamespace = 'public'::regnamespace
-        AND conrelid::regclass::text NOT LIKE 'alembic_version%'
     """,
     "SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
 )
@@ -91,35 +93,58 @@ def place(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def migrated(catalog_url: str) -> Iterator[Engine]:
-    """A database that the migrations made."""
-    Catalog(catalog_url).close()
-    engine = create_engine(catalog_url.replace("postgresql:", "postgresql+psycopg:"))
+def empty(empty_url: str) -> Iterator[Engine]:
+    engine = create_engine(empty_url.replace("postgresql:", "postgresql+psycopg:"))
     yield engine
     engine.dispose()
 
 
+@pytest.fixture
+def migrated(empty: Engine) -> Engine:
+    """A database that the migrations made, one after the other."""
+    with empty.begin() as connection:
+        migrate.run(connection)
+    return empty
+
+
 def described_as_migrated(migrated: Engine) -> Facts:
     with migrated.connect() as connection:
-        return described(connection)
+        return of_tables(described(connection))
 
 
 def described_as_declared(declared: MetaData, migrated: Engine) -> Facts:
-    """The schema of `declared`, made in an empty database of the same kind and undone."""
-    engine = create_engine("sqlite://") if migrated.dialect.name == "sqlite" else migrated
-    with engine.connect() as connection:
-        if engine is migrated:
+    return of_tables(described_when_made(declared.create_all, migrated))
+
+
+def described_when_made(make: Callable[[Connection], None], engine: Engine) -> Facts:
+    """The schema that `make` makes in an empty database of the kind of `engine`, undone."""
+    other = create_engine("sqlite://") if engine.dialect.name == "sqlite" else engine
+    with other.connect() as connection:
+        if other is engine:
             connection.execute(text("DROP SCHEMA public CASCADE"))
             connection.execute(text("CREATE SCHEMA public"))
-        declared.create_all(connection)
+        make(connection)
         found = described(connection)
-    if engine is not migrated:
-        engine.dispose()
+    if other is not engine:
+        other.dispose()
     return found
+
+
+def of_tables(facts: Facts) -> Facts:
+    """Without what Alembic made for itself."""
+    return {fact for fact in facts if not str(fact[1]).startswith("alembic_version")}
 
 
 def test_migrations_make_the_declared_schema(migrated: Engine) -> None:
     assert described_as_migrated(migrated) == described_as_declared(metadata, migrated)
+
+
+def test_empty_catalog_is_made_as_if_it_had_been_migrated(empty_url: str, empty: Engine) -> None:
+    """Alembic's own table included, for the next migration looks there."""
+    Catalog(empty_url).close()
+    with empty.connect() as connection:
+        assert described(connection) == described_when_made(migrate.run, empty)
+        assert MigrationContext.configure(connection).get_current_heads() == (migrate.HEAD,)
 
 
 def test_alembic_sees_nothing_left_to_migrate(migrated: Engine) -> None:
@@ -222,6 +247,13 @@ def test_addition_without_a_migration_is_seen_by_alembic(migrated: Engine, name:
         assert len(compare_metadata(MigrationContext.configure(connection), declared)) == 1
 
 
+def test_migrations_name_the_columns_that_they_copy() -> None:
+    """A catalog that was not made by migrations has its columns in another order."""
+    folder = Path(migrate.__file__).parent / "migrations" / "versions"
+    later = [file for file in folder.glob("[0-9]*.py") if file.name[:4] > "0007"]
+    assert [file.name for file in later if "select *" in file.read_text().lower()] == []
+
+
 def test_migrations_know_nothing_of_the_present_tables() -> None:
     folder = Path(migrate.__file__).parent / "migrations" / "versions"
     imported = {
@@ -233,20 +265,16 @@ def test_migrations_know_nothing_of_the_present_tables() -> None:
     assert imported == {"alembic", "sqlalchemy"}
 
 
-def test_points_are_kept_when_their_table_is_made_anew(
-    catalog_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as before:
-        before.setattr(migrate, "HEAD", "0005")
-        Catalog(catalog_url).close()
-    engine = create_engine(catalog_url.replace("postgresql:", "postgresql+psycopg:"))
+def test_points_are_kept_when_their_table_is_made_anew(empty_url: str, empty: Engine) -> None:
+    with empty.begin() as connection:
+        migrate.run(connection, to="0005")
     run = (
         "INSERT INTO runs (pk, id, experiment_pk, name, pipeline, state, code, git, environment, "
         "arguments, actor, trigger, error, owner, fence, lifecycle, started_at) VALUES (7, 'r', 0, "
         "'', '', 'running', '', '{}', '{}', '{}', '', '', '', '', 0, 'active', 0)"
     )
     points = [(7, 3, step, step, step / 7, False) for step in range(-5, 5)]
-    with engine.begin() as connection:
+    with empty.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO experiments (pk, name, lifecycle, tags, created_at, updated_at) "
@@ -259,8 +287,7 @@ def test_points_are_kept_when_their_table_is_made_anew(
             names = {f"v{number}": value for number, value in enumerate(values)}
             marks = ", ".join(f":{name}" for name in names)
             connection.execute(text(f"INSERT INTO metric_points VALUES ({marks})"), names)
-    Catalog(catalog_url).close()
-    with engine.connect() as connection:
+    Catalog(empty_url).close()
+    with empty.connect() as connection:
         found = connection.execute(text("SELECT * FROM metric_points ORDER BY step")).all()
-    engine.dispose()
     assert [tuple(row) for row in found] == points

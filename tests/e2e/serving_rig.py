@@ -23,7 +23,7 @@ from tests.unit.serving_fakes import deployment
 ROOT = Path(__file__).parents[2]
 
 
-def wait_for(claim: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+def wait_for(claim: Callable[[], object], what: str, timeout_s: float = 180) -> None:
     deadline = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < deadline, f"never happened: {what}"
@@ -80,7 +80,7 @@ class Rig:
         )
 
     def predictions_counted(self) -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         return int(
             sum(float(x.split()[-1]) for x in lines if x.startswith("everloop_predictions_total"))
@@ -94,7 +94,7 @@ class Rig:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -123,7 +123,7 @@ class Sender:
         self._thread.join(30)
 
     def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while not self._stop.is_set():
             try:
                 self._ask(connection)

@@ -52,11 +52,16 @@ def wait_until_gone(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def test_database_is_empty_and_writable(postgres_database: str) -> None:
-    with psycopg.connect(postgres_database) as connection:
-        tables = connection.execute("select * from pg_tables where schemaname = 'public'")
-        assert tables.fetchall() == []
-        connection.execute("create table t (i int)")
+def test_databases_are_writable_with_a_catalog_and_without(
+    postgres_database: str, empty_postgres_database: str
+) -> None:
+    for url, is_made in ((postgres_database, True), (empty_postgres_database, False)):
+        with psycopg.connect(url) as connection:
+            found = connection.execute("select to_regclass('public.events')").fetchone()
+            assert (found != (None,)) is is_made
+            tables = connection.execute("select * from pg_tables where schemaname = 'public'")
+            assert (tables.fetchall() != []) is is_made
+            connection.execute("create table t (i int)")
 
 
 def test_database_is_dropped_even_while_a_client_holds_it(

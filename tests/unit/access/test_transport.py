@@ -22,7 +22,7 @@ class Slow(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.asked.set()
-        assert self.answer.wait(10)
+        assert self.answer.wait(60)
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -53,11 +53,11 @@ def test_a_call_in_flight_when_the_transport_closes_leaves_no_connection(slow: s
     transport = Transport(slow)
     call = threading.Thread(target=transport.call, args=("/x", b"", 0))
     call.start()
-    assert Slow.asked.wait(10)
+    assert Slow.asked.wait(60)
     transport.close()
     Slow.answer.set()
-    call.join(10)
-    assert Slow.ended.wait(10), "the connection was kept open by a closed transport"
+    call.join(60)
+    assert Slow.ended.wait(60), "the connection was kept open by a closed transport"
 
 
 def test_an_open_transport_keeps_its_connection(slow: str) -> None:
@@ -66,4 +66,4 @@ def test_an_open_transport_keeps_its_connection(slow: str) -> None:
     assert transport.call("/x", b"", 0) == (b"ok", 2)
     assert not Slow.ended.wait(0.2)
     transport.close()
-    assert Slow.ended.wait(10)
+    assert Slow.ended.wait(60)

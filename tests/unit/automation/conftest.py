@@ -7,16 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.automation.service import AutomationService
 from everloop.catalog.engine import Catalog
 from everloop.core.time import ManualClock
 from tests.unit.automation.world import deploy
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -362,12 +362,14 @@ def test_a_person_may_ask_in_spite_of_the_cooldown(
         automation.fire(NAME)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_year_of_noisy_alerts_stays_calm_and_loses_none(
-    automation: AutomationService, catalog: Catalog, clock: ManualClock, seed: int
+    automation: AutomationService, catalog: Catalog, clock: ManualClock
 ) -> None:
-    """Alerts come and go at random; candidates are refused, promoted or break at random."""
-    chance = random.Random(seed)
+    """Alerts come and go at random; candidates are refused, promoted or break at random.
+
+    Each database lives through a year of its own.
+    """
+    chance = random.Random({"sqlite": 1, "postgresql": 2}[catalog.url.get_backend_name()])
     automation.declare(spec(cooldown="7d", budget="3 per month"))
     alert = None
     worked, open_days, longest = [], 0, 0

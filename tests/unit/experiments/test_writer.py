@@ -13,7 +13,7 @@ from everloop.errors import BackendError, StateError
 from everloop.experiments import writer as module
 from everloop.experiments.writer import PointWriter
 
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 
 class Store:

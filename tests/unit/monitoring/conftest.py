@@ -1,4 +1,4 @@
-"""A world on each of the two databases; Hypothesis without deadlines, for machines are shared."""
+"""A world on each of the two databases."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
 from everloop.core.time import ManualClock
 from tests.unit.monitoring.world import START, World, reference
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from everloop.errors import BackendError, EverloopError, NotFound
 from everloop.tracking.points import MetricWriter
 from everloop.tracking.service import TrackingService
 
-WAIT_S = 30
+WAIT_S = 120
 
 
 class Gate:
