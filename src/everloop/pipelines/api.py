@@ -269,7 +269,7 @@ class Pipeline(Generic[P, R]):
                 faults = [(name, "a resumed run keeps its arguments") for name in arguments]
                 raise InvalidInput(f"run {resume} cannot take arguments", faults)
             arguments = self._stored_arguments(workspace, resume)
-        bound = self.signature.bind((), arguments)
+        bound = self.signature.bind((), arguments, texts=True)
         run = self._start(workspace, bound, resume, trigger)
         self.run_id = run.id
         execution = Execution(workspace, run, force=force, workers=workers)

@@ -56,7 +56,15 @@ _WANTED = (
 
 
 class Unreadable(Exception):
-    """A stored value cannot be rebuilt here; the step has to run again."""
+    """A stored value cannot be rebuilt here; the step has to run again.
+
+    Attributes:
+        damaged: Digest of the object whose bytes are not what its name says, or empty.
+    """
+
+    def __init__(self, message: str, damaged: str = "") -> None:
+        super().__init__(message)
+        self.damaged = damaged
 
 
 Put = Callable[[Any], tuple[str, int]]
@@ -322,6 +330,9 @@ def _kind(value: Any) -> str:
     return _frame_kind(value) or {pa.Table: "arrow", np.ndarray: "numpy"}.get(type(value), "json")
 
 
+_NOT_READABLE = (EverloopError, KeyError, LookupError, pa.ArrowException, OSError, ValueError)
+
+
 def load(stored: StoredValue, blobs: BlobStore) -> Any:
     """Rebuild a stored value; tables and arrays are mapped and read-only.
 
@@ -333,8 +344,9 @@ def load(stored: StoredValue, blobs: BlobStore) -> Any:
         if text is None:
             text = blobs.get(stored.meta["text_object"])
         return _Decoder(blobs).value(msgspec.json.decode(text))
-    except (EverloopError, KeyError, LookupError, pa.ArrowException, OSError, ValueError) as error:
-        raise Unreadable(str(error)) from error
+    except _NOT_READABLE as error:
+        damaged = getattr(error, "details", {}).get("digest", "")
+        raise Unreadable(str(error), damaged) from error
     except (TypeError, AttributeError) as error:  # a class of the project has other fields now
         raise Unreadable(str(error)) from error
 

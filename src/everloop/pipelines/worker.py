@@ -8,6 +8,7 @@ why it may be a pickle.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import resource
@@ -26,8 +27,10 @@ from everloop.core.pipeline import StoredValue
 from everloop.core.process import watch_lifeline
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
-from everloop.errors import InvalidInput
+from everloop.errors import EverloopError, InvalidInput
+from everloop.pipelines.definition import full_name
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
+from everloop.pipelines.signature import Signature
 from everloop.pipelines.values import store
 from everloop.tracking.current import logging_to
 
@@ -138,12 +141,18 @@ def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outco
         ):
             args, kwargs = call_from_bytes(arguments)
             value = function(*args, **kwargs)
+            _signature(function).check_result(value)
             return _stored(value, began, log)._replace(reads=tuple(reads))
     except BaseException as error:  # noqa: BLE001 - the user's: whatever it is, the driver raises it
         raised = _raised(error)
         return Outcome(began, datetime.now(UTC), logged=tuple(log.points), raised=raised)
     finally:
         logging_to.reset(token)
+
+
+@functools.lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> Signature:
+    return Signature(function, "step", full_name(function))
 
 
 def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
@@ -161,8 +170,11 @@ def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
 
 def _raised(error: BaseException) -> Raised:
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
-    trace = "".join(["Traceback (most recent call last):\n", *traceback.format_list(inside)])
+    inside = [f for f in frames if "/everloop/pipelines/" not in f.filename]
+    if not inside and not isinstance(error, EverloopError):
+        inside = list(frames)
+    lines = traceback.format_list(inside)
+    trace = "".join(["Traceback (most recent call last):\n", *lines]) if lines else ""
     return Raised(pickle_or_nothing(error), type(error).__name__, str(error), trace.rstrip())
 
 
