@@ -37,6 +37,7 @@ from everloop.pipelines.engine import (
     stored_arguments,
 )
 from everloop.pipelines.handles import Handle, resolved
+from everloop.pipelines.kept import kept_modules
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
@@ -275,9 +276,13 @@ class Pipeline(Generic[P, R]):
         execution = Execution(workspace, run, force=force, workers=workers)
         execution.open()
         describing = threading.Thread(
-            target=self._describe, args=(workspace, run), name="everloop-describe", daemon=True
+            target=self._describe,
+            args=(workspace, execution),
+            name="everloop-describe",
+            daemon=True,
         )
         describing.start()
+        execution.modules.result()  # before anything can edit them
         try:
             with noting() as reads:
                 return self._execute(execution, bound)
@@ -337,15 +342,20 @@ class Pipeline(Generic[P, R]):
         execution.finish("finished", result=result)
         return result
 
-    def _describe(self, workspace: Any, run: Run) -> None:
+    def _describe(self, workspace: Any, execution: Execution) -> None:
         """Record repository, environment and code; beside the run, as it may take a while."""
-        code = fingerprint(self.function)
+        run, files = execution.run, dict[str, str]()
+        try:
+            code = fingerprint(self.function)
+            files = files_of(code)
+        finally:  # the run waits for it, whatever became of it
+            execution.modules.set_result(kept_modules(files))
         module = inspect.getsourcefile(inspect.unwrap(self.function))
         try:
             workspace.pipelines.annotate(
                 run.id,
                 run.fence,
-                code=snapshot_code(files_of(code), workspace.blobs, data=data_of(code)),
+                code=snapshot_code(files, workspace.blobs, data=data_of(code)),
                 git=git_of(Path(module).parent if module else Path.cwd()),
                 environment=environment_of(code.distributions),
             )

@@ -32,6 +32,7 @@ from everloop.errors import BackendError, EverloopError, InvalidInput, StateErro
 from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
 from everloop.pipelines.handles import Handle, resolved
+from everloop.pipelines.kept import KeptModule
 from everloop.pipelines.pool import Pool, usable_cores
 from everloop.pipelines.private import is_fixed, private
 from everloop.pipelines.reads import moved_on, read_parts
@@ -123,6 +124,8 @@ class Execution:
         self._pool: Pool | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._handles: list[Handle[Any]] = []
+        #: The modules of the project as they were when the run began, once they are known.
+        self.modules: Future[dict[str, KeptModule]] = Future()
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="everloop-lease", daemon=True)
 
@@ -356,9 +359,11 @@ class Execution:
         return call_to_bytes(args, kwargs, self._blobs, f"step {call.step.name}")
 
     def _open_pool(self) -> Pool:
+        modules = self.modules.result()
         with self._lock:
             if self._pool is None:
-                self._pool = Pool(self._workers, self._workspace.location, self._workspace.actor)
+                place = self._workspace.location, self._workspace.actor
+                self._pool = Pool(self._workers, *place, modules)
             return self._pool
 
     @property

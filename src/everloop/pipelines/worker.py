@@ -29,6 +29,7 @@ from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.definition import full_name
+from everloop.pipelines.kept import KeptModule, import_as_kept
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.values import store
@@ -44,6 +45,7 @@ class Setup(NamedTuple):
     main: str
     location: str
     actor: str
+    modules: dict[str, KeptModule] = {}
 
 
 class Task(NamedTuple):
@@ -215,6 +217,7 @@ class _DriverClock:
 
 def _prepare(setup: Setup, clock: _DriverClock) -> None:
     os.chdir(setup.folder)
+    import_as_kept(setup.modules)
     # Classes of the driver's main script must get the same names here and there.
     sys.modules["__main__"].__spec__ = ModuleSpec(setup.main, None)
     open_elsewhere(setup.location, actor=setup.actor, clock=clock)
