@@ -24,6 +24,7 @@ from everloop.core.owner import this_process
 from everloop.core.pipeline import StoredValue
 from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
+from everloop.core.secret import is_shown, masked
 from everloop.core.time import duration_micros
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
 from everloop.pipelines.code import fingerprint
@@ -329,12 +330,13 @@ class Pipeline(Generic[P, R]):
             execution.join()
         except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
-            execution.finish("failed", error=str(told))
+            execution.finish("failed", error=masked(str(told)))
             if told is error:
                 raise
             raise told from error
         except BaseException as error:  # Ctrl-C, SystemExit: noted, and it goes on
-            execution.finish("killed", error=f"{type(error).__name__}: {error}".rstrip(": "))
+            text = f"{type(error).__name__}: {error}".rstrip(": ")
+            execution.finish("killed", error=masked(text))
             raise
         finally:
             executing.reset(token)
@@ -362,6 +364,9 @@ class Pipeline(Generic[P, R]):
         except EverloopError:
             # The run's own commits meet the same trouble and report it; this is only its record.
             return
+        except Exception:  # it took longer than the run, whose workspace may be closed by now
+            if not execution.is_closed:
+                raise
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}>"
@@ -373,7 +378,8 @@ def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception)
     step_name = execution.step_that_raised(error)
     where = f"step {step_name}" if step_name else f"pipeline {pipeline_.name}"
     hint = f"the run is kept; after the correction go on with run(resume={execution.run.id!r})"
-    return UserCodeError.caught(where, error, hint=hint)
+    told = UserCodeError.caught(where, error, hint=hint)
+    return UserCodeError(masked(told.message), hint=hint) if is_shown(told.message) else told
 
 
 def pipeline(function: Callable[P, R]) -> Pipeline[P, R]:

@@ -27,6 +27,7 @@ from everloop.catalog.claims import Claims, OwnClaims
 from everloop.core.pipeline import Memo, StoredValue
 from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
+from everloop.core.secret import masked
 from everloop.core.time import ManualClock
 from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
 from everloop.pipelines.calls import Call, prepare
@@ -151,6 +152,11 @@ class Execution:
             threads = self._threads
         if threads is not None:
             threads.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run was ended, well or not."""
+        return self._stop.is_set()
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
@@ -447,7 +453,7 @@ class Execution:
         if end.error is None:
             output = end.stored.digest if end.stored else ""
             return self._row(end.call, "ran", output=output, began=end.began, ended=end.ended)
-        told = f"{type(end.error).__name__}: {end.error}"
+        told = masked(f"{type(end.error).__name__}: {end.error}")
         return self._row(end.call, "failed", error=told, began=end.began, ended=end.ended)
 
     def _row(
@@ -633,6 +639,8 @@ def shown_arguments(stored: dict[str, Any]) -> dict[str, str]:
             shown[name] = plain["$date"]
         elif isinstance(plain, dict) and "$path" in plain:
             shown[name] = plain["$path"]
+        elif isinstance(plain, dict) and "$secret" in plain:
+            shown[name] = plain["$secret"]
         elif value["kind"] == "json" and text and len(text) <= 500:
             shown[name] = text
         else:

@@ -35,6 +35,7 @@ from blake3 import blake3
 from everloop.core.artifact import ModelArtifact
 from everloop.core.pipeline import StoredValue
 from everloop.core.project import module_name
+from everloop.core.secret import Secret
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.beside import named_place
 from everloop.pipelines.paths import content_of_path
@@ -176,6 +177,8 @@ class Encoder:
             return self._frame(frame, value, path)
         if type(value) is ModelArtifact:
             return self._model(value, path, depth)
+        if type(value) is Secret:
+            return {"$secret": value.name, "version": value.version}
         return self._instance(value, path, depth)
 
     def _instance(self, value: Any, path: str, depth: int) -> Any:
@@ -459,6 +462,9 @@ class _Decoder:
             reference=self._blobs.get(node["reference"]) if node["reference"] else b"",
             **{name: self.value(item) for name, item in node["fields"].items()},
         )
+
+    def _secret(self, name: str, node: Any) -> Secret:
+        return Secret(name, version=node["version"])
 
     def _enum(self, name: str, node: Any) -> Any:
         return _class(name)[node["name"]]  # type: ignore[index]

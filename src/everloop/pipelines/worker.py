@@ -27,6 +27,7 @@ from everloop.core.pipeline import StoredValue
 from everloop.core.process import watch_lifeline
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
+from everloop.core.secret import is_shown, masked
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.definition import full_name
 from everloop.pipelines.kept import KeptModule, import_as_kept
@@ -45,7 +46,7 @@ class Setup(NamedTuple):
     main: str
     location: str
     actor: str
-    modules: dict[str, KeptModule] = {}
+    modules: dict[str, KeptModule]
 
 
 class Task(NamedTuple):
@@ -177,7 +178,10 @@ def _raised(error: BaseException) -> Raised:
         inside = list(frames)
     lines = traceback.format_list(inside)
     trace = "".join(["Traceback (most recent call last):\n", *lines]) if lines else ""
-    return Raised(pickle_or_nothing(error), type(error).__name__, str(error), trace.rstrip())
+    text = str(error)
+    # With a secret in it the error itself stays here: where it is read nobody knows what to mask.
+    pickled = b"" if is_shown(f"{text}{error!r}{trace}") else pickle_or_nothing(error)
+    return Raised(pickled, type(error).__name__, masked(text), masked(trace.rstrip()))
 
 
 def pickle_or_nothing(value: Any) -> bytes:
