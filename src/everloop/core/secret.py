@@ -44,7 +44,7 @@ class Secret:
     __slots__ = ("name", "version")
 
     def __init__(self, name: str, *, version: str = "") -> None:
-        if not isinstance(name, str) or not name.isidentifier():
+        if type(name) is not str or not name.isidentifier():
             raise InvalidInput(
                 "a secret is the name of an environment variable",
                 [("name", "wanted letters, digits and _")],
