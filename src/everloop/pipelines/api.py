@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
 from everloop.core.secret import is_shown, masked
 from everloop.core.time import duration_micros
-from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
+from everloop.errors import Conflict, EverloopError, InvalidInput, StateError, UserCodeError
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -272,8 +272,29 @@ class Pipeline(Generic[P, R]):
                 raise InvalidInput(f"run {resume} cannot take arguments", faults)
             arguments = self._stored_arguments(workspace, resume)
         bound = self.signature.bind((), arguments, texts=True)
+        with _executed_here(resume):
+            return self._run_resumable(
+                workspace, bound, resume, trigger, force=force, workers=workers
+            )
+
+    def _run_resumable(
+        self,
+        workspace: Any,
+        bound: dict[str, Any],
+        resume: str,
+        trigger: str,
+        *,
+        force: bool,
+        workers: int | None,
+    ) -> R:
         run = self._start(workspace, bound, resume, trigger)
         self.run_id = run.id
+        with _executed_here(run.id if not resume else ""):
+            return self._run_started(workspace, run, bound, force=force, workers=workers)
+
+    def _run_started(
+        self, workspace: Any, run: Run, bound: dict[str, Any], *, force: bool, workers: int | None
+    ) -> R:
         execution = Execution(workspace, run, force=force, workers=workers)
         execution.open()
         describing = threading.Thread(
@@ -370,6 +391,28 @@ class Pipeline(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}>"
+
+
+_here: set[str] = set()
+_here_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _executed_here(run_id: str) -> Iterator[None]:
+    """Keep another thread of this process from resuming a run that one executes."""
+    with _here_lock:
+        if run_id in _here:
+            raise Conflict(
+                f"run {run_id} is alive: another thread of this process executes it",
+                hint="wait for it",
+            )
+        if run_id:
+            _here.add(run_id)
+    try:
+        yield
+    finally:
+        with _here_lock:
+            _here.discard(run_id)
 
 
 def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception) -> EverloopError:

@@ -319,6 +319,8 @@ class Execution:
         except InvalidInput as error:
             # Not cached and not to be stored: allowed, and a resume executes it again.
             return end if not call.step.cache else end._replace(error=error)
+        except Exception as error:  # noqa: BLE001 - no room for it, or a method of the value's own class
+            return end._replace(error=error)
         tables = tuple((path, table.sources, table.changes) for path, table in encoder.tables)
         if not is_fixed(value) and stored.kind != "model":
             # Hand on what later runs will get: tables and arrays mapped and read-only, without the

@@ -139,7 +139,9 @@ class PipelineService(Service):
                 f"run {run_id} is of pipeline {row.pipeline or 'none'}, not of {pipeline}",
                 [("run_id", run_id)],
             )
-        take_over(tx, row, owner, until)
+        # A process knows what it executes. Where the catalog was away when a run ended, the run
+        # still seems to be executed by the process that resumes it now.
+        take_over(tx, row, owner, until, gave_up=owner)
 
     @action("run:write", on="run_id")
     def renew(self, run_id: str, fence: int, *, lease_s: float = 60) -> None:
