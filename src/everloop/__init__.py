@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
+    from everloop.core.secret import Secret
     from everloop.core.time import ManualClock
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
@@ -57,6 +58,7 @@ _NAMES = {
     ),
     "everloop.core.artifact": ("ModelArtifact",),
     "everloop.core.schema": ("Check", "Field", "Schema"),
+    "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
     "everloop.data.api": ("commit", "read"),
     "everloop.data.frame": ("Table",),
@@ -84,6 +86,7 @@ __all__ = [
     "ModelArtifact",
     "RunStopped",
     "Schema",
+    "Secret",
     "Table",
     "Workspace",
     "__version__",

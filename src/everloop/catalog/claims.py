@@ -17,7 +17,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine, text
 
-__all__ = ["Claims", "FileClaims", "SessionClaims"]
+__all__ = ["Claims", "FileClaims", "OwnClaims", "SessionClaims"]
 
 
 class Claims(Protocol):
@@ -30,6 +30,24 @@ class Claims(Protocol):
     def release(self, keys: Iterable[str]) -> None:
         """Give up claims of ours; others are left alone."""
         ...
+
+
+class OwnClaims:
+    """Claims among the threads of this process, where others cannot be asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: set[str] = set()
+
+    def take(self, keys: Iterable[str]) -> set[str]:
+        with self._lock:
+            free = set(keys) - self._taken
+            self._taken |= free
+            return free
+
+    def release(self, keys: Iterable[str]) -> None:
+        with self._lock:
+            self._taken.difference_update(keys)
 
 
 class FileClaims:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
@@ -24,8 +24,9 @@ from everloop.core.owner import this_process
 from everloop.core.pipeline import StoredValue
 from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
+from everloop.core.secret import is_shown, masked
 from everloop.core.time import duration_micros
-from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
+from everloop.errors import Conflict, EverloopError, InvalidInput, StateError, UserCodeError
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -37,6 +38,7 @@ from everloop.pipelines.engine import (
     stored_arguments,
 )
 from everloop.pipelines.handles import Handle, resolved
+from everloop.pipelines.kept import kept_modules
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
@@ -269,15 +271,40 @@ class Pipeline(Generic[P, R]):
                 faults = [(name, "a resumed run keeps its arguments") for name in arguments]
                 raise InvalidInput(f"run {resume} cannot take arguments", faults)
             arguments = self._stored_arguments(workspace, resume)
-        bound = self.signature.bind((), arguments)
+        bound = self.signature.bind((), arguments, texts=True)
+        with _executed_here(resume):
+            return self._run_resumable(
+                workspace, bound, resume, trigger, force=force, workers=workers
+            )
+
+    def _run_resumable(
+        self,
+        workspace: Any,
+        bound: dict[str, Any],
+        resume: str,
+        trigger: str,
+        *,
+        force: bool,
+        workers: int | None,
+    ) -> R:
         run = self._start(workspace, bound, resume, trigger)
         self.run_id = run.id
+        with _executed_here(run.id if not resume else ""):
+            return self._run_started(workspace, run, bound, force=force, workers=workers)
+
+    def _run_started(
+        self, workspace: Any, run: Run, bound: dict[str, Any], *, force: bool, workers: int | None
+    ) -> R:
         execution = Execution(workspace, run, force=force, workers=workers)
         execution.open()
         describing = threading.Thread(
-            target=self._describe, args=(workspace, run), name="everloop-describe", daemon=True
+            target=self._describe,
+            args=(workspace, execution),
+            name="everloop-describe",
+            daemon=True,
         )
         describing.start()
+        execution.modules.result()  # before anything can edit them
         try:
             with noting() as reads:
                 return self._execute(execution, bound)
@@ -324,12 +351,13 @@ class Pipeline(Generic[P, R]):
             execution.join()
         except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
-            execution.finish("failed", error=str(told))
+            execution.finish("failed", error=masked(str(told)))
             if told is error:
                 raise
             raise told from error
         except BaseException as error:  # Ctrl-C, SystemExit: noted, and it goes on
-            execution.finish("killed", error=f"{type(error).__name__}: {error}".rstrip(": "))
+            text = f"{type(error).__name__}: {error}".rstrip(": ")
+            execution.finish("killed", error=masked(text))
             raise
         finally:
             executing.reset(token)
@@ -337,24 +365,54 @@ class Pipeline(Generic[P, R]):
         execution.finish("finished", result=result)
         return result
 
-    def _describe(self, workspace: Any, run: Run) -> None:
+    def _describe(self, workspace: Any, execution: Execution) -> None:
         """Record repository, environment and code; beside the run, as it may take a while."""
-        code = fingerprint(self.function)
+        run, files = execution.run, dict[str, str]()
+        try:
+            code = fingerprint(self.function)
+            files = files_of(code)
+        finally:  # the run waits for it, whatever became of it
+            execution.modules.set_result(kept_modules(files))
         module = inspect.getsourcefile(inspect.unwrap(self.function))
         try:
             workspace.pipelines.annotate(
                 run.id,
                 run.fence,
-                code=snapshot_code(files_of(code), workspace.blobs, data=data_of(code)),
+                code=snapshot_code(files, workspace.blobs, data=data_of(code)),
                 git=git_of(Path(module).parent if module else Path.cwd()),
                 environment=environment_of(code.distributions),
             )
         except EverloopError:
             # The run's own commits meet the same trouble and report it; this is only its record.
             return
+        except Exception:  # it took longer than the run, whose workspace may be closed by now
+            if not execution.is_closed:
+                raise
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}>"
+
+
+_here: set[str] = set()
+_here_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _executed_here(run_id: str) -> Iterator[None]:
+    """Keep another thread of this process from resuming a run that one executes."""
+    with _here_lock:
+        if run_id in _here:
+            raise Conflict(
+                f"run {run_id} is alive: another thread of this process executes it",
+                hint="wait for it",
+            )
+        if run_id:
+            _here.add(run_id)
+    try:
+        yield
+    finally:
+        with _here_lock:
+            _here.discard(run_id)
 
 
 def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception) -> EverloopError:
@@ -363,7 +421,8 @@ def _told(pipeline_: Pipeline[Any, Any], execution: Execution, error: Exception)
     step_name = execution.step_that_raised(error)
     where = f"step {step_name}" if step_name else f"pipeline {pipeline_.name}"
     hint = f"the run is kept; after the correction go on with run(resume={execution.run.id!r})"
-    return UserCodeError.caught(where, error, hint=hint)
+    told = UserCodeError.caught(where, error, hint=hint)
+    return UserCodeError(masked(told.message), hint=hint) if is_shown(told.message) else told
 
 
 def pipeline(function: Callable[P, R]) -> Pipeline[P, R]:

@@ -29,6 +29,7 @@ import msgspec
 from blake3 import blake3
 
 from everloop.core.project import is_project
+from everloop.core.secret import Secret
 
 __all__ = ["SCALARS", "NotCanonical", "canonical", "snapshot"]
 
@@ -108,6 +109,8 @@ def _compound(value: Any, text: Callable[[Any], str]) -> str:
     if isinstance(value, _BY_REPR):
         if " at 0x" in repr(value):
             raise NotCanonical(value)
+        return f"{name}:{value!r}"
+    if isinstance(value, Secret):
         return f"{name}:{value!r}"
     if isinstance(value, re.Pattern):
         return f"{name}:{value.flags}:{value.pattern!r}"

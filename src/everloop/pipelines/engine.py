@@ -23,15 +23,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from everloop.catalog.claims import Claims, OwnClaims
 from everloop.core.pipeline import Memo, StoredValue
 from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
+from everloop.core.secret import masked
 from everloop.core.time import ManualClock
-from everloop.errors import EverloopError, InvalidInput, StateError
+from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
 from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
 from everloop.pipelines.handles import Handle, resolved
+from everloop.pipelines.kept import KeptModule
 from everloop.pipelines.pool import Pool, usable_cores
+from everloop.pipelines.private import is_fixed, private
 from everloop.pipelines.reads import moved_on, read_parts
 from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
 from everloop.pipelines.values import Encoder, Unreadable, load, store
@@ -103,7 +107,10 @@ class Execution:
         self._workspace = workspace
         self._service = workspace.pipelines
         self._blobs = workspace.blobs
-        self._claims = None if workspace.catalog is None else workspace.catalog.claims
+        # Through a server others cannot be asked, but equal calls of this run still are one.
+        self._claims: Claims = (
+            OwnClaims() if workspace.catalog is None else workspace.catalog.claims
+        )
         self._workers = workers or usable_cores()
         self._lock = threading.RLock()
         self._seq = 0
@@ -118,6 +125,8 @@ class Execution:
         self._pool: Pool | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._handles: list[Handle[Any]] = []
+        #: The modules of the project as they were when the run began, once they are known.
+        self.modules: Future[dict[str, KeptModule]] = Future()
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="everloop-lease", daemon=True)
 
@@ -143,6 +152,11 @@ class Execution:
             threads = self._threads
         if threads is not None:
             threads.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run was ended, well or not."""
+        return self._stop.is_set()
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
@@ -222,7 +236,7 @@ class Execution:
                 found[digest] = load(stored, self._blobs), stored
             except Unreadable as error:
                 self._recent.pop(digest, None)
-                self._service.forget(digest, str(error))
+                self._service.forget(digest, str(error), damaged=error.damaged)
         return found
 
     def use(self, call: Call, value: Any, stored: StoredValue) -> Any:
@@ -259,8 +273,8 @@ class Execution:
             raise StateError(f"run {self.run.id} ended meanwhile")
 
     @property
-    def claims(self) -> Any:
-        """Who computes what; None where that is not to be known, or not asked for."""
+    def claims(self) -> Claims | None:
+        """Who computes what; None where every call is to be executed."""
         return None if self.force else self._claims
 
     # Executing
@@ -280,7 +294,8 @@ class Execution:
         return self.value_of(end)
 
     def _once_here(self, call: Call) -> End:
-        args, kwargs = call.step.signature.unbind(call.bound)
+        own = {name: private(value) for name, value in call.bound.items()}
+        args, kwargs = call.step.signature.unbind(own)
         log = StepLog(self.run, self.hold)
         began = datetime.now(UTC)
         # Steps called inside a step are plain functions.
@@ -288,6 +303,7 @@ class Execution:
         try:
             with noting() as reads:
                 value = call.step.function(*args, **kwargs)
+            call.step.signature.check_result(value)
         except Exception as error:  # noqa: BLE001 - the user's: raised again after the last try
             return End(call, began, datetime.now(UTC), error=error, logged=tuple(log.points))
         except BaseException as error:  # Ctrl-C, SystemExit: what ended the step
@@ -303,10 +319,12 @@ class Execution:
         except InvalidInput as error:
             # Not cached and not to be stored: allowed, and a resume executes it again.
             return end if not call.step.cache else end._replace(error=error)
+        except Exception as error:  # noqa: BLE001 - no room for it, or a method of the value's own class
+            return end._replace(error=error)
         tables = tuple((path, table.sources, table.changes) for path, table in encoder.tables)
-        if tables or stored.kind in ("arrow", "numpy", "polars"):
-            # Hand on what later runs will get: the mapped, read-only form, without the changes
-            # that are in the ledger then. It frees memory too.
+        if not is_fixed(value) and stored.kind != "model":
+            # Hand on what later runs will get: tables and arrays mapped and read-only, without the
+            # changes that are in the ledger then, and lists that the step does not hold as well.
             end = end._replace(value=None, is_here=False)
         return end._replace(stored=stored, tables=tables)
 
@@ -349,9 +367,11 @@ class Execution:
         return call_to_bytes(args, kwargs, self._blobs, f"step {call.step.name}")
 
     def _open_pool(self) -> Pool:
+        modules = self.modules.result()
         with self._lock:
             if self._pool is None:
-                self._pool = Pool(self._workers, self._workspace.location, self._workspace.actor)
+                place = self._workspace.location, self._workspace.actor
+                self._pool = Pool(self._workers, *place, modules)
             return self._pool
 
     @property
@@ -372,7 +392,14 @@ class Execution:
         """The result of a call that ended well."""
         if end.is_here or end.stored is None:
             return end.value
-        return load(end.stored, self._blobs)
+        try:
+            return load(end.stored, self._blobs)
+        except Unreadable as error:
+            self._service.forget(end.call.digest, str(error), damaged=error.damaged)
+            raise BackendError(
+                f"the result of step {end.call.step.name} was stored and cannot be read: {error}",
+                hint="go on with --resume: it is computed again",
+            ) from error
 
     # Committing
 
@@ -428,7 +455,7 @@ class Execution:
         if end.error is None:
             output = end.stored.digest if end.stored else ""
             return self._row(end.call, "ran", output=output, began=end.began, ended=end.ended)
-        told = f"{type(end.error).__name__}: {end.error}"
+        told = masked(f"{type(end.error).__name__}: {end.error}")
         return self._row(end.call, "failed", error=told, began=end.began, ended=end.ended)
 
     def _row(
@@ -614,6 +641,8 @@ def shown_arguments(stored: dict[str, Any]) -> dict[str, str]:
             shown[name] = plain["$date"]
         elif isinstance(plain, dict) and "$path" in plain:
             shown[name] = plain["$path"]
+        elif isinstance(plain, dict) and "$secret" in plain:
+            shown[name] = plain["$secret"]
         elif value["kind"] == "json" and text and len(text) <= 500:
             shown[name] = text
         else:

@@ -197,9 +197,8 @@ class FanOut:
             else:
                 seen.add(digest)
                 mine.append(todo)
-        # Between the first look and the claim somebody else may have stored it.
-        claims = self._execution.claims
-        hits = self._execution.look_up([t.call for t in mine]) if claims is not None else {}
+        # Since the first look another run, or this one for an equal item, may have stored it.
+        hits = self._execution.look_up([t.call for t in mine])
         for todo in mine:
             if todo.call.digest in hits:
                 self._results[todo.place] = self._execution.use(todo.call, *hits[todo.call.digest])

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 
 from everloop.core.process import ChildProcess
 from everloop.core.project import module_name
+from everloop.pipelines.kept import KeptModule
 from everloop.pipelines.worker import Outcome, Raised, Setup, Task
 
 __all__ = ["Pool", "usable_cores"]
@@ -108,9 +109,11 @@ class _Worker:
 class Pool:
     """At most `size` workers, each executing one task at a time; safe to use from many threads."""
 
-    def __init__(self, size: int, location: str, actor: str) -> None:
+    def __init__(
+        self, size: int, location: str, actor: str, modules: dict[str, KeptModule]
+    ) -> None:
         self.size = size
-        setup = Setup(os.getcwd(), module_name("__main__"), location, actor)
+        setup = Setup(os.getcwd(), module_name("__main__"), location, actor, modules)
         self._setup = pickle.dumps(setup)
         self._free = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()

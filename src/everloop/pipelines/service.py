@@ -19,7 +19,7 @@ from everloop.core.ids import new_id
 from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
 from everloop.core.run import Run, RunInput, StepRun
 from everloop.core.time import to_micros
-from everloop.errors import InvalidInput, NotFound
+from everloop.errors import BackendError, InvalidInput, NotFound
 from everloop.pipelines.explain import explain
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.leases import (
@@ -139,7 +139,9 @@ class PipelineService(Service):
                 f"run {run_id} is of pipeline {row.pipeline or 'none'}, not of {pipeline}",
                 [("run_id", run_id)],
             )
-        take_over(tx, row, owner, until)
+        # A process knows what it executes. Where the catalog was away when a run ended, the run
+        # still seems to be executed by the process that resumes it now.
+        take_over(tx, row, owner, until, gave_up=owner)
 
     @action("run:write", on="run_id")
     def renew(self, run_id: str, fence: int, *, lease_s: float = 60) -> None:
@@ -289,11 +291,29 @@ class PipelineService(Service):
         return True
 
     @action("run:write")
-    def forget(self, key: str, reason: str) -> None:
-        """Drop a stored result that cannot be used any more, and note why."""
+    def forget(self, key: str, reason: str, *, damaged: str = "") -> None:
+        """Drop a stored result that cannot be used any more, and note why.
+
+        Args:
+            key: Of the result.
+            reason: For the event log.
+            damaged: Digest of an object that was found damaged: if it is, it goes as well, or
+                else the same result could not be stored again.
+        """
+        if damaged:
+            self._drop_damaged(damaged)
         with self._catalog.write() as tx:
             if tx.execute(memos.delete().where(memos.c.key == key)).rowcount:
                 tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
+
+    def _drop_damaged(self, digest: str) -> None:
+        try:
+            for _ in self._blobs.stream(digest):
+                pass
+        except NotFound:
+            return
+        except BackendError:  # not taken from who says so: it is looked at
+            self._blobs.delete(digest)
 
     @action("run:write")
     def retire(self, key: str, reason: str) -> None:

@@ -7,6 +7,7 @@ import importlib
 import io
 import pickle
 from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -23,6 +24,8 @@ __all__ = ["LazyBlobs", "StepReference", "call_from_bytes", "call_to_bytes", "re
 
 #: Arrays from this many bytes go through the object store, where they are mapped and not copied.
 _LARGE = 65_536
+#: How deep in an argument we look for what cannot be sent.
+_DEEPEST = 8
 
 
 class LazyBlobs:
@@ -119,7 +122,7 @@ def call_to_bytes(args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Any, whe
         return _dump((args, kwargs), blobs)
     except Exception as error:  # pickling runs methods of the user's classes
         named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        faults = [(str(name), told) for name, value in named.items() if (told := _told(value))]
+        faults = [fault for name, value in named.items() for fault in _faults(str(name), value)]
         raise InvalidInput(
             f"the arguments of {where} cannot be sent to another process",
             faults or [("", str(error))],
@@ -133,12 +136,26 @@ def _dump(value: Any, blobs: Any) -> bytes:
     return sink.getvalue()
 
 
-def _told(value: Any) -> str:
+def _faults(path: str, value: Any, depth: int = 0) -> list[tuple[str, str]]:
+    """What inside `value` cannot be sent, by its path there."""
     try:
         cloudpickle.dumps(value)
-    except Exception as error:  # noqa: BLE001 - as above; here it only says which argument it was
-        return f"{type(value).__name__}: {error}"
-    return ""
+    except Exception as error:  # noqa: BLE001 - as above; here it only says what it was
+        inside = _inside(path, value) if depth < _DEEPEST else []
+        found = [fault for name, item in inside for fault in _faults(name, item, depth + 1)]
+        return found or [(path, f"{type(value).__name__}: {error}")]
+    return []
+
+
+def _inside(path: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"{path}[{key!r}]", item) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, type | ModuleType | FunctionType):
+        return []
+    names = [*getattr(value, "__dict__", {}), *getattr(type(value), "__slots__", ())]
+    return [(f"{path}.{name}", getattr(value, name, None)) for name in names]
 
 
 def call_from_bytes(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

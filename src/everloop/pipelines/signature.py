@@ -1,8 +1,13 @@
-"""Typed arguments: what a step or pipeline takes, checked before anything runs."""
+"""Typed arguments and results.
+
+What a step or pipeline takes is checked before anything runs, and what a step says that it returns
+before that is stored.
+"""
 
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import inspect
 import numbers
 import types
@@ -35,11 +40,20 @@ class Signature:
         self._title = f"{kind} {name}"
         self._signature = inspect.signature(function)
         self._checks: dict[str, _Check] | None = None
+        self._of_result: tuple[_Check | None] | None = None
         plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._is_plain = all(p.kind is plain for p in self.parameters.values())
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, texts: bool = False
+    ) -> dict[str, Any]:
         """Arguments by name, with defaults filled in, in the order of the parameters.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Arguments by name.
+            texts: Whether a text may stand for what JSON has no type for: a path, an instant in
+                ISO 8601, an enum, a UUID, a decimal number.
 
         Raises:
             InvalidInput: With every argument that is missing, unknown or of the wrong type.
@@ -51,10 +65,39 @@ class Signature:
         checks = self._checks
         if checks is None:
             checks = self._checks = self._compile()
+        if texts:
+            self._read_texts(bound)
         for name, check in checks.items():
             if name in bound and check(bound[name], name):
                 self._refuse(bound)
         return bound
+
+    def _read_texts(self, bound: dict[str, Any]) -> None:
+        hints = _hints(self._function)
+        for name, value in bound.items():
+            if type(value) is str and name in (self._checks or {}):
+                with contextlib.suppress(msgspec.ValidationError, TypeError, ValueError):
+                    # What does not fit stays as it is, for the check to refuse.
+                    bound[name] = msgspec.convert(value, hints[name], dec_hook=_from_text)
+
+    def check_result(self, value: Any) -> None:
+        """See that `value` is what the function says that it returns.
+
+        Raises:
+            InvalidInput: If it is not; with the path of each part that differs.
+        """
+        if self._of_result is None:
+            hints = _hints(self._function)
+            self._of_result = (_check_of(hints["return"]) if "return" in hints else None,)
+        [check] = self._of_result
+        faults = check(value, "result") if check is not None else []
+        if faults:
+            shown = _wanted(_hints(self._function)["return"])
+            raise InvalidInput(
+                f"{self._title} says that it returns {shown}, and returned something else",
+                faults,
+                hint="mend the function or its annotation; nothing was stored",
+            )
 
     def unbind(self, bound: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments for a call, from arguments by name."""
@@ -161,6 +204,9 @@ def _check_of(hint: Any) -> _Check | None:
     """A check for an annotation; None for those that promise nothing we can see."""
     if hint is None:
         hint = type(None)
+    hint = getattr(hint, "__supertype__", hint)  # of a NewType
+    if typing.is_typeddict(hint):
+        return _typed_dict(hint)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _check_of(inner[0])
@@ -171,7 +217,7 @@ def _check_of(hint: Any) -> _Check | None:
         return lambda v, p: [] if _literal(v) in allowed else _fault(v, p, hint)
     if origin is not None and isinstance(origin, type):
         return _container(hint, origin, inner)
-    if not isinstance(hint, type) or hint is object or getattr(hint, "_is_protocol", False):
+    if not isinstance(hint, type) or hint in (object, Any) or getattr(hint, "_is_protocol", False):
         return None
     accepted = _accepted(hint)
     refuses_bool = hint in (int, float, complex)
@@ -210,6 +256,37 @@ def _union(hint: Any, checks: list[_Check | None]) -> _Check | None:
         return [] if any(not check(value, path) for check in known) else _fault(value, path, hint)
 
     return check_any
+
+
+def _typed_dict(hint: Any) -> _Check:
+    checks = {name: _check_of(item) for name, item in typing.get_type_hints(hint).items()}
+    required = _required_keys(hint)
+
+    def check(value: Any, path: str) -> list[Fault]:
+        if not isinstance(value, dict):
+            return _fault(value, path, hint)
+        faults = [Fault(f"{path}[{key!r}]", "missing") for key in sorted(required - value.keys())]
+        for key, item in value.items():
+            of_item = checks.get(key)
+            if key not in checks:
+                known = ", ".join(sorted(checks))
+                faults.append(Fault(f"{path}[{key!r}]", f"unknown key; there are: {known}"))
+            elif of_item is not None:
+                faults += of_item(item, f"{path}[{key!r}]")
+        return faults
+
+    return check
+
+
+def _required_keys(hint: Any) -> set[str]:
+    # Where annotations are texts, the class itself has not seen the marks in them.
+    required = set(hint.__required_keys__)
+    for name, item in typing.get_type_hints(hint, include_extras=True).items():
+        if typing.get_origin(item) is typing.NotRequired:
+            required.discard(name)
+        elif typing.get_origin(item) is typing.Required:
+            required.add(name)
+    return required
 
 
 def _container(hint: Any, origin: type, inner: tuple[Any, ...]) -> _Check:

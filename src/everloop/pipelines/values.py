@@ -35,6 +35,7 @@ from blake3 import blake3
 from everloop.core.artifact import ModelArtifact
 from everloop.core.pipeline import StoredValue
 from everloop.core.project import module_name
+from everloop.core.secret import Secret
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.beside import named_place
 from everloop.pipelines.paths import content_of_path
@@ -56,7 +57,15 @@ _WANTED = (
 
 
 class Unreadable(Exception):
-    """A stored value cannot be rebuilt here; the step has to run again."""
+    """A stored value cannot be rebuilt here; the step has to run again.
+
+    Attributes:
+        damaged: Digest of the object whose bytes are not what its name says, or empty.
+    """
+
+    def __init__(self, message: str, damaged: str = "") -> None:
+        super().__init__(message)
+        self.damaged = damaged
 
 
 Put = Callable[[Any], tuple[str, int]]
@@ -168,6 +177,8 @@ class Encoder:
             return self._frame(frame, value, path)
         if type(value) is ModelArtifact:
             return self._model(value, path, depth)
+        if type(value) is Secret:
+            return {"$secret": value.name, "version": value.version}
         return self._instance(value, path, depth)
 
     def _instance(self, value: Any, path: str, depth: int) -> Any:
@@ -322,6 +333,9 @@ def _kind(value: Any) -> str:
     return _frame_kind(value) or {pa.Table: "arrow", np.ndarray: "numpy"}.get(type(value), "json")
 
 
+_NOT_READABLE = (EverloopError, KeyError, LookupError, pa.ArrowException, OSError, ValueError)
+
+
 def load(stored: StoredValue, blobs: BlobStore) -> Any:
     """Rebuild a stored value; tables and arrays are mapped and read-only.
 
@@ -333,8 +347,9 @@ def load(stored: StoredValue, blobs: BlobStore) -> Any:
         if text is None:
             text = blobs.get(stored.meta["text_object"])
         return _Decoder(blobs).value(msgspec.json.decode(text))
-    except (EverloopError, KeyError, LookupError, pa.ArrowException, OSError, ValueError) as error:
-        raise Unreadable(str(error)) from error
+    except _NOT_READABLE as error:
+        damaged = getattr(error, "details", {}).get("digest", "")
+        raise Unreadable(str(error), damaged) from error
     except (TypeError, AttributeError) as error:  # a class of the project has other fields now
         raise Unreadable(str(error)) from error
 
@@ -447,6 +462,9 @@ class _Decoder:
             reference=self._blobs.get(node["reference"]) if node["reference"] else b"",
             **{name: self.value(item) for name, item in node["fields"].items()},
         )
+
+    def _secret(self, name: str, node: Any) -> Secret:
+        return Secret(name, version=node["version"])
 
     def _enum(self, name: str, node: Any) -> Any:
         return _class(name)[node["name"]]  # type: ignore[index]

@@ -8,6 +8,7 @@ why it may be a pickle.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import resource
@@ -26,8 +27,12 @@ from everloop.core.pipeline import StoredValue
 from everloop.core.process import watch_lifeline
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
-from everloop.errors import InvalidInput
+from everloop.core.secret import is_shown, masked
+from everloop.errors import EverloopError, InvalidInput
+from everloop.pipelines.definition import full_name
+from everloop.pipelines.kept import KeptModule, import_as_kept
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
+from everloop.pipelines.signature import Signature
 from everloop.pipelines.values import store
 from everloop.tracking.current import logging_to
 
@@ -41,6 +46,7 @@ class Setup(NamedTuple):
     main: str
     location: str
     actor: str
+    modules: dict[str, KeptModule]
 
 
 class Task(NamedTuple):
@@ -138,12 +144,18 @@ def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outco
         ):
             args, kwargs = call_from_bytes(arguments)
             value = function(*args, **kwargs)
+            _signature(function).check_result(value)
             return _stored(value, began, log)._replace(reads=tuple(reads))
     except BaseException as error:  # noqa: BLE001 - the user's: whatever it is, the driver raises it
         raised = _raised(error)
         return Outcome(began, datetime.now(UTC), logged=tuple(log.points), raised=raised)
     finally:
         logging_to.reset(token)
+
+
+@functools.lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> Signature:
+    return Signature(function, "step", full_name(function))
 
 
 def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
@@ -161,9 +173,15 @@ def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
 
 def _raised(error: BaseException) -> Raised:
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
-    trace = "".join(["Traceback (most recent call last):\n", *traceback.format_list(inside)])
-    return Raised(pickle_or_nothing(error), type(error).__name__, str(error), trace.rstrip())
+    inside = [f for f in frames if "/everloop/pipelines/" not in f.filename]
+    if not inside and not isinstance(error, EverloopError):
+        inside = list(frames)
+    lines = traceback.format_list(inside)
+    trace = "".join(["Traceback (most recent call last):\n", *lines]) if lines else ""
+    text = str(error)
+    # With a secret in it the error itself stays here: where it is read nobody knows what to mask.
+    pickled = b"" if is_shown(f"{text}{error!r}{trace}") else pickle_or_nothing(error)
+    return Raised(pickled, type(error).__name__, masked(text), masked(trace.rstrip()))
 
 
 def pickle_or_nothing(value: Any) -> bytes:
@@ -203,6 +221,7 @@ class _DriverClock:
 
 def _prepare(setup: Setup, clock: _DriverClock) -> None:
     os.chdir(setup.folder)
+    import_as_kept(setup.modules)
     # Classes of the driver's main script must get the same names here and there.
     sys.modules["__main__"].__spec__ = ModuleSpec(setup.main, None)
     open_elsewhere(setup.location, actor=setup.actor, clock=clock)

@@ -52,15 +52,25 @@ def lease_end(tx: Transaction, lease_s: float) -> datetime:
     return tx.now + timedelta(seconds=lease_s)
 
 
-def take_over(tx: Transaction, row: Row[Any], owner: str, until: datetime) -> None:
+def take_over(
+    tx: Transaction, row: Row[Any], owner: str, until: datetime, *, gave_up: str = ""
+) -> None:
     """Make `owner` the owner of a run that is lost, failed or killed, or whose owner is dead.
+
+    Args:
+        tx: The transaction.
+        row: The run.
+        owner: The new owner.
+        until: End of its lease.
+        gave_up: An owner that lives, and that says itself that it does not execute the run.
 
     Raises:
         Conflict: If its owner is alive.
         StateError: If it finished.
     """
     leased = row.lease_until is not None and row.lease_until > tx.now
-    if row.state == "running" and leased and not is_dead(row.owner):
+    is_held = not is_dead(row.owner) and not (gave_up and row.owner == gave_up)
+    if row.state == "running" and leased and is_held:
         raise Conflict(
             f"run {row.id} is alive: {row.owner or 'its owner'} holds it until "
             f"{row.lease_until:%H:%M:%S} UTC",

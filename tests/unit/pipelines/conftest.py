@@ -58,3 +58,12 @@ def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Worksp
     with using(made):
         yield made
     made.catalog.close()
+
+
+@pytest.fixture
+def full_workspace(tmp_path: Path) -> Iterator[object]:
+    """One that workers can open, too."""
+    from everloop.workspace import open_workspace
+
+    with open_workspace(tmp_path / "ws") as opened, using(opened):
+        yield opened

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,38 @@ def test_changes_of_rows_in_a_worker_are_recorded(workspace: Workspace) -> None:
     assert (change.dataset, change.rule, change.rows) == ("numbers", "small", 8)
 
 
-@pytest.mark.parametrize("name", ["takes_lock"])
-def test_an_argument_that_cannot_be_sent_is_named(workspace: Workspace, name: str) -> None:
+@dataclass
+class Model:
+    """A model as people make them: what cannot be sent sits deep inside."""
+
+    callbacks: list[Any]
+    settings: dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("value", "paths"),
+    [
+        (threading.Lock(), ["lock"]),
+        (Model([threading.Lock()], {}), ["lock.callbacks[0]"]),
+        (
+            Model([1], {"a": (1, Model([], {"log": sys.stdout}))}),
+            ["lock.settings['a'][1].settings['log']"],
+        ),
+        ([1, threading.Lock(), {"x": threading.Lock()}], ["lock[1]", "lock[2]['x']"]),
+        ((x for x in range(3)), ["lock"]),
+    ],
+    ids=["itself", "in a list", "deep", "two", "generator"],
+)
+def test_what_cannot_be_sent_is_named_by_its_path(
+    workspace: Workspace, value: Any, paths: list[str]
+) -> None:
     @ev.pipeline
     def unsendable() -> int:
-        return steps.takes_lock.submit(threading.Lock()).result()
+        return steps.takes_lock.submit(value).result()
 
     with pytest.raises(InvalidInput, match="cannot be sent") as caught:
         unsendable.run()
-    assert "lock" in caught.value.faults[0].path
+    assert [fault.path for fault in caught.value.faults] == paths
 
 
 def test_a_result_that_cannot_be_sent_is_told(workspace: Workspace) -> None:

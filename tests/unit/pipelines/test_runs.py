@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import subprocess
 import sys
@@ -375,8 +376,6 @@ def test_file_argument_counts_by_content(
 
 
 def test_two_threads_may_run_one_pipeline(workspace: Any) -> None:
-    import contextvars
-
     results: list[float] = []
 
     def go() -> None:
@@ -572,3 +571,32 @@ def test_text_that_names_a_file_counts_by_the_files_content(
     file.write_text("2")
     assert texts.run(name=str(file)) == ["2", "2"]
     assert calls == ["read_text", "read_texts"] * 2
+
+
+def test_two_threads_do_not_execute_one_run(
+    sqlite_workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    @ev.step(cache=False)
+    def waits() -> int:
+        begun.set()
+        assert go.wait(60)
+        return 1
+
+    @ev.pipeline
+    def slow() -> int:
+        return waits()
+
+    results: list[int] = []
+    copied = contextvars.copy_context()
+    first = threading.Thread(target=copied.run, args=(lambda: results.append(slow.run()),))
+    first.start()
+    assert begun.wait(60)
+    with pytest.raises(Conflict, match="is alive"):
+        slow.run(resume=slow.run_id)
+    go.set()
+    first.join()
+    assert results == [1]
+    with pytest.raises(StateError, match="finished"):
+        slow.run(resume=slow.run_id)

@@ -32,7 +32,8 @@ class LocalBlobs:
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
-        self._verified: set[str] = set()
+        #: Sizes of objects whose bytes were compared with their names.
+        self._verified: dict[str, int] = {}
         self._lock = threading.Lock()
         self._ready: set[Path] = set()
         self._parts = PartFiles(self._root / "tmp" / "parts")
@@ -40,7 +41,7 @@ class LocalBlobs:
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         if isinstance(data, bytes | bytearray | memoryview):
             digest = blake3(data).hexdigest()
-            if self.keep(digest):
+            if self._keep_whole(digest, len(data)):
                 return digest, len(data)
             pieces: Iterable[bytes] = (bytes(data),)
         elif hasattr(data, "read"):
@@ -51,7 +52,7 @@ class LocalBlobs:
         try:
             digest, size = write_durably(temporary, pieces)
             target = self._file(digest)
-            if self.keep(digest):
+            if self._keep_whole(digest, size):
                 return digest, size
             folder = self._folder(target.parent)
             os.rename(temporary, target)
@@ -66,7 +67,7 @@ class LocalBlobs:
         found = [(blake3(item).hexdigest(), len(item)) for item in data]
         fresh: dict[str, bytes] = {}
         for (digest, _), item in zip(found, data, strict=True):
-            if not self.keep(digest):
+            if not self._keep_whole(digest, len(item)):
                 fresh[digest] = item
         if fresh:
             try:
@@ -120,14 +121,13 @@ class LocalBlobs:
 
     def path(self, digest: str) -> Path:
         file = self._file(digest)
-        if digest not in self._verified:
-            try:
-                found = _digest(file)
-            except FileNotFoundError:
-                raise NotFound(f"no object {digest}") from None
-            if found != digest:
+        try:
+            size = file.stat().st_size
+            if self._verified.get(digest) != size and _digest(file) != digest:
                 raise self._corrupt(digest)
-            self._verified.add(digest)
+        except FileNotFoundError:
+            raise NotFound(f"no object {digest}") from None
+        self._verified[digest] = size
         return file
 
     def begin_parts(self, purpose: str) -> str:
@@ -158,8 +158,15 @@ class LocalBlobs:
                 raise self._failed(error) from error
         return True
 
+    def _keep_whole(self, digest: str, size: int) -> bool:
+        """As `keep`; an object that was cut off is as good as none, and is put anew."""
+        try:
+            return self._file(digest).stat().st_size == size and self.keep(digest)
+        except FileNotFoundError:
+            return False
+
     def delete(self, digest: str) -> None:
-        self._verified.discard(digest)
+        self._verified.pop(digest, None)
         self._file(digest).unlink(missing_ok=True)
 
     def digests(self) -> Iterator[str]:
@@ -181,7 +188,7 @@ class LocalBlobs:
             try:
                 if file.stat().st_mtime >= before:
                     return False
-                self._verified.discard(digest)
+                self._verified.pop(digest, None)
                 file.unlink()
             except FileNotFoundError:
                 return False
