@@ -13,6 +13,7 @@ versions. The variables of MLflow's own clients say who asks when runs are impor
 of MLflow's.
 ``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
 ``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
+``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True):
     openlineage_key: str = ""
     openlineage_namespace: str = "everloop"
     allowed_hosts: tuple[str, ...] = ()
+    ray_address: str = ""
+    token: str = ""
 
 
 def _user() -> str:
@@ -81,6 +84,8 @@ def load() -> Settings:
         openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
         openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
         allowed_hosts=_names("EVERLOOP_ALLOWED_HOSTS"),
+        ray_address=os.environ.get("RAY_ADDRESS", ""),
+        token=os.environ.get("EVERLOOP_TOKEN", "").strip(),
     )
 
 

@@ -43,6 +43,12 @@ def run() -> None:
     type=click.IntRange(min=1),
     help="Processes for steps side by side; as many as cores if not given.",
 )
+@click.option(
+    "--on",
+    default="",
+    metavar="CLUSTER",
+    help="Execute the steps on a Ray cluster: ray (RAY_ADDRESS, or the one here), ray://HOST:PORT.",
+)
 @common
 def start(
     target: str,
@@ -50,17 +56,18 @@ def start(
     resume: str,
     force: bool,
     workers: int | None,
+    on: str,
     location: str | None,
     as_json: bool,
 ) -> None:
-    """Run a pipeline in this process."""
+    """Run a pipeline in this process, or its steps on a cluster."""
     from everloop.core.context import using
     from everloop.pipelines.load import load_pipeline
 
     with open_workspace(location, must_exist=False) as workspace, using(workspace):
         pipeline = load_pipeline(target)
         given = _arguments(pipeline.function, arguments)
-        result = pipeline.run(resume=resume, force=force, workers=workers, **given)
+        result = pipeline.run(resume=resume, force=force, workers=workers, on=on, **given)
         found = workspace.tracking.run(pipeline.run_id)
         steps = workspace.pipelines.steps(pipeline.run_id)
     if as_json:
