@@ -27,7 +27,7 @@ from everloop.core.process import watch_lifeline
 from everloop.core.project import module_name
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
-from everloop.errors import InvalidInput
+from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.alike import Checks, refuse_unlike
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
 from everloop.pipelines.values import store
@@ -182,7 +182,10 @@ def _stored(value: Any, began: datetime, log: StepLog) -> Outcome:
 def _raised(error: BaseException) -> Raised:
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
-    trace = "".join(["Traceback (most recent call last):\n", *traceback.format_list(inside)])
+    if isinstance(error, EverloopError) and len(inside) == len(frames):
+        inside = []  # of ours alone: the message says it all
+    head = ["Traceback (most recent call last):\n"] if inside else []
+    trace = "".join([*head, *traceback.format_list(inside)])
     return Raised(pickle_or_nothing(error), type(error).__name__, str(error), trace.rstrip())
 
 
