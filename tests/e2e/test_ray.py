@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from everloop.core.context import using
-from everloop.errors import StateError
+from everloop.errors import StateError, UserCodeError
 from everloop.pipelines import api as ev
 from everloop.ports.executor import Needs
 from everloop.workspace import Workspace, open_workspace
@@ -112,9 +111,26 @@ def test_a_file_that_a_node_does_not_have_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here.txt").write_text("only here")
-    with pytest.raises(StateError, match=r"here\.txt is not there.*hint"):
+    with pytest.raises(StateError, match=r"here\.txt is not there.*\n  hint: give steps"):
         reads.run(on="ray", path=Path("here.txt"))
     assert reads.run(on="ray", path=tmp_path / "here.txt") == "only here"
+
+
+@ev.pipeline
+def gives_up(folder: str) -> None:
+    handles = [steps.takes_a_while.submit(x, folder) for x in range(100)]
+    handles[0].result()
+    raise ValueError("enough")
+
+
+def test_a_run_that_ends_takes_its_work_off_the_cluster(
+    cluster: RayCluster, workspace: Workspace, folder: str
+) -> None:
+    with pytest.raises(UserCodeError, match="enough"):
+        gives_up.run(on="ray", folder=folder)
+    begun = len(marks(folder))
+    time.sleep(1)
+    assert len(marks(folder)) == begun < 100
 
 
 SCRIPT = """
@@ -201,17 +217,3 @@ def test_a_killed_node_loses_no_finished_step(
     again = {x for x in executed if executed.count(x) > 1}
     # At most what the lost node had in hand: the one that it executed and the one it was given.
     assert len(executed) - 24 <= 2, again
-
-
-def test_ctrl_c_ends_the_run_and_what_it_has_on_the_cluster(
-    cluster: RayCluster, tmp_path: Path, folder: str
-) -> None:
-    process = started(tmp_path, cluster.address, "n=200", f"folder={folder}")
-    wait_for("some steps end", lambda: len(list(Path(folder).glob("ended-*"))) >= 1)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    begun = len(marks(folder))
-    time.sleep(1)
-    assert len(marks(folder)) == begun < 200
-    with open_workspace(tmp_path / "ws") as workspace:
-        assert workspace.tracking.runs().runs[0].state == "killed"

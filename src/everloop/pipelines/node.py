@@ -8,6 +8,8 @@ unpacks the code, keeps those processes and commits, with the fence of the run.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import os
 import pickle
 import platform
@@ -23,7 +25,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from everloop import __version__
 from everloop.core.context import Place, open_at
 from everloop.core.pipeline import StepKey
 from everloop.core.run import Run, StepRun
@@ -76,7 +77,7 @@ class Answer(NamedTuple):
 
 def to_payload(order: Order) -> bytes:
     """An order as bytes; the versions come first, so that any Everloop can read them."""
-    return pickle.dumps((__version__, _python(), pickle.dumps(order)))
+    return pickle.dumps((_version(), _python(), pickle.dumps(order)))
 
 
 def read_answer(data: bytes) -> list[Outcome]:
@@ -109,6 +110,11 @@ def execute(payload: bytes, node: str) -> bytes:
         return pickle.dumps(Answer([], data))
 
 
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("everloop")
+
+
 def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
@@ -116,7 +122,7 @@ def _python() -> str:
 def _check_versions(version: str, python: str, node: str) -> None:
     differ = [
         f"{name} {here}, and the run was started with {there}"
-        for name, here, there in (("Everloop", __version__, version), ("Python", _python(), python))
+        for name, here, there in (("Everloop", _version(), version), ("Python", _python(), python))
         if here != there
     ]
     if differ:

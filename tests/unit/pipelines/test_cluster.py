@@ -35,7 +35,8 @@ class OneNode:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Needs, bytes]] = []
-        self.lose: Callable[[int], str] = lambda turn: ""
+        self.lose: Callable[[int, int], str] = lambda call, turn: ""
+        self.turns: dict[str, int] = {}
         self.is_closed = False
         self._one_at_a_time = threading.Lock()
 
@@ -46,7 +47,9 @@ class OneNode:
         assert entry == "everloop.pipelines.node:execute"
         with self._one_at_a_time:
             self.sent.append((name, needs, payload))
-            lost = self.lose(len(self.sent))
+            digest = pickle.loads(pickle.loads(payload)[2]).keys[0].digest
+            self.turns[digest] = self.turns.get(digest, 0) + 1
+            lost = self.lose(list(self.turns).index(digest), self.turns[digest])
             if lost == "before":
                 raise WorkerLost("its power went")
             answer = node.execute(payload, "the node")
@@ -132,7 +135,8 @@ def test_a_worker_commits_and_the_driver_does_not(
 def test_what_was_committed_before_the_loss_is_not_executed_again(
     workspace: Workspace, there: OneNode, folder: str
 ) -> None:
-    there.lose = lambda turn: "after" if turn % 2 else "before"
+    # The worker of each call is lost twice: of every other one after it committed.
+    there.lose = lambda call, turn: "" if turn > 2 else "after" if call % 2 else "before"
     assert squares.run(on="ray", n=9, folder=folder) == [x * x for x in range(9)]
     assert marks(folder) == sorted("012345678")
     assert rows_of(workspace, squares.run_id) == [("square", "ran")] * 9
@@ -143,7 +147,7 @@ def test_forced_calls_that_were_lost_after_their_commit_are_not_executed_again(
     workspace: Workspace, there: OneNode, folder: str
 ) -> None:
     squares.run(on="ray", n=4, folder=folder)
-    there.lose = lambda turn: "after"
+    there.lose = lambda call, turn: "after"
     assert squares.run(on="ray", force=True, n=4, folder=folder) == [0, 1, 4, 9]
     assert len(marks(folder)) == 8
     assert rows_of(workspace, squares.run_id) == [("square", "ran")] * 4
@@ -152,7 +156,7 @@ def test_forced_calls_that_were_lost_after_their_commit_are_not_executed_again(
 def test_a_call_whose_workers_are_always_lost_fails_and_spends_no_retry(
     workspace: Workspace, there: OneNode, folder: str
 ) -> None:
-    there.lose = lambda turn: "before"
+    there.lose = lambda call, turn: "before"
 
     @ev.pipeline
     def doomed() -> int:
@@ -271,7 +275,7 @@ def another(folder: Path) -> str:
 def test_other_versions_are_refused_before_anything_is_read(
     version: str | None, python: str | None
 ) -> None:
-    here = (node.__version__, node._python())
+    here = (node._version(), node._python())
     payload = pickle.dumps((version or here[0], python or here[1], b"not to be read"))
     with pytest.raises(StateError, match=r"started with (0\.0\.1|2\.7)"):
         node.read_answer(node.execute(payload, "the node"))
