@@ -138,6 +138,7 @@ class Workspace:
 
             address, authorization = settings.server_login(location, token)
             self.location = address  # without a password, as it is shown and handed on
+            self._login = authorization
             self._transport = Transport(address, actor=actor, authorization=authorization)
             self.folder = Path(settings.DEFAULT_DIR)
             return
@@ -430,13 +431,15 @@ class Workspace:
 
     def place(self) -> Place:
         """Where this workspace is, for the workers of a cluster: no path in it is relative."""
+        if self.is_remote:
+            address, token = settings.login_of(self.location, self._login)
+            return Place(address, "", token, self.actor)
         where = self.location
         if where.startswith("sqlite:///"):
             where = f"sqlite:///{Path(where.removeprefix('sqlite:///')).absolute()}"
         elif "://" not in where:
             where = str(self.folder.absolute())
-        objects = "" if self.is_remote else str(self._objects.absolute())
-        return Place(where, objects, settings.load().token if self.is_remote else "", self.actor)
+        return Place(where, str(self._objects.absolute()), "", self.actor)
 
     def loop_runner(self, root: Path | None = None) -> LoopRunner:
         """What does the work of the loops in this process."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from everloop import settings
 from everloop.core.context import using
 from everloop.core.owner import this_process
 from everloop.errors import (
@@ -27,6 +28,7 @@ from everloop.pipelines import api as ev
 from everloop.ports.executor import Needs, WorkerLost
 from everloop.workspace import Workspace, open_workspace
 from tests.contracts.engines import marks, squares
+from tests.servers import serve
 from tests.unit.pipelines import fan_steps as steps
 
 
@@ -385,3 +387,35 @@ def test_without_ray_the_extra_is_named(
     with pytest.raises(MissingExtra, match="Ray cluster") as caught:
         squares.run(on="ray", n=1)
     assert "everloop[ray]" in caught.value.hint
+
+
+def test_workers_reach_the_workspace_of_a_server(
+    there: OneNode, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("EVERLOOP_TOKEN", "given-to-the-driver")
+    with (
+        serve(open_workspace(tmp_path / "served")) as url,
+        open_workspace(url) as remote,
+        using(remote),
+    ):
+        assert squares.run(on="ray", n=3, folder=folder) == [0, 1, 4]
+        assert rows_of(remote, squares.run_id) == [("square", "ran")] * 3
+        place = pickle.loads(pickle.loads(sent_again(there))[2]).place
+        assert (place.location, place.token) == (url, "given-to-the-driver")
+        assert "given" not in repr(place)
+        for pool in node._pools.values():
+            pool.close()
+        node._pools.clear()
+        node._workspaces.popitem()[1].close()
+    assert len(marks(folder)) == 3
+
+
+def test_a_password_goes_to_the_workers_in_the_address() -> None:
+    url = "https://ann%40x:s%2Fe%3Ac@loop.example:7410/base"
+    address, authorization = settings.server_login(url)
+    assert "ann" not in address
+    assert settings.login_of(address, authorization) == (url, "")
+    assert settings.server_login(settings.login_of(address, authorization)[0])[1] == authorization
+    assert settings.login_of("http://a:1", "Bearer abc") == ("http://a:1", "abc")
+    assert settings.login_of("http://a:1", "") == ("http://a:1", "")
