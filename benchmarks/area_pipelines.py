@@ -20,6 +20,7 @@ from benchmarks.harness import Context, Row, bench
 from benchmarks.pipeline_steps import fan, spin
 from benchmarks.pipelines_keys import key_rows
 from benchmarks.pipelines_peers import measure_peers
+from benchmarks.pipelines_ray import ray_row
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
@@ -204,3 +205,8 @@ def key_of_a_thousand_functions(context: Context) -> list[Row]:
         Row(area="pipelines", unit="s", repeats=repeats, **figures)  # type: ignore[arg-type]
         for figures in key_rows(repeats)
     ]
+
+
+@bench
+def fan_of_small_steps_on_ray(context: Context) -> Row:
+    return ray_row(context)

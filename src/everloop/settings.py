@@ -13,6 +13,7 @@ versions. The variables of MLflow's own clients say who asks when runs are impor
 of MLflow's.
 ``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
 ``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
+``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from __future__ import annotations
 import base64
 import getpass
 import os
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
-__all__ = ["DEFAULT_DIR", "MlflowLogin", "Settings", "load", "mlflow_login", "server_login"]
+__all__ = [
+    "DEFAULT_DIR",
+    "MlflowLogin",
+    "Settings",
+    "load",
+    "login_of",
+    "mlflow_login",
+    "server_login",
+]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
@@ -47,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     openlineage_key: str = ""
     openlineage_namespace: str = "everloop"
     allowed_hosts: tuple[str, ...] = ()
+    ray_address: str = ""
 
 
 def _user() -> str:
@@ -81,6 +91,7 @@ def load() -> Settings:
         openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
         openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
         allowed_hosts=_names("EVERLOOP_ALLOWED_HOSTS"),
+        ray_address=os.environ.get("RAY_ADDRESS", ""),
     )
 
 
@@ -115,6 +126,17 @@ def server_login(url: str, token: str | None = None) -> tuple[str, str]:
         return address, f"Bearer {shown}"
     name, password = _netrc(host)
     return address, _basic(name, password) if name else ""
+
+
+def login_of(address: str, authorization: str) -> tuple[str, str]:
+    """The address with name and password in it, or the token: what `server_login` was told."""
+    kind, _, shown = authorization.partition(" ")
+    if kind != "Basic":
+        return address, shown
+    name, _, password = base64.b64decode(shown).decode().partition(":")
+    parts = urlsplit(address)
+    login = f"{quote(name, safe='')}:{quote(password, safe='')}@{parts.netloc}"
+    return urlunsplit(parts._replace(netloc=login)), ""
 
 
 def _basic(name: str, password: str) -> str:

@@ -17,7 +17,7 @@ from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.roles import RoleAuthorizer
 from everloop.access.service import Service
-from everloop.core.context import current_principal
+from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
     from everloop.pipelines.service import PipelineService
+    from everloop.ports.executor import Executor
     from everloop.ports.notifier import Notifier
     from everloop.ports.online import OnlineStore
     from everloop.ports.secrets import SecretBox
@@ -137,6 +138,7 @@ class Workspace:
 
             address, authorization = settings.server_login(location, token)
             self.location = address  # without a password, as it is shown and handed on
+            self._login = authorization
             self._transport = Transport(address, actor=actor, authorization=authorization)
             self.folder = Path(settings.DEFAULT_DIR)
             return
@@ -407,6 +409,38 @@ class Workspace:
         if len(answers):
             self.predictions.log(answers.snapshot.deployment, prediction_table([answers]))
 
+    def executor(self, address: str) -> Executor:
+        """The cluster that ``run(on=...)`` names, by its scheme.
+
+        Args:
+            address: ``ray`` (what ``RAY_ADDRESS`` says, else the cluster that this machine is a
+                node of), ``ray://host:port``, or one of a plug-in's (``everloop.executors``).
+
+        Raises:
+            InvalidInput: If nothing executes at such an address.
+            BackendError: If no cluster answers there.
+            MissingExtra: Without its library.
+        """
+        scheme = address.partition("://")[0]
+        if scheme == "ray":
+            from everloop.backends.exec.ray import RayExecutor
+
+            is_named = address not in ("ray", "ray://")
+            return RayExecutor(address if is_named else settings.load().ray_address or "auto")
+        return _plugged_in(scheme, address)
+
+    def place(self) -> Place:
+        """Where this workspace is, for the workers of a cluster: no path in it is relative."""
+        if self.is_remote:
+            address, token = settings.login_of(self.location, self._login)
+            return Place(address, "", token, self.actor)
+        where = self.location
+        if where.startswith("sqlite:///"):
+            where = f"sqlite:///{Path(where.removeprefix('sqlite:///')).absolute()}"
+        elif "://" not in where:
+            where = str(self.folder.absolute())
+        return Place(where, str(self._objects.absolute()), "", self.actor)
+
     def loop_runner(self, root: Path | None = None) -> LoopRunner:
         """What does the work of the loops in this process."""
         from everloop.automation.runner import LoopRunner
@@ -540,6 +574,20 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
+
+
+def _plugged_in(scheme: str, address: str) -> Executor:
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group="everloop.executors")}
+    if scheme not in found:
+        known = ", ".join(sorted({"ray", *found}))
+        raise InvalidInput(
+            f"nothing executes steps at {address!r}",
+            hint=f"known: {known}, as in on='ray://host:port'",
+        )
+    made: Executor = found[scheme].load()(address)
+    return made
 
 
 def _silent(_: str) -> None:

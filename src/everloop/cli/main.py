@@ -39,6 +39,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "token": ("everloop.cli.access", "token", "Tokens that programs log in with."),
     "gc": ("everloop.cli.collect", "gc", "Purge what was deleted; reclaim its storage."),
     "events": ("everloop.cli.story", "events", "The event log."),
+    "export": ("everloop.cli.export", "export", "A pipeline for Kubernetes (KubeRay) to run."),
     "import": ("everloop.cli.transfer", "import_", "Take in runs and models of MLflow's."),
     "merge": ("everloop.cli.transfer", "merge", "Take in another workspace's folder."),
 }

@@ -15,7 +15,7 @@ from everloop.core.run import Run
 from everloop.core.time import parse_instant
 from everloop.errors import InvalidInput
 
-__all__ = ["run"]
+__all__ = ["parse_arguments", "run"]
 
 
 class _RunGroup(click.Group):
@@ -43,6 +43,12 @@ def run() -> None:
     type=click.IntRange(min=1),
     help="Processes for steps side by side; as many as cores if not given.",
 )
+@click.option(
+    "--on",
+    default="",
+    metavar="CLUSTER",
+    help="Execute the steps on a Ray cluster: ray (RAY_ADDRESS, or the one here), ray://HOST:PORT.",
+)
 @common
 def start(
     target: str,
@@ -50,17 +56,18 @@ def start(
     resume: str,
     force: bool,
     workers: int | None,
+    on: str,
     location: str | None,
     as_json: bool,
 ) -> None:
-    """Run a pipeline in this process."""
+    """Run a pipeline in this process, or its steps on a cluster."""
     from everloop.core.context import using
     from everloop.pipelines.load import load_pipeline
 
     with open_workspace(location, must_exist=False) as workspace, using(workspace):
         pipeline = load_pipeline(target)
-        given = _arguments(pipeline.function, arguments)
-        result = pipeline.run(resume=resume, force=force, workers=workers, **given)
+        given = parse_arguments(pipeline.function, arguments)
+        result = pipeline.run(resume=resume, force=force, workers=workers, on=on, **given)
         found = workspace.tracking.run(pipeline.run_id)
         steps = workspace.pipelines.steps(pipeline.run_id)
     if as_json:
@@ -179,7 +186,12 @@ def _seconds(found: Run) -> float | None:
     return (found.ended_at - found.started_at).total_seconds() if found.ended_at else None
 
 
-def _arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+def parse_arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of a pipeline, from ``name=value``.
+
+    Raises:
+        InvalidInput: With everything that is wrong.
+    """
     hints = typing.get_type_hints(function)
     known = inspect.signature(function).parameters
     faults, arguments = [], {}

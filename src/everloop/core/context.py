@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from everloop.core.access import Principal
 from everloop.errors import StateError
 
 __all__ = [
+    "Place",
     "acting",
     "authenticated",
     "current_actor",
@@ -22,6 +23,7 @@ __all__ = [
     "current_principal",
     "current_workspace",
     "has_workspace",
+    "open_at",
     "open_elsewhere",
     "set_opener",
     "using",
@@ -96,6 +98,31 @@ def open_elsewhere(location: str, *, actor: str, clock: Any) -> None:
     opener = _opener
     assert opener is not None, "importing everloop sets it"
     set_opener(lambda: opener(location, actor=actor, clock=clock))
+
+
+class Place(NamedTuple):
+    """Where a workspace is, in words that another machine understands too.
+
+    Attributes:
+        location: As :func:`everloop.open` takes it; no path in it is relative.
+        objects: Folder of the objects; empty for a server.
+        token: What a server is shown; empty where none is needed.
+        actor: Whom events name.
+    """
+
+    location: str
+    objects: str
+    token: str
+    actor: str
+
+    def __repr__(self) -> str:
+        return "Place(...)"  # a location may hold a password
+
+
+def open_at(location: str, *, actor: str, clock: Any) -> Any:
+    """Open the workspace at `location`; the caller closes it."""
+    assert _opener is not None, "importing everloop sets it"
+    return _opener(location, actor=actor, clock=clock)
 
 
 def current_workspace() -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,7 @@ from everloop.pipelines.kept import kept_modules
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
+from everloop.ports.executor import Executor
 from everloop.tracking.current import logging_to
 from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
 
@@ -50,7 +52,7 @@ __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RUN_OPTIONS = frozenset({"resume", "force", "trigger", "workers"})
+_RUN_OPTIONS = frozenset({"resume", "force", "trigger", "workers", "on"})
 
 
 def _is_plain_function(function: object) -> bool:
@@ -134,6 +136,8 @@ def step(
     timeout: str | timedelta | None = ...,
     memory: str | int = ...,
     isolate: bool = ...,
+    cpus: float = ...,
+    gpus: float = ...,
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 def step(
     function: Callable[..., Any] | None = None,
@@ -147,6 +151,8 @@ def step(
     timeout: str | timedelta | None = None,
     memory: str | int = 0,
     isolate: bool = False,
+    cpus: float = 1,
+    gpus: float = 0,
 ) -> Any:
     """Make a function a step of pipelines.
 
@@ -164,6 +170,10 @@ def step(
             ``"512MiB"`` (2**20), or a number of bytes. Includes what the libraries take.
         isolate: Execute each call in a process of its own: whatever it does there, even a crash,
             is an error of the step and nothing more. A timeout or a limit of memory implies it.
+        cpus: Processors that a call takes on a cluster (``run(on=...)``); parts of one are
+            possible. With 0 a plain call is executed where the pipeline runs. Here it says nothing,
+            nor do `gpus`.
+        gpus: Graphics cards that a call takes on a cluster; parts of one are possible.
 
     Raises:
         InvalidInput: If an option is wrong, or `function` is no plain function.
@@ -173,6 +183,9 @@ def step(
         raise InvalidInput("environment is a list of names", [("environment", repr(environment))])
     if type(retries) is not int or retries < 0:
         raise InvalidInput("retries is a number from 0", [("retries", repr(retries))])
+    faults = [(n, repr(v)) for n, v in (("cpus", cpus), ("gpus", gpus)) if not _is_share(v)]
+    if faults:
+        raise InvalidInput("cpus and gpus are numbers from 0", faults)
     options = {
         "cache": cache,
         "version": str(version),
@@ -182,10 +195,17 @@ def step(
         "timeout_s": duration_micros(timeout) / 1e6 if timeout is not None else None,
         "memory": _bytes(memory),
         "isolate": isolate,
+        "cpus": cpus,
+        "gpus": gpus,
     }
     if function is not None:
         return Step(function, **options)
     return lambda decorated: Step(decorated, **options)
+
+
+def _is_share(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf  # type: ignore[operator]
 
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -236,6 +256,7 @@ class Pipeline(Generic[P, R]):
         force: bool = False,
         trigger: str = "",
         workers: int | None = None,
+        on: str = "",
         **arguments: Any,
     ) -> R:
         """Run the pipeline in the current workspace.
@@ -246,7 +267,9 @@ class Pipeline(Generic[P, R]):
             force: Run every step, whatever is stored.
             trigger: Id of the firing that started it.
             workers: Processes at most for ``submit`` and ``map``; as many as there are cores if
-                not given.
+                not given. On a cluster, calls at once; as many as fit if not given.
+            on: A cluster that executes the steps: ``ray`` (the one that ``RAY_ADDRESS`` names, or
+                that this machine is a node of) or ``ray://host:port``. None is ever started.
             **arguments: The pipeline's own.
 
         Returns:
@@ -257,6 +280,8 @@ class Pipeline(Generic[P, R]):
             UserCodeError: If the user's code raised; the run failed and can be resumed.
             Conflict: If the run to resume is alive.
             StateError: If the run to resume finished, or another process took this one over.
+            BackendError: If there is no cluster at `on`; nothing ran.
+            MissingExtra: Without the library of the cluster; nothing ran.
         """
         if executing.get() is not None or isinstance(logging_to.get(), Execution):
             raise StateError(
@@ -272,30 +297,23 @@ class Pipeline(Generic[P, R]):
                 raise InvalidInput(f"run {resume} cannot take arguments", faults)
             arguments = self._stored_arguments(workspace, resume)
         bound = self.signature.bind((), arguments, texts=True)
-        with _executed_here(resume):
-            return self._run_resumable(
-                workspace, bound, resume, trigger, force=force, workers=workers
-            )
+        if not isinstance(on, str):
+            raise InvalidInput('on is a text such as "ray"', [("on", repr(on))])
+        # Before the run: without its cluster it would only fail.
+        executor = workspace.executor(on) if on else None
+        try:
+            with _executed_here(resume):
+                run = self._start(workspace, bound, resume, trigger)
+                self.run_id = run.id
+                with _executed_here(run.id if not resume else ""):
+                    execution = Execution(workspace, run, force=force, workers=workers)
+                    return self._run(execution, bound, executor)
+        finally:
+            if executor is not None:
+                executor.close()
 
-    def _run_resumable(
-        self,
-        workspace: Any,
-        bound: dict[str, Any],
-        resume: str,
-        trigger: str,
-        *,
-        force: bool,
-        workers: int | None,
-    ) -> R:
-        run = self._start(workspace, bound, resume, trigger)
-        self.run_id = run.id
-        with _executed_here(run.id if not resume else ""):
-            return self._run_started(workspace, run, bound, force=force, workers=workers)
-
-    def _run_started(
-        self, workspace: Any, run: Run, bound: dict[str, Any], *, force: bool, workers: int | None
-    ) -> R:
-        execution = Execution(workspace, run, force=force, workers=workers)
+    def _run(self, execution: Execution, bound: dict[str, Any], executor: Executor | None) -> R:
+        workspace, run = current_workspace(), execution.run
         execution.open()
         describing = threading.Thread(
             target=self._describe,
@@ -307,7 +325,7 @@ class Pipeline(Generic[P, R]):
         execution.modules.result()  # before anything can edit them
         try:
             with noting() as reads:
-                return self._execute(execution, bound)
+                return self._execute(execution, bound, executor)
         finally:
             execution.close()
             describing.join(timeout=10)
@@ -343,10 +361,12 @@ class Pipeline(Generic[P, R]):
                 f"the arguments of run {run_id} cannot be read: {error}", hint="start a new run"
             ) from error
 
-    def _execute(self, execution: Execution, bound: dict[str, Any]) -> R:
+    def _execute(self, execution: Execution, bound: dict[str, Any], executor: Executor | None) -> R:
         args, kwargs = self.signature.unbind(bound)
         token, log_token = executing.set(execution), logging_to.set(execution)
         try:
+            if executor is not None:
+                execution.go_to(executor, self.function)
             result = self.function(*args, **kwargs)
             execution.join()
         except Exception as error:  # the user's: the run keeps it, the caller gets it

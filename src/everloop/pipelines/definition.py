@@ -28,6 +28,8 @@ class Step:
         timeout_s: Seconds that one try may take; None is no limit.
         memory: Bytes that one try may use; 0 is no limit.
         isolate: Whether each call is executed in a process of its own.
+        cpus: Processors that a call takes on a cluster.
+        gpus: Graphics cards that it takes there.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Step:
         timeout_s: float | None = None,
         memory: int = 0,
         isolate: bool = False,
+        cpus: float = 1,
+        gpus: float = 0,
     ) -> None:
         self.name = full_name(function)
         self.function = function
@@ -54,6 +58,8 @@ class Step:
         self.memory = memory
         # Only a process can be stopped, or be given a limit of memory.
         self.isolate = isolate or timeout_s is not None or memory > 0
+        self.cpus = cpus
+        self.gpus = gpus
         self.signature = Signature(function, "step", self.name)
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -32,15 +32,20 @@ from everloop.core.time import ManualClock
 from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
 from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
+from everloop.pipelines.ends import memo_of, record_changes
 from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.kept import KeptModule
 from everloop.pipelines.pool import Pool, usable_cores
 from everloop.pipelines.private import is_fixed, private
-from everloop.pipelines.reads import moved_on, read_parts
+from everloop.pipelines.reads import moved_on
 from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
 from everloop.pipelines.values import Encoder, Unreadable, load, store
-from everloop.pipelines.worker import Outcome, Raised, StepLog, Task
+from everloop.pipelines.worker import Outcome, Raised, StepLog, Task, setup_here
+from everloop.ports.executor import Executor
 from everloop.tracking.current import logging_to
+
+if TYPE_CHECKING:
+    from everloop.pipelines.cluster import Cluster
 
 __all__ = [
     "LEASE_S",
@@ -75,6 +80,7 @@ class End(NamedTuple):
         logged: Metric points that it logged.
         reads: What it read from the workspace by a moving name.
         is_here: Whether `value` is the result.
+        is_committed: Whether the worker committed it.
     """
 
     call: Call
@@ -87,6 +93,7 @@ class End(NamedTuple):
     logged: tuple[Metric, ...] = ()
     reads: tuple[Read, ...] = ()
     is_here: bool = False
+    is_committed: bool = False
 
 
 class Execution:
@@ -96,7 +103,8 @@ class Execution:
         workspace: Has ``pipelines``, ``blobs``, ``data``, ``tracking``, ``catalog``, ``location``.
         run: As started.
         force: Run every step, whatever is stored.
-        workers: Worker processes at most; as many as there are cores if None.
+        workers: Worker processes at most; as many as there are cores if None. On a cluster calls at
+            once; as many as it has room for if None.
     """
 
     def __init__(
@@ -111,7 +119,8 @@ class Execution:
         self._claims: Claims = (
             OwnClaims() if workspace.catalog is None else workspace.catalog.claims
         )
-        self._workers = workers or usable_cores()
+        self._most = workers
+        self._cluster: Cluster | None = None
         self._lock = threading.RLock()
         self._seq = 0
         self._cached: list[StepRun] = []
@@ -137,6 +146,20 @@ class Execution:
         self._seq = max((step.seq for step in known), default=-1) + 1
         self._renewer.start()
 
+    def go_to(self, executor: Executor, root: Callable[..., Any]) -> None:
+        """Have the steps executed on a cluster.
+
+        Args:
+            executor: The cluster.
+            root: The pipeline's function, whose code goes there.
+
+        Raises:
+            TooLarge: If that is too much code.
+        """
+        from everloop.pipelines.cluster import Cluster
+
+        self._cluster = Cluster(self._workspace, self.run, executor, root, self._next_number)
+
     def stop_workers(self) -> None:
         """End the worker processes with what they do."""
         self._stop.set()
@@ -144,6 +167,8 @@ class Execution:
             pool = self._pool
         if pool is not None:
             pool.close(kill=True)
+        if self._cluster is not None:
+            self._cluster.close()
 
     def close(self) -> None:
         """Stop renewing the lease, and the worker processes with what they still do."""
@@ -176,7 +201,9 @@ class Execution:
     def call(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Execute one call of a step, or take its stored result."""
         given = {name: resolved(value) for name, value in kwargs.items()} if kwargs else kwargs
-        return self._call(step, resolved(args), given, self._next(step), step.isolate)
+        # Who has no processor to ask for is quicker where the pipeline runs.
+        away = self._cluster is not None and (step.cpus > 0 or step.gpus > 0)
+        return self._call(step, resolved(args), given, self._next(step), away or step.isolate)
 
     def _call(
         self,
@@ -348,7 +375,10 @@ class Execution:
             step.memory,
             fixed_answers(),
         )
-        outcomes = self._open_pool().run(task, step.timeout_s)
+        if self._cluster is None:
+            outcomes = self._open_pool().run(task, step.timeout_s)
+        else:
+            outcomes = self._cluster.run(task, calls)
         for call, outcome in zip(calls, outcomes, strict=True):
             for point in outcome.logged:
                 self.hold(point)
@@ -370,14 +400,15 @@ class Execution:
         modules = self.modules.result()
         with self._lock:
             if self._pool is None:
-                place = self._workspace.location, self._workspace.actor
-                self._pool = Pool(self._workers, *place, modules)
+                setup = setup_here(self._workspace.location, self._workspace.actor, modules)
+                self._pool = Pool(self._most or usable_cores(), setup)
             return self._pool
 
-    @property
-    def workers(self) -> int:
-        """Worker processes at most."""
-        return self._workers
+    def side_by_side(self, step: Step) -> int:
+        """How many calls of a step are executed at once."""
+        if self._most is not None:
+            return self._most
+        return usable_cores() if self._cluster is None else self._cluster.capacity(step)
 
     def tell_retry(self, end: End, attempt: int) -> None:
         """Log that a call failed and is tried again."""
@@ -410,46 +441,35 @@ class Execution:
             if end.error is not None:
                 self._note_raised(end.call, end.error)
             elif end.stored is not None:
-                results.append(self._memo(end, end.stored))
+                self._note_tables(end)
+                if not end.is_committed:
+                    results.append(self._memo(end, end.stored))
         self._flush_points()
+        ours = [end for end in ends if not end.is_committed]
+        if not ours:
+            return  # rows of cached steps ride with a later one
         with self._lock:
             rows, self._cached = self._cached, []
-            rows += [self._end_row(end) for end in ends]
+            rows += [self._end_row(end) for end in ours]
         self._service.commit_steps(self.run.id, self.run.fence, rows, results)
 
     def _note_raised(self, call: Call, error: BaseException) -> None:
         with self._lock:
             self._raised.append((call.step.name, error))
 
+    def _note_tables(self, end: End) -> None:
+        for _, sources, _ in end.tables:
+            self._note_sources(sources, end.call.step.name.rpartition(".")[2])
+
     def _memo(self, end: End, stored: StoredValue) -> Memo:
-        # A later run that takes the result from the store has the same inputs and metrics.
-        name = end.call.step.name
-        beside: dict[str, Any] = {}
-        for _, sources, changes in end.tables:
-            self._note_sources(sources, name.rpartition(".")[2])
-            self._record_changes(f"run:{self.run.id}/{name}", changes)
-            beside.setdefault("sources", []).extend(list(source) for source in sources)
-        if end.reads:
-            beside["reads"] = [list(read) for read in end.reads]
-        if end.logged:
-            beside["logged"] = [[p.key, repr(p.value), p.step] for p in end.logged]
-        if beside:
-            stored = msgspec.structs.replace(stored, meta={**stored.meta, **beside})
+        for _, _, changes in end.tables:
+            self._record_changes(f"run:{self.run.id}/{end.call.step.name}", changes)
         key = end.call.key()
-        key.parts.update(read_parts(end.reads))
-        return Memo(key=key, value=stored, run_id=self.run.id, created_at=datetime.now(UTC))
+        more: Any = {"tables": end.tables, "reads": end.reads, "logged": end.logged}
+        return memo_of(key, stored, self.run.id, **more)
 
     def _record_changes(self, scope: str, changes: Iterable[Any]) -> None:
-        for change in changes:
-            self._workspace.data.record_changes(
-                scope,
-                change.dataset,
-                change.rule,
-                change.action,
-                change.reason,
-                change.owner,
-                change.rows,
-            )
+        record_changes(self._workspace.data, scope, changes)
 
     def _end_row(self, end: End) -> StepRun:
         if end.error is None:
@@ -468,11 +488,9 @@ class Execution:
         began: datetime | None = None,
         ended: datetime | None = None,
     ) -> StepRun:
-        with self._lock:
-            seq, self._seq = self._seq, self._seq + 1
         return StepRun(
             run_id=self.run.id,
-            seq=seq,
+            seq=self._next_number(),
             step=call.step.name,
             key=call.digest,
             outcome=outcome,
@@ -482,6 +500,11 @@ class Execution:
             ended_at=ended or datetime.now(UTC),
         )
 
+    def _next_number(self) -> int:
+        with self._lock:
+            number, self._seq = self._seq, self._seq + 1
+        return number
+
     # Side by side
 
     def submit(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
@@ -490,7 +513,7 @@ class Execution:
         with self._lock:
             if self._threads is None:
                 # First come, first served: a call never waits for one that begins after it.
-                self._threads = ThreadPoolExecutor(self._workers + 1, "everloop-submit")
+                self._threads = ThreadPoolExecutor(self.side_by_side(step) + 1, "everloop-submit")
             future: Future[Any] = self._threads.submit(
                 copy_context().run, self._submitted, step, args, kwargs, nth
             )
@@ -566,7 +589,7 @@ def backoff_s(step: Step, attempt: int) -> float:
 
 def _end_of(call: Call, outcome: Outcome) -> End:
     end = End(call, outcome.began, outcome.ended, logged=outcome.logged, tables=outcome.tables)
-    end = end._replace(reads=outcome.reads)
+    end = end._replace(reads=outcome.reads, is_committed=outcome.committed == 1)
     if outcome.raised is not None:
         return end._replace(error=_error_of(call, outcome.raised))
     if outcome.stored is not None:

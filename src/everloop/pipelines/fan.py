@@ -57,6 +57,7 @@ class FanOut:
         self._fault: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._mean_s = 0.0
+        self._workers = 1
 
     def run(self, items: list[Any], fixed: dict[str, Any]) -> list[Any]:
         """The results in the order of the items.
@@ -110,8 +111,9 @@ class FanOut:
                 self._start()
 
     def _start(self) -> None:
+        self._workers = self._execution.side_by_side(self._step)
         # One more than workers: a group is got ready while the others are executed.
-        for number in range(self._execution.workers + 1):
+        for number in range(self._workers + 1):
             work = threading.Thread(
                 target=copy_context().run, args=(self._work,), name=f"everloop-map-{number}"
             )
@@ -173,7 +175,7 @@ class FanOut:
 
     def _group_size(self) -> int:
         # Towards the end the groups get smaller, so that the workers end together.
-        share = len(self._todo) // (2 * self._execution.workers)
+        share = len(self._todo) // (2 * self._workers)
         fitting = int(_GROUP_S / self._mean_s) if self._mean_s > 0 else 1
         return max(1, min(_GROUP_MOST, fitting, share))
 

@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
 from everloop.core.process import ChildProcess
-from everloop.core.project import module_name
-from everloop.pipelines.kept import KeptModule
 from everloop.pipelines.worker import Outcome, Raised, Setup, Task
 
 __all__ = ["Pool", "usable_cores"]
@@ -45,10 +43,10 @@ class _Lost(Exception):
 
 
 class _Worker:
-    def __init__(self, setup: bytes) -> None:
+    def __init__(self, setup: bytes, path: list[str]) -> None:
         ours, theirs = socket.socketpair()
         try:
-            command = [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path]
+            command = [sys.executable, "-c", _START, str(theirs.fileno()), *path]
             self._process = ChildProcess(command, pass_fds=(theirs.fileno(),))
         except BaseException:  # whatever it is, Ctrl-C too, no descriptor may stay open
             ours.close()
@@ -107,14 +105,18 @@ class _Worker:
 
 
 class Pool:
-    """At most `size` workers, each executing one task at a time; safe to use from many threads."""
+    """At most `size` workers, each executing one task at a time; safe to use from many threads.
 
-    def __init__(
-        self, size: int, location: str, actor: str, modules: dict[str, KeptModule]
-    ) -> None:
+    Args:
+        size: Of them at most.
+        setup: What each is told first.
+        path: Where they import from; as this process does if None.
+    """
+
+    def __init__(self, size: int, setup: Setup, *, path: list[str] | None = None) -> None:
         self.size = size
-        setup = Setup(os.getcwd(), module_name("__main__"), location, actor, modules)
         self._setup = pickle.dumps(setup)
+        self._path = list(sys.path) if path is None else path
         self._free = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -159,7 +161,7 @@ class Pool:
             if worker is not None:
                 self._busy.add(worker)
                 return worker
-        worker = _Worker(self._setup)
+        worker = _Worker(self._setup, self._path)
         with self._lock:
             self._busy.add(worker)
             closed = self._closed.is_set()

@@ -11,18 +11,17 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from everloop.core.pipeline import PartChange, Rerun, StepComparison
 from everloop.core.reads import READS_TAG, fixing, from_text
 from everloop.core.run import Run, StepRun
-from everloop.errors import EverloopError, InvalidInput, NotFound, StateError
+from everloop.errors import NotFound, StateError
 from everloop.pipelines.api import Pipeline
 from everloop.pipelines.beside import content_beside, environment_digest
 from everloop.pipelines.explain import changes
+from everloop.pipelines.snapshot import unpack
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.surroundings import environment_of
 
@@ -60,32 +59,7 @@ def restore(run: Run, blobs: BlobStore, folder: Path) -> list[str]:
         NotFound: If objects of it are gone; nothing is executed then.
         InvalidInput: If a name in it leads out of the folder.
     """
-    missing: list[str] = []
-    tree: dict[str, str] = {}
-    try:
-        tree = msgspec.json.decode(blobs.get(run.code), type=dict[str, str])
-    except EverloopError:
-        missing.append(f"the list of files ({run.code[:16]})")
-    for name, digest in sorted(tree.items()):
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts:
-            faults = [(name, "leads out of the folder")]
-            raise InvalidInput(f"the code snapshot of run {run.id} is damaged", faults)
-        try:
-            data = blobs.get(digest)
-        except EverloopError:
-            missing.append(f"{name} ({digest[:16]})")
-            continue
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    if missing:
-        raise NotFound(
-            f"the code snapshot of run {run.id} is not whole: {', '.join(missing)} is gone",
-            hint="restore the objects of the workspace from a backup; without them the run "
-            "cannot be repeated",
-        )
-    return sorted(tree)
+    return unpack(run.code, f"run {run.id}", blobs, folder)
 
 
 def environment_changes(

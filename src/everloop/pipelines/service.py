@@ -19,7 +19,7 @@ from everloop.core.ids import new_id
 from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
 from everloop.core.run import Run, RunInput, StepRun
 from everloop.core.time import to_micros
-from everloop.errors import BackendError, InvalidInput, NotFound
+from everloop.errors import BackendError, Conflict, InvalidInput, NotFound
 from everloop.pipelines.explain import explain
 from everloop.ports.blobs import BlobStore
 from everloop.tracking.leases import (
@@ -47,7 +47,8 @@ __all__ = ["PipelineService"]
 _INSERT_STEP = (
     "INSERT INTO step_runs (run_id, seq, step, key, outcome, output, error, started_at, ended_at) "
     "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
-    "WHERE EXISTS (SELECT 1 FROM runs WHERE id = ? AND fence = ? AND state = 'running')"
+    "WHERE EXISTS (SELECT 1 FROM runs WHERE id = ? AND fence = ? AND state = 'running') "
+    "ON CONFLICT DO NOTHING"
 )
 _INSERT_MEMO = (
     "INSERT INTO memos (key, step, parts, notes, value, run_id, created_at) "
@@ -257,6 +258,7 @@ class PipelineService(Service):
 
         Raises:
             StateError: If somebody else took the run over.
+            Conflict: If one of the rows is there already: another worker was first with it.
         """
         with self._catalog.driver(write=True) as (cursor, _):
             is_refused = not self._insert_steps(cursor, run_id, fence, steps)
@@ -267,7 +269,10 @@ class PipelineService(Service):
                     cursor.execute(self._sql.insert_memo, _memo_values(memo))
         if is_refused:
             with self._catalog.read() as tx:
-                raise refused(run_row(tx, run_id), fence)
+                row = run_row(tx, run_id)
+            if row.fence == fence and row.state == "running":
+                raise Conflict(f"rows of run {run_id} are there already; nothing was written")
+            raise refused(row, fence)
 
     def _insert_steps(self, cursor: Any, run_id: str, fence: int, steps: list[StepRun]) -> bool:
         """Insert rows of steps; False if the fence does not hold."""

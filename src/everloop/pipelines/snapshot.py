@@ -10,12 +10,16 @@ import importlib.util
 import os
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import msgspec
 
 from everloop.core.project import is_project, module_file, module_name
+from everloop.errors import EverloopError, InvalidInput, NotFound
 from everloop.pipelines.code import CodePrint
+from everloop.ports.blobs import BlobStore
 
-__all__ = ["data_of", "files_of"]
+__all__ = ["data_of", "files_of", "unpack"]
 
 #: Data files above this are not kept, nor those beyond this in all, bytes.
 LARGEST, MOST = 16 << 20, 64 << 20
@@ -117,3 +121,44 @@ def _name(file: Path, place: str, roots: set[Path]) -> str:
         if file.resolve().is_relative_to(root):
             return file.resolve().relative_to(root).as_posix()
     return ""
+
+
+def unpack(code: str, of: str, blobs: BlobStore, folder: Path) -> list[str]:
+    """Write a code snapshot into `folder`; names of the files.
+
+    Args:
+        code: Its digest.
+        of: What it is of, for messages.
+        blobs: Where it is kept.
+        folder: An empty folder.
+
+    Raises:
+        NotFound: If objects of it are gone.
+        InvalidInput: If a name in it leads out of the folder.
+    """
+    missing: list[str] = []
+    tree: dict[str, str] = {}
+    try:
+        tree = msgspec.json.decode(blobs.get(code), type=dict[str, str])
+    except EverloopError:
+        missing.append(f"the list of files ({code[:16]})")
+    for name, digest in sorted(tree.items()):
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            faults = [(name, "leads out of the folder")]
+            raise InvalidInput(f"the code snapshot of {of} is damaged", faults)
+        try:
+            data = blobs.get(digest)
+        except EverloopError:
+            missing.append(f"{name} ({digest[:16]})")
+            continue
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    if missing:
+        raise NotFound(
+            f"the code snapshot of {of} is not whole: {', '.join(missing)} is gone",
+            hint="restore the objects of the workspace from a backup; without them the run "
+            "cannot be repeated",
+        )
+    return sorted(tree)

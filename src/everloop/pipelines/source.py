@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-__all__ = ["bytecode_digest", "code_digest", "code_of_file", "file_digest_of_syntax"]
+__all__ = ["STARTED", "bytecode_digest", "code_digest", "code_of_file", "file_digest_of_syntax"]
 
-# Whether a file is still what was imported from it is only known if it is older than this process.
-_STARTED = time.time()
+#: Whether a file is still what was imported from it is only known if it is older than this process.
+STARTED = time.time()
 
 # Trees are shared and bared in place while they are digested: one thread at a time.
 _trees = threading.Lock()
@@ -65,7 +65,7 @@ def file_digest_of_syntax(filename: str) -> str:
     nobody can say whether it is what was imported.
     """
     try:
-        if os.stat(filename).st_mtime > _STARTED:
+        if os.stat(filename).st_mtime > STARTED:
             return ""
         if filename.endswith(".py"):
             with _trees, contextlib.suppress(RecursionError):

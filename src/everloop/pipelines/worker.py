@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 from everloop.core.context import acting, open_elsewhere
 from everloop.core.pipeline import StoredValue
 from everloop.core.process import watch_lifeline
+from everloop.core.project import module_name
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
 from everloop.core.secret import is_shown, masked
 from everloop.errors import EverloopError, InvalidInput
+from everloop.pipelines.alike import Checks, refuse_unlike
 from everloop.pipelines.definition import full_name
 from everloop.pipelines.kept import KeptModule, import_as_kept
 from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_bytes
@@ -36,17 +38,31 @@ from everloop.pipelines.signature import Signature
 from everloop.pipelines.values import store
 from everloop.tracking.current import logging_to
 
-__all__ = ["Outcome", "Raised", "Setup", "StepLog", "Task", "execute", "main"]
+__all__ = ["Outcome", "Raised", "Setup", "StepLog", "Task", "execute", "main", "setup_here"]
 
 
 class Setup(NamedTuple):
-    """What a worker is told first."""
+    """What a worker is told first.
+
+    Attributes:
+        folder: Where it works.
+        main: Name of the driver's main module.
+        location: Of the workspace.
+        actor: Whom events name.
+        environment: Variables that are set for it, or unset where None.
+    """
 
     folder: str
     main: str
     location: str
     actor: str
-    modules: dict[str, KeptModule]
+    environment: tuple[tuple[str, str | None], ...] = ()
+    modules: dict[str, KeptModule] | None = None
+
+
+def setup_here(location: str, actor: str, modules: dict[str, KeptModule] | None = None) -> Setup:
+    """What workers of this process are told: its folder and main module are theirs."""
+    return Setup(os.getcwd(), module_name("__main__"), location, actor, modules=modules)
 
 
 class Task(NamedTuple):
@@ -59,6 +75,7 @@ class Task(NamedTuple):
         now: The instant of the driver's manual clock; None if it goes by the machine's.
         memory: Bytes that the process may use for its data; 0 is no limit.
         fixed: In the repetition of a run, its id and what it was answered.
+        checks: What must be the same here as where the driver runs, if that is elsewhere.
     """
 
     step: StepReference
@@ -67,6 +84,7 @@ class Task(NamedTuple):
     now: datetime | None = None
     memory: int = 0
     fixed: tuple[str, dict[tuple[str, str], list[str]]] | None = None
+    checks: Checks | None = None
 
 
 class Raised(NamedTuple):
@@ -96,6 +114,7 @@ class Outcome(NamedTuple):
         logged: Metric points that the step logged.
         reads: What the step read from the workspace by a moving name.
         raised: The exception, if it raised.
+        committed: 1 if the worker committed it itself, 2 if another one did.
     """
 
     began: datetime
@@ -107,6 +126,7 @@ class Outcome(NamedTuple):
     logged: tuple[Metric, ...] = ()
     reads: tuple[Read, ...] = ()
     raised: Raised | None = None
+    committed: int = 0
 
 
 class StepLog:
@@ -220,8 +240,13 @@ class _DriverClock:
 
 
 def _prepare(setup: Setup, clock: _DriverClock) -> None:
+    for name, value in setup.environment:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     os.chdir(setup.folder)
-    import_as_kept(setup.modules)
+    import_as_kept(setup.modules or {})
     # Classes of the driver's main script must get the same names here and there.
     sys.modules["__main__"].__spec__ = ModuleSpec(setup.main, None)
     open_elsewhere(setup.location, actor=setup.actor, clock=clock)
@@ -247,6 +272,8 @@ def main() -> None:
 def _serve(connection: Connection, task: Task) -> None:
     try:
         function = task.step.resolve()
+        if task.checks is not None:
+            refuse_unlike(function, task.step.name or "of the main script", task.checks)
     except BaseException as error:  # noqa: BLE001 - importing the user's module runs it
         now = datetime.now(UTC)
         connection.send_bytes(b"")

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from everloop.core.context import using
-from everloop.data.api import read
-from everloop.errors import InvalidInput, UserCodeError
+from everloop.errors import InvalidInput
 from everloop.pipelines import api as ev
 from everloop.pipelines.pool import Pool
 from everloop.workspace import Workspace, open_workspace
+from tests.contracts.engines import EngineContract, marks, squares
 from tests.unit.pipelines import fan_steps as steps
 
 
@@ -38,23 +38,12 @@ def folder(tmp_path: Path) -> str:
     return str(made)
 
 
-def marks(folder: str, pattern: str = "*-*-*") -> list[str]:
-    return sorted(path.name.split("-")[0] for path in Path(folder).glob(pattern))
+class TestHere(EngineContract):
+    """Worker processes of the run."""
 
-
-@ev.pipeline
-def squares(n: int, folder: str = "") -> list[int]:
-    return steps.square.map(range(n), folder=folder)
-
-
-def test_map_keeps_the_order_and_the_next_run_executes_nothing(
-    workspace: Workspace, folder: str
-) -> None:
-    for _ in range(2):
-        assert squares.run(n=20, folder=folder) == [x * x for x in range(20)]
-    assert len(marks(folder)) == 20
-    outcomes = [step.outcome for step in workspace.pipelines.steps(squares.run_id)]
-    assert outcomes == ["cached"] * 20
+    @pytest.fixture
+    def on(self) -> str:
+        return ""
 
 
 def test_map_over_nothing_starts_no_process(
@@ -62,21 +51,6 @@ def test_map_over_nothing_starts_no_process(
 ) -> None:
     monkeypatch.setattr(Pool, "__init__", lambda *_: pytest.fail("a pool was made"))
     assert squares.run(n=0) == []
-
-
-def test_equal_items_are_computed_once(workspace: Workspace, folder: str) -> None:
-    @ev.pipeline
-    def equal() -> list[int]:
-        return steps.square.map([3, 4, 3, 3], folder=folder)
-
-    assert equal.run() == [9, 16, 9, 9]
-    assert marks(folder) == ["3", "4"]
-
-
-def test_what_steps_log_in_workers_belongs_to_the_run(workspace: Workspace) -> None:
-    squares.run(n=3)
-    points = workspace.tracking.history(squares.run_id, "x")
-    assert sorted(point.value for point in points) == [0.0, 1.0, 2.0]
 
 
 def test_every_wrong_item_is_named_and_nothing_ran(workspace: Workspace, folder: str) -> None:
@@ -90,18 +64,6 @@ def test_every_wrong_item_is_named_and_nothing_ran(workspace: Workspace, folder:
     assert marks(folder) == []
 
 
-def test_submitted_calls_take_the_handles_of_others(workspace: Workspace) -> None:
-    @ev.pipeline
-    def graph() -> tuple[float, int]:
-        one, two = steps.pair.submit(1), steps.pair.submit(2)
-        squares = [steps.square.submit(x) for x in (2, 3)]
-        return steps.add.submit(one, right=two).result(), steps.all_of(squares)
-
-    assert graph.run() == (1.5, 13)
-    assert graph.run() == (1.5, 13)
-    assert {step.outcome for step in workspace.pipelines.steps(graph.run_id)} == {"cached"}
-
-
 def test_outside_a_run_steps_are_plain_functions() -> None:
     handle = steps.square.submit(4)
     assert handle.done()
@@ -109,99 +71,6 @@ def test_outside_a_run_steps_are_plain_functions() -> None:
     failed = steps.refuses_odd.submit(1, "/nonexistent")
     with pytest.raises(FileNotFoundError):
         failed.result()
-
-
-def test_what_did_not_fail_is_kept_for_the_resume(workspace: Workspace, folder: str) -> None:
-    @ev.pipeline
-    def odd(folder: str) -> list[int]:
-        return steps.refuses_odd.map(range(6), folder=folder)
-
-    with pytest.raises(UserCodeError) as caught:
-        odd.run(folder=folder)
-    told = str(caught.value)
-    assert "1 is odd" in told
-    assert 'raise ValueError(f"{x} is odd")' in told, "the traceback of the worker"
-    assert "3 of 6 calls" in told
-    assert "first for item 1" in told
-    (Path(folder) / "mended").touch()
-    assert odd.run(resume=odd.run_id) == list(range(6))
-    assert marks(folder) == sorted("012345135")
-
-
-def test_calls_are_tried_again_in_workers(workspace: Workspace, folder: str) -> None:
-    @ev.pipeline
-    def third(folder: str) -> list[int]:
-        return steps.third_time.map([1, 2], folder=folder)
-
-    assert third.run(folder=folder) == [1, 2]
-    assert marks(folder) == sorted("111222")
-
-
-def test_a_call_over_its_time_is_killed_and_the_others_go_on(workspace: Workspace) -> None:
-    @ev.pipeline
-    def late() -> Any:
-        handles = [steps.waits.submit(seconds) for seconds in (0.0, 60.0, 0.01)]
-        with pytest.raises(TimeoutError, match=r"longer than 2 s"):
-            handles[1].result()
-        return handles[0].result(), handles[2].result()
-
-    began = time.monotonic()
-    assert late.run() == (0.0, 0.01)
-    assert time.monotonic() - began < 50
-
-
-def test_a_crash_costs_its_own_call_alone(workspace: Workspace) -> None:
-    @ev.pipeline
-    def crash() -> list[int]:
-        return steps.crashes_at.map(range(5), at=2)
-
-    with pytest.raises(UserCodeError, match="died of SIGSEGV"):
-        crash.run()
-    outcomes = [step.outcome for step in workspace.pipelines.steps(crash.run_id)]
-    assert sorted(outcomes) == ["failed", "ran", "ran", "ran", "ran"]
-
-
-def test_an_isolated_step_runs_elsewhere(workspace: Workspace) -> None:
-    @ev.pipeline
-    def elsewhere() -> int:
-        return steps.own_process()
-
-    assert elsewhere.run() != os.getpid()
-
-
-def test_a_step_over_its_memory_fails_and_the_next_one_does_not(workspace: Workspace) -> None:
-    @ev.pipeline
-    def hungry(megabytes: int) -> int:
-        return steps.takes(megabytes)
-
-    with pytest.raises(UserCodeError, match="MemoryError"):
-        hungry.run(megabytes=4_000)
-    assert hungry.run(megabytes=10) == 10
-
-
-def test_large_arguments_go_through_the_store(workspace: Workspace) -> None:
-    @ev.pipeline
-    def large() -> tuple[list[float], list[int]]:
-        values = steps.numbers.submit(1_000_000).result()
-        table = steps.rows(10)
-        few = [steps.kept.submit(table, least) for least in (3, 8)]
-        return [steps.first_of.submit(values, place).result() for place in (0, 999_999)], [
-            len(handle.result()) for handle in few
-        ]
-
-    assert large.run() == ([0.0, 999_999.0], [7, 2])
-
-
-def test_changes_of_rows_in_a_worker_are_recorded(workspace: Workspace) -> None:
-    workspace.data.commit("numbers", steps.rows.function(10).to_arrow())
-
-    @ev.pipeline
-    def drops() -> Any:
-        return steps.kept.submit(read("numbers"), 8).result()
-
-    assert len(drops.run()) == 2
-    [change] = workspace.data.changes(scope=f"run:{drops.run_id}/{steps.kept.name}")
-    assert (change.dataset, change.rule, change.rows) == ("numbers", "small", 8)
 
 
 @dataclass
@@ -236,26 +105,6 @@ def test_what_cannot_be_sent_is_named_by_its_path(
     with pytest.raises(InvalidInput, match="cannot be sent") as caught:
         unsendable.run()
     assert [fault.path for fault in caught.value.faults] == paths
-
-
-def test_a_result_that_cannot_be_sent_is_told(workspace: Workspace) -> None:
-    @ev.pipeline
-    def unstorable() -> object:
-        return steps.gives_lock.submit().result()
-
-    with pytest.raises(InvalidInput, match="cannot be stored"):
-        unstorable.run()
-
-
-def test_a_failure_that_nobody_asked_for_fails_the_run(workspace: Workspace, folder: str) -> None:
-    @ev.pipeline
-    def forgets() -> int:
-        steps.refuses_odd.submit(1, folder)
-        return 0
-
-    with pytest.raises(UserCodeError, match="1 is odd"):
-        forgets.run()
-    assert workspace.tracking.run(forgets.run_id).state == "failed"
 
 
 @pytest.mark.parametrize("workers", [0, True, "2"])
@@ -402,17 +251,3 @@ def test_a_plain_call_waits_for_the_run_that_computes_the_same(
         thread.join()
     assert results == [7] * 4
     assert marks(folder, "7-*-*") == ["7"]
-
-
-def test_what_a_worker_read_by_name_decides_whether_its_result_is_old(workspace: Workspace) -> None:
-    @ev.pipeline
-    def sizes() -> list[int]:
-        return steps.newest.map([0, 5])
-
-    workspace.data.commit("numbers", steps.rows.function(10).to_arrow())
-    assert sizes.run() == [10, 5]
-    assert sizes.run() == [10, 5]
-    assert {row.outcome for row in workspace.pipelines.steps(sizes.run_id)} == {"cached"}
-    workspace.data.commit("numbers", steps.rows.function(20).to_arrow(), mode="replace")
-    assert sizes.run() == [20, 15]
-    assert {row.outcome for row in workspace.pipelines.steps(sizes.run_id)} == {"ran"}

@@ -1,0 +1,1 @@
+"""Executors: where payloads are executed that do not fit this machine."""
