@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +26,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Where `tmp_path` is. Most of what tests write is fsynced, and a disk makes them wait for that.
+# Where `tmp_path` and other temporary files are. Most of what tests write is fsynced, and a disk
+# makes them wait for that.
 if (memory := in_memory()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+    tempfile.tempdir = str(memory)
 
 # A worker takes whole files. These take longest, and a long one that begins last is waited for by
 # all; so they come first, the longest at the front.
