@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from everloop.core.run import Run
 from everloop.core.time import parse_instant
 from everloop.errors import InvalidInput
 
-__all__ = ["run"]
+__all__ = ["given_arguments", "run"]
 
 
 class _RunGroup(click.Group):
@@ -66,7 +67,7 @@ def start(
 
     with open_workspace(location, must_exist=False) as workspace, using(workspace):
         pipeline = load_pipeline(target)
-        given = _arguments(pipeline.function, arguments)
+        given = given_arguments(pipeline.function, arguments)
         result = pipeline.run(resume=resume, force=force, workers=workers, on=on, **given)
         found = workspace.tracking.run(pipeline.run_id)
         steps = workspace.pipelines.steps(pipeline.run_id)
@@ -186,7 +187,12 @@ def _seconds(found: Run) -> float | None:
     return (found.ended_at - found.started_at).total_seconds() if found.ended_at else None
 
 
-def _arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+def given_arguments(function: Any, given: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a pipeline from ``name=value`` texts, by its annotations.
+
+    Raises:
+        InvalidInput: With every text that fits none.
+    """
     hints = typing.get_type_hints(function)
     known = inspect.signature(function).parameters
     faults, arguments = [], {}
