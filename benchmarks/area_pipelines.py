@@ -7,7 +7,7 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from benchmarks.pipeline_steps import fan, spin
 from benchmarks.pipelines_keys import key_rows
 from benchmarks.pipelines_peers import measure_peers
 from benchmarks.pipelines_ray import ray_row
+from benchmarks.pipelines_sweep import sweep_rows
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
@@ -210,3 +211,8 @@ def key_of_a_thousand_functions(context: Context) -> list[Row]:
 @bench
 def fan_of_small_steps_on_ray(context: Context) -> Row:
     return ray_row(context)
+
+
+@bench
+def trials_of_a_sweep(context: Context) -> Iterator[Row]:
+    yield from sweep_rows(context)

@@ -33,17 +33,18 @@ if TYPE_CHECKING:
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
     from everloop.core.secret import Secret
+    from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
     from everloop.data.api import commit, read
     from everloop.data.frame import Table
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
-    from everloop.experiments.stop import stop_if
     from everloop.features.define import agg, col, feature_set, feature_view, source
     from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
+    from everloop.pipelines.space import choice, integers, loguniform, uniform
     from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
@@ -65,11 +66,12 @@ _NAMES = {
     "everloop.errors": ("RunStopped",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
-    "everloop.experiments.stop": ("stop_if",),
+    "everloop.core.stop": ("stop_if",),
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
+    "everloop.pipelines.space": ("choice", "integers", "loguniform", "uniform"),
     "everloop.registry.api": ("champion", "register"),
     "everloop.workspace": ("Workspace",),
 }  # fmt: skip
@@ -96,13 +98,16 @@ __all__ = [
     "canary",
     "champion",
     "charter",
+    "choice",
     "col",
     "commit",
     "drift",
     "feature_set",
     "feature_view",
+    "integers",
     "lineage",
     "log",
+    "loguniform",
     "loop",
     "make_reference",
     "model",
@@ -124,6 +129,7 @@ __all__ = [
     "step",
     "stop_if",
     "threshold",
+    "uniform",
 ]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from everloop.core.context import current_workspace
-from everloop.experiments.run import PARENT_TAG, run
+from everloop.core.run import PARENT_TAG
+from everloop.experiments.run import run
 from everloop.tracking.current import LogTarget, target_of
 from everloop.tracking.leases import EndState
 

@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("everloop.cli.server", "up", "Run everything: server, pages, scheduler, serving."),
     "server": ("everloop.cli.server", "server", "Run the API and the pages alone."),
     "run": ("everloop.cli.run", "run", "Run a pipeline; list and show runs."),
+    "sweep": ("everloop.cli.sweep", "sweep", "Run a pipeline with many arguments; find the best."),
     "rerun": ("everloop.cli.rerun", "rerun", "Repeat a run exactly; name what differs."),
     "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
     "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),

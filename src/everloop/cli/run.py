@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -186,7 +187,7 @@ def _seconds(found: Run) -> float | None:
     return (found.ended_at - found.started_at).total_seconds() if found.ended_at else None
 
 
-def parse_arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+def parse_arguments(function: Any, given: Sequence[str]) -> dict[str, Any]:
     """The arguments of a pipeline, from ``name=value``.
 
     Raises:

@@ -10,6 +10,7 @@ import msgspec
 from everloop.core.machines import RunState
 
 __all__ = [
+    "PARENT_TAG",
     "Artifact",
     "Experiment",
     "ExperimentPage",
@@ -25,6 +26,9 @@ __all__ = [
     "StepRun",
     "UsedDataset",
 ]
+
+#: The tag that names the run which a run is a part of; the one that MLflow uses.
+PARENT_TAG = "mlflow.parentRunId"
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ from typing import Any
 
 from everloop.core.context import current_workspace
 from everloop.core.owner import this_process
-from everloop.core.run import Metric, Run
+from everloop.core.run import PARENT_TAG, Metric, Run
+from everloop.core.stop import MOST, SAMPLED, StopIf, StopWatch
 from everloop.errors import (
     BackendError,
     EverloopError,
@@ -31,7 +32,6 @@ from everloop.errors import (
 )
 from everloop.experiments.describe import describe
 from everloop.experiments.record import LoggedRun, artifact_root
-from everloop.experiments.stop import MOST, SAMPLED, StopIf, StopWatch
 from everloop.experiments.system import SystemMetrics
 from everloop.experiments.values import Names, point_step, point_value
 from everloop.experiments.writer import PointWriter
@@ -43,7 +43,6 @@ __all__ = ["ActiveRun", "run"]
 #: A run whose process died is lost this long after the last renewal, and somebody looks every 15 s:
 #: together less than a minute.
 LEASE_S, RENEW_S = 40.0, 10.0
-PARENT_TAG = "mlflow.parentRunId"
 #: Longest text of an error that is kept; its end says most.
 _MAX_ERROR = 20_000
 _INT64 = 1 << 63

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from everloop.core.events import Event
 from everloop.core.ids import uuid_of
-from everloop.core.run import Run
+from everloop.core.run import PARENT_TAG, Run
 from everloop.errors import NotFound
 from everloop.governance import facets
 
@@ -33,7 +33,7 @@ _RUNS = {
     "run.Lost": "ABORT",
 }
 _OVER = frozenset({"COMPLETE", "FAIL", "ABORT"})
-_PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
+_NOTE_TAG = "mlflow.note.content"
 _T = TypeVar("_T")
 
 
@@ -141,7 +141,7 @@ class EventMaker:
         if run.trigger:
             job = {"namespace": self._namespace, "name": f"loops/{self._loop(run.trigger)}"}
             return {"run": {"runId": uuid_of(run.trigger)}, "job": job}
-        above = run.tags.get(_PARENT_TAG)
+        above = run.tags.get(PARENT_TAG)
         parent = _if_there(lambda: self._ws.tracking.run(above)) if above else None
         if parent is None:
             return None

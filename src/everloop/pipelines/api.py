@@ -12,11 +12,11 @@ import inspect
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -26,8 +26,16 @@ from everloop.core.pipeline import StoredValue
 from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
 from everloop.core.secret import is_shown, masked
+from everloop.core.stop import StopIf
 from everloop.core.time import duration_micros
-from everloop.errors import Conflict, EverloopError, InvalidInput, StateError, UserCodeError
+from everloop.errors import (
+    Conflict,
+    EverloopError,
+    InvalidInput,
+    RunStopped,
+    StateError,
+    UserCodeError,
+)
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -42,10 +50,15 @@ from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.kept import kept_modules
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.snapshot import data_of, files_of
+from everloop.pipelines.space import Space
 from everloop.pipelines.values import Unreadable, load
+from everloop.pipelines.watcher import Watcher
 from everloop.ports.executor import Executor
 from everloop.tracking.current import logging_to
 from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
+
+if TYPE_CHECKING:
+    from everloop.pipelines.sweep import Sweep
 
 __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 
@@ -283,6 +296,32 @@ class Pipeline(Generic[P, R]):
             BackendError: If there is no cluster at `on`; nothing ran.
             MissingExtra: Without the library of the cluster; nothing ran.
         """
+        return self.run_watched(
+            Watcher(),
+            arguments,
+            resume=resume,
+            force=force,
+            trigger=trigger,
+            workers=workers,
+            on=on,
+        )
+
+    def run_watched(
+        self,
+        watcher: Watcher,
+        arguments: Mapping[str, Any],
+        *,
+        resume: str = "",
+        force: bool = False,
+        trigger: str = "",
+        workers: int | None = None,
+        on: str = "",
+    ) -> R:
+        """Run the pipeline as :meth:`run` does, with a watcher beside it.
+
+        Raises:
+            RunStopped: If the watcher gave the run up; it ended as killed.
+        """
         if executing.get() is not None or isinstance(logging_to.get(), Execution):
             raise StateError(
                 f"pipeline {self.name} was started inside a run",
@@ -291,33 +330,107 @@ class Pipeline(Generic[P, R]):
         if workers is not None and (type(workers) is not int or workers < 1):
             raise InvalidInput("workers is a number from 1", [("workers", repr(workers))])
         workspace = current_workspace()
+        given = dict(arguments)
         if resume:
-            if arguments:
-                faults = [(name, "a resumed run keeps its arguments") for name in arguments]
+            if given:
+                faults = [(name, "a resumed run keeps its arguments") for name in given]
                 raise InvalidInput(f"run {resume} cannot take arguments", faults)
-            arguments = self._stored_arguments(workspace, resume)
-        bound = self.signature.bind((), arguments, texts=True)
+            given = self.arguments_of(resume)
+        bound = self.signature.bind((), given, texts=True)
         if not isinstance(on, str):
             raise InvalidInput('on is a text such as "ray"', [("on", repr(on))])
         # Before the run: without its cluster it would only fail.
         executor = workspace.executor(on) if on else None
         try:
             with _executed_here(resume):
-                run = self._start(workspace, bound, resume, trigger)
+                run = self._start(workspace, bound, resume, trigger, watcher)
                 self.run_id = run.id
+                watcher.begun(run)
                 with _executed_here(run.id if not resume else ""):
-                    execution = Execution(workspace, run, force=force, workers=workers)
-                    return self._run(execution, bound, executor)
+                    execution = Execution(
+                        workspace, run, force=force, workers=workers, watcher=watcher
+                    )
+                    return self._run(execution, bound, executor, watcher)
         finally:
             if executor is not None:
                 executor.close()
 
-    def _run(self, execution: Execution, bound: dict[str, Any], executor: Executor | None) -> R:
+    def sweep(
+        self,
+        space: Mapping[str, Any],
+        *,
+        trials: int | None = None,
+        maximize: str = "",
+        minimize: str = "",
+        sampler: str = "tpe",
+        stop: Sequence[StopIf] = (),
+        seed: int = 0,
+        workers: int = 1,
+        on: str = "",
+        timeout: str | timedelta | None = None,
+        resume: str = "",
+    ) -> Sweep:
+        """Run the pipeline again and again with other arguments, to find the best.
+
+        Each trial is a run, a child of the sweep's own: with its arguments, metrics and steps, of
+        which those that other trials have done already are taken from the store.
+
+        Args:
+            space: By argument what to choose from (:func:`everloop.uniform`, ``loguniform``,
+                ``integers``, ``choice``), or the value that all trials get.
+            trials: How many; all combinations if not given, for the sampler ``grid``.
+            maximize: The metric to make large: the last value that a trial logged under this name;
+                or what the pipeline returned, a number or a mapping with this name.
+            minimize: The metric to make small.
+            sampler: ``tpe`` (learns from the trials before), ``random`` or ``grid``.
+            stop: Rules that give a hopeless trial up, see :func:`everloop.stop_if`; the median is
+                that of the sweep's finished trials.
+            seed: Of the sampler.
+            workers: Trials at once; more than one each in a process of its own.
+            on: A cluster for the steps of the trials, as for :meth:`run`.
+            timeout: When to begin no further trial, such as ``"1h"``.
+            resume: Id of a sweep that was stopped or died: it goes on, and so do its trials.
+
+        Returns:
+            The trials, the best first.
+
+        Raises:
+            InvalidInput: If space or options are wrong; nothing ran.
+            MissingExtra: Without Optuna, for other samplers than ``grid``.
+            UserCodeError: If all trials failed; what the first of them raised.
+        """
+        from everloop.pipelines.sweep import Plan, run_sweep
+
+        if bool(maximize) == bool(minimize):
+            raise InvalidInput(
+                "a sweep has one goal", [("maximize", "give this or minimize, not both")]
+            )
+        plan = Plan(
+            space=Space(space),
+            metric=maximize or minimize,
+            goal="max" if maximize else "min",
+            trials=trials,
+            sampler=sampler,
+            stop=tuple(stop),
+            seed=seed,
+            workers=workers,
+            on=on,
+            timeout_s=None if timeout is None else duration_micros(timeout) / 1e6,
+        )
+        return run_sweep(self, plan, resume)
+
+    def _run(
+        self,
+        execution: Execution,
+        bound: dict[str, Any],
+        executor: Executor | None,
+        watcher: Watcher,
+    ) -> R:
         workspace, run = current_workspace(), execution.run
         execution.open()
         describing = threading.Thread(
             target=self._describe,
-            args=(workspace, execution),
+            args=(workspace, execution, watcher),
             name="everloop-describe",
             daemon=True,
         )
@@ -325,7 +438,7 @@ class Pipeline(Generic[P, R]):
         execution.modules.result()  # before anything can edit them
         try:
             with noting() as reads:
-                return self._execute(execution, bound, executor)
+                return self._execute(execution, bound, executor, watcher)
         finally:
             execution.close()
             describing.join(timeout=10)
@@ -334,7 +447,9 @@ class Pipeline(Generic[P, R]):
                 with contextlib.suppress(EverloopError):
                     workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
 
-    def _start(self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str) -> Run:
+    def _start(
+        self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str, watcher: Watcher
+    ) -> Run:
         stored: dict[str, Any] = {}
         if not resume:
             stored = stored_arguments(bound, workspace.blobs, f"pipeline {self.name}")
@@ -343,12 +458,24 @@ class Pipeline(Generic[P, R]):
             arguments=stored,
             params=shown_arguments(stored),
             run_id=resume,
+            tags=watcher.tags,
             trigger=trigger,
             owner=this_process(),
             lease_s=LEASE_S,
+            **watcher.described,
         )
 
-    def _stored_arguments(self, workspace: Any, run_id: str) -> dict[str, Any]:
+    def takes(self, name: str) -> bool:
+        """Whether it has a parameter of that name."""
+        return name in self.signature.parameters
+
+    def arguments_of(self, run_id: str) -> dict[str, Any]:
+        """The arguments that a run of this pipeline was started with.
+
+        Raises:
+            StateError: If they cannot be read any more.
+        """
+        workspace = current_workspace()
         found = workspace.pipelines.arguments(run_id)
         try:
             return {
@@ -361,7 +488,13 @@ class Pipeline(Generic[P, R]):
                 f"the arguments of run {run_id} cannot be read: {error}", hint="start a new run"
             ) from error
 
-    def _execute(self, execution: Execution, bound: dict[str, Any], executor: Executor | None) -> R:
+    def _execute(
+        self,
+        execution: Execution,
+        bound: dict[str, Any],
+        executor: Executor | None,
+        watcher: Watcher,
+    ) -> R:
         args, kwargs = self.signature.unbind(bound)
         token, log_token = executing.set(execution), logging_to.set(execution)
         try:
@@ -369,6 +502,11 @@ class Pipeline(Generic[P, R]):
                 execution.go_to(executor, self.function)
             result = self.function(*args, **kwargs)
             execution.join()
+            for point in watcher.returned(result):
+                execution.hold(point)
+        except RunStopped as error:
+            execution.finish("killed", error=error.message)
+            raise
         except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
             execution.finish("failed", error=masked(str(told)))
@@ -385,23 +523,27 @@ class Pipeline(Generic[P, R]):
         execution.finish("finished", result=result)
         return result
 
-    def _describe(self, workspace: Any, execution: Execution) -> None:
-        """Record repository, environment and code; beside the run, as it may take a while."""
+    def describe(self, workspace: Any) -> dict[str, Any]:
+        """Code, repository and environment of its runs; keeps the code, and may take a while."""
+        code = fingerprint(self.function)
+        module = inspect.getsourcefile(inspect.unwrap(self.function))
+        return {
+            "code": snapshot_code(files_of(code), workspace.blobs, data=data_of(code)),
+            "git": git_of(Path(module).parent if module else Path.cwd()),
+            "environment": environment_of(code.distributions),
+        }
+
+    def _describe(self, workspace: Any, execution: Execution, watcher: Watcher) -> None:
+        """Record what the run is made of; beside it, so that it need not wait for all of that."""
         run, files = execution.run, dict[str, str]()
         try:
-            code = fingerprint(self.function)
-            files = files_of(code)
+            files = files_of(fingerprint(self.function))
         finally:  # the run waits for it, whatever became of it
             execution.modules.set_result(kept_modules(files))
-        module = inspect.getsourcefile(inspect.unwrap(self.function))
+        if watcher.described:
+            return
         try:
-            workspace.pipelines.annotate(
-                run.id,
-                run.fence,
-                code=snapshot_code(files, workspace.blobs, data=data_of(code)),
-                git=git_of(Path(module).parent if module else Path.cwd()),
-                environment=environment_of(code.distributions),
-            )
+            workspace.pipelines.annotate(run.id, run.fence, **self.describe(workspace))
         except EverloopError:
             # The run's own commits meet the same trouble and report it; this is only its record.
             return

@@ -29,7 +29,7 @@ from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
 from everloop.core.secret import masked
 from everloop.core.time import ManualClock
-from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
+from everloop.errors import BackendError, EverloopError, InvalidInput, RunStopped, StateError
 from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
 from everloop.pipelines.ends import memo_of, record_changes
@@ -40,6 +40,7 @@ from everloop.pipelines.private import is_fixed, private
 from everloop.pipelines.reads import moved_on
 from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
 from everloop.pipelines.values import Encoder, Unreadable, load, store
+from everloop.pipelines.watcher import Watcher
 from everloop.pipelines.worker import Outcome, Raised, StepLog, Task, setup_here
 from everloop.ports.executor import Executor
 from everloop.tracking.current import logging_to
@@ -105,10 +106,17 @@ class Execution:
         force: Run every step, whatever is stored.
         workers: Worker processes at most; as many as there are cores if None. On a cluster calls at
             once; as many as it has room for if None.
+        watcher: Sees each metric that is logged, and may end the run.
     """
 
     def __init__(
-        self, workspace: Any, run: Run, *, force: bool = False, workers: int | None = None
+        self,
+        workspace: Any,
+        run: Run,
+        *,
+        force: bool = False,
+        workers: int | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.run = run
         self.force = force
@@ -120,6 +128,8 @@ class Execution:
             OwnClaims() if workspace.catalog is None else workspace.catalog.claims
         )
         self._most = workers
+        self._watcher = watcher
+        self._hopeless = ""
         self._cluster: Cluster | None = None
         self._lock = threading.RLock()
         self._seq = 0
@@ -142,8 +152,9 @@ class Execution:
     def open(self) -> None:
         """Read what the pipeline's last runs stored, and begin to renew the lease."""
         self._recent = self._service.recent(self.run.id)
-        known = self._service.steps(self.run.id)
-        self._seq = max((step.seq for step in known), default=-1) + 1
+        if self.run.fence > 1:  # resumed
+            known = self._service.steps(self.run.id)
+            self._seq = max((step.seq for step in known), default=-1) + 1
         self._renewer.start()
 
     def go_to(self, executor: Executor, root: Callable[..., Any]) -> None:
@@ -213,6 +224,7 @@ class Execution:
         nth: int,
         in_worker: bool,
     ) -> Any:
+        self._go_on()
         call = self.prepare(step, args, kwargs, nth)
         # Claimed first and looked up then: in between nobody can have stored it unseen.
         with self._claimed(call):
@@ -310,7 +322,7 @@ class Execution:
         step = call.step
         for attempt in range(step.retries + 1):
             end = self._once_in_worker(call) if in_worker else self._once_here(call)
-            if end.error is None:
+            if end.error is None or isinstance(end.error, RunStopped):
                 break
             if attempt < step.retries:
                 self.tell_retry(end, attempt)
@@ -323,7 +335,7 @@ class Execution:
     def _once_here(self, call: Call) -> End:
         own = {name: private(value) for name, value in call.bound.items()}
         args, kwargs = call.step.signature.unbind(own)
-        log = StepLog(self.run, self.hold)
+        log = StepLog(self.run, self._log_here)
         began = datetime.now(UTC)
         # Steps called inside a step are plain functions.
         token, log_token = executing.set(None), logging_to.set(log)
@@ -543,10 +555,21 @@ class Execution:
         """Log metrics of the pipeline itself."""
         at_ms = time.time_ns() // 1_000_000
         for key, value in metrics.items():
-            self.hold(Metric(key=key, value=value, step=step, at_ms=at_ms))
+            self._log_here(Metric(key=key, value=value, step=step, at_ms=at_ms))
+
+    def _log_here(self, point: Metric) -> None:
+        self.hold(point)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Raise RunStopped if the watcher has given the run up."""
+        if self._hopeless:
+            raise RunStopped(f"run {self.run.id} was stopped: {self._hopeless}")
 
     def hold(self, point: Metric) -> None:
         """Hold a metric point back for the next flush."""
+        if self._watcher is not None:
+            self._hopeless = self._hopeless or self._watcher.see(point)
         with self._lock:
             self._points.append(point)
             late = time.monotonic() - self._flushed_at > _HELD_S
@@ -563,7 +586,7 @@ class Execution:
 
     # The end
 
-    def finish(self, state: Any, *, error: str = "", result: Any = None) -> Run:
+    def finish(self, state: Any, *, error: str = "", result: Any = None) -> None:
         """End the run with what is still held back."""
         self.close()
         self._flush_points()
@@ -572,7 +595,7 @@ class Execution:
                 self._note_sources(table.sources, "result")
                 self._record_changes(f"run:{self.run.id}", table.changes)
         steps, self._cached = self._cached, []
-        return self._service.finish(  # type: ignore[no-any-return]
+        self._service.finish(
             self.run.id,
             self.run.fence,
             state,

@@ -119,7 +119,7 @@ def repeat(workspace: Any, run: Run, folder: Path, tell: Callable[[str], None]) 
     sys.path.insert(0, str(folder))
     os.chdir(folder)
     pipeline = _pipeline(run.pipeline, folder)
-    arguments = pipeline._stored_arguments(workspace, run.id)
+    arguments = pipeline.arguments_of(run.id)
     for name, value in arguments.items():
         if isinstance(value, Path) and not value.is_absolute() and not value.exists():
             arguments[name] = started / value

@@ -37,6 +37,7 @@ from everloop.tracking.store import (
     insert_run,
     open_experiment,
     put_params,
+    put_tags,
     read_run,
     run_row,
 )
@@ -84,6 +85,7 @@ class PipelineService(Service):
         code: str = "",
         git: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
         trigger: str = "",
         owner: str = "",
         lease_s: float = 60,
@@ -98,6 +100,7 @@ class PipelineService(Service):
             code: Digest of the code snapshot.
             git: Commit, branch and whether there are changes.
             environment: Python, platform, distributions.
+            tags: Tags; ignored when a run is resumed.
             trigger: Id of the firing that started it.
             owner: Who runs it, as :func:`everloop.core.owner.this_process` says.
             lease_s: Seconds until it counts as lost without a renewal.
@@ -128,6 +131,7 @@ class PipelineService(Service):
                 lease_until=until,
             )
             put_params(tx, pk, id_, params or {})
+            put_tags(tx, pk, tags or {})
             tx.append("run.Started", f"run:{id_}", {"pipeline": pipeline, "trigger": trigger})
             return read_run(tx, id_)
 
@@ -187,7 +191,7 @@ class PipelineService(Service):
         result: str = "",
         steps: list[StepRun] | None = None,
         inputs: list[RunInput] | None = None,
-    ) -> Run:
+    ) -> None:
         """End a run; `steps` are rows of cached steps not yet written.
 
         Raises:
@@ -198,7 +202,6 @@ class PipelineService(Service):
             self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
             add_inputs(tx, row, inputs or [])
             end(tx, row, fence, state, error=error, result=result)
-            return read_run(tx, run_id)
 
     # Steps and stored results
 

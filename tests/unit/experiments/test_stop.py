@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from everloop.core.run import Metric
+from everloop.core.stop import StopIf, StopWatch, stop_if
 from everloop.errors import InvalidInput
-from everloop.experiments.stop import StopIf, StopWatch, stop_if
 
 
 def curve(*values: float) -> list[Metric]:
