@@ -43,9 +43,9 @@ class Lists(NamedTuple):
     ideal: Floats
     tie: _Ints
 
-    def sums(self, values: Floats) -> Floats:
+    def sums(self, values: npt.NDArray[Any]) -> Floats:
         """The sum of `values`, one for each sorted row, by query."""
-        return np.bincount(self.query, values, len(self.first))
+        return np.bincount(self.query, values, len(self.first)).astype(np.float64)
 
     def at_first(self, values: Floats) -> tuple[Floats, Floats]:
         """Values of queries as columns of the rows given, and 1 where there is one."""
