@@ -12,7 +12,7 @@ every other day and measures on the days between, so that what it reports is not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -144,18 +144,22 @@ def find_slices(
         for name, column in fields.items()
         if _is_tried(schema, name)
     }
-    scan = _Scan(above, below, days, spec.sign, min_rows)
+    scan = _Scan(above, below, days, cuts, spec.sign, min_rows)
+    every = np.ones(len(labels), dtype=bool)
+    one_or_two: list[tuple[str, ...]] = [(name,) for name in cuts]
+    one_or_two += list(combinations(cuts, 2)) if pairs else []
     if method == "all":
-        tried = list(scan.over(_candidates(cuts, pairs), np.ones(len(labels), dtype=bool)))
-        picked = _worse([one for one in tried if one.p is not None], floor, level)
+        tried = list(scan.over(one_or_two, every))
+        picked = _worse(_judged(tried), floor, level)
     else:
         even = days % 2 == 0
-        tried = list(scan.over(_candidates(cuts, pairs), even))
-        hopeful = _worse([one for one in tried if one.p is not None], floor, 0.2)[:_MOST_FOUND]
-        again = scan.over(((one.name, one.codes, (one.name,)) for one in hopeful), ~even)
-        picked = _worse([one for one in again if one.p is not None], floor, level)
-    large = [one for one in tried if one.p is not None]
-    found = tuple(one.told(level) for one in _distinct(picked))
+        tried = list(scan.over(one_or_two, even))
+        hopeful = _worse(_judged(tried), floor, 0.2)[:_MOST_FOUND]
+        again = scan.over({_fields_of(one): None for one in hopeful}, ~even)
+        chosen = {one.parts for one in hopeful}
+        picked = _worse(_judged(one for one in again if one.parts in chosen), floor, level)
+    large = _judged(tried)
+    found = tuple(one.told(cuts, level) for one in _distinct(picked, cuts))
     return SliceSearch(found, len(large), len(tried) - len(large), unlabelled, method)
 
 
@@ -179,8 +183,9 @@ def cut_field(column: npt.NDArray[Any], is_category: bool | None = None) -> Cut:
 
 
 class _Tried(NamedTuple):
-    name: str
-    codes: npt.NDArray[np.intp]
+    """A slice as ``(field, part)`` of one field or two: its rows are found again when needed."""
+
+    parts: tuple[tuple[str, int], ...]
     rows: int
     days: int
     inside: float
@@ -190,60 +195,63 @@ class _Tried(NamedTuple):
     p: float | None
     q: float = math.nan
 
-    def told(self, level: float) -> FoundSlice:
+    def told(self, cuts: Mapping[str, Cut], level: float) -> FoundSlice:
+        name = " and ".join(f"{field} {cuts[field].names[part]}" for field, part in self.parts)
         half = student_value(level, self.days - 1) * self.spread
         return FoundSlice(
-            self.name, self.rows, self.days, self.inside, self.outside,
+            name, self.rows, self.days, self.inside, self.outside,
             self.effect, self.effect - half, self.effect + half, self.q,
         )  # fmt: skip
 
 
 class _Scan:
+    """Measures every part of the cuts, and of pairs of them, against the rows outside it."""
+
     def __init__(
         self,
         above: Floats,
         below: Floats,
         days: npt.NDArray[np.intp],
+        cuts: Mapping[str, Cut],
         sign: int,
         min_rows: int,
     ) -> None:
         self._above, self._below, self._days = above, below, days
+        self._cuts = cuts
         self._sign = sign
         self._min_rows = min_rows
 
     def over(
-        self,
-        candidates: Iterator[tuple[str, npt.NDArray[np.intp], tuple[str, ...]]],
-        among: npt.NDArray[np.bool_],
+        self, fields: Iterable[tuple[str, ...]], among: npt.NDArray[np.bool_]
     ) -> Iterator[_Tried]:
-        """Every part of every candidate, measured on the rows `among`; p is None if too small."""
+        """All parts of one field or of two, on the rows `among`; p is None if too small."""
         above, below = self._above[among], self._below[among]
         days = np.unique(self._days[among], return_inverse=True)[1]
-        for _, codes, names in candidates:
-            found = contrasts(above, below, codes[among], days)
-            for part in np.flatnonzero(found.rows):
-                rows, seen = int(found.rows[part]), int(found.days[part])
-                effect = -self._sign * float(found.effect[part])
-                spread = float(found.spread[part])
+        for names in fields:
+            cuts = [self._cuts[name] for name in names]
+            sizes = [len(cut.names) for cut in cuts]
+            codes = np.ravel_multi_index([cut.codes[among] for cut in cuts], sizes)
+            found = contrasts(above, below, codes, days)
+            for cell in np.flatnonzero(found.rows):
+                rows, seen = int(found.rows[cell]), int(found.days[cell])
+                effect = -self._sign * float(found.effect[cell])
+                spread = float(found.spread[cell])
                 p: float | None = None
                 if rows >= self._min_rows and seen >= MIN_DAYS and spread > 0:
                     p = student_tail(effect / spread, seen - 1)
+                places = (int(place) for place in np.unravel_index(cell, sizes))
                 yield _Tried(
-                    names[part], np.where(codes == part, 0, -1), rows, seen,
-                    float(found.inside[part]), float(found.outside[part]), effect, spread, p,
+                    tuple(zip(names, places, strict=True)), rows, seen,
+                    float(found.inside[cell]), float(found.outside[cell]), effect, spread, p,
                 )  # fmt: skip
 
 
-def _candidates(
-    cuts: Mapping[str, Cut], pairs: bool
-) -> Iterator[tuple[str, npt.NDArray[np.intp], tuple[str, ...]]]:
-    for name, cut in cuts.items():
-        yield name, cut.codes, tuple(f"{name} {part}" for part in cut.names)
-    for (one, first), (other, second) in combinations(cuts.items(), 2) if pairs else ():
-        codes = first.codes * len(second.names) + second.codes
-        codes = np.where((first.codes < 0) | (second.codes < 0), -1, codes)
-        names = tuple(f"{one} {a} and {other} {b}" for a in first.names for b in second.names)
-        yield f"{one} and {other}", codes, names
+def _judged(tried: Iterable[_Tried]) -> list[_Tried]:
+    return [one for one in tried if one.p is not None]
+
+
+def _fields_of(one: _Tried) -> tuple[str, ...]:
+    return tuple(field for field, _ in one.parts)
 
 
 def _worse(tried: list[_Tried], floor: float, level: float) -> list[_Tried]:
@@ -251,18 +259,20 @@ def _worse(tried: list[_Tried], floor: float, level: float) -> list[_Tried]:
     q = adjusted(np.array([one.p for one in tried], dtype=np.float64))
     kept = [one._replace(q=float(p)) for one, p in zip(tried, q, strict=True)]
     kept = [one for one in kept if one.q <= level and one.effect > floor]
-    return sorted(kept, key=lambda one: (-one.effect, one.name))
+    return sorted(kept, key=lambda one: (-one.effect, one.parts))
 
 
-def _distinct(tried: list[_Tried]) -> list[_Tried]:
+def _distinct(tried: list[_Tried], cuts: Mapping[str, Cut]) -> list[_Tried]:
     """Without slices that are mostly within, or mostly hold, a worse one."""
     kept: list[_Tried] = []
+    masks: list[npt.NDArray[np.bool_]] = []
     for one in tried:
-        mine = one.codes == 0
-        shares = (np.count_nonzero(mine & (o.codes == 0)) for o in kept)
-        sizes = (min(mine.sum(), (o.codes == 0).sum()) for o in kept)
-        if all(share < _SAME * size for share, size in zip(shares, sizes, strict=True)):
+        mine = np.logical_and.reduce([cuts[field].codes == part for field, part in one.parts])
+        if all(
+            np.count_nonzero(mine & other) < _SAME * min(mine.sum(), other.sum()) for other in masks
+        ):
             kept.append(one)
+            masks.append(mine)
         if len(kept) == _MOST_FOUND:
             break
     return kept

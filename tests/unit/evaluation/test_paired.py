@@ -98,3 +98,12 @@ def test_what_is_detectable_is_detected_with_the_power_that_was_said() -> None:
     assert found == pytest.approx(0.8, abs=0.01)
     assert days_for(effect / 2, effect, 14) == 56
     assert days_for(0.0, effect, 14) is None
+
+
+def test_nothing_and_next_to_nothing_have_no_answer_and_no_fault() -> None:
+    nothing = np.empty(0)
+    assert mcnemar(nothing.astype(bool), nothing.astype(bool)) == (0, 0, 1, 1)
+    assert math.isnan(delong(nothing, nothing, nothing).difference)
+    two = delong(np.array([0.0, 1.0]), np.array([0.1, 0.2]), np.array([0.2, 0.1]))
+    assert two.difference == 1
+    assert math.isnan(two.p)  # one pair shows nothing

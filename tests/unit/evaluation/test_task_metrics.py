@@ -25,7 +25,7 @@ def _binary(seed: int, count: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndar
     return y, random.integers(1, 20, count) / 20, random.integers(0, 4, count).astype(float) + 0.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_weighted_binary_metrics_agree_with_sklearn(seed: int) -> None:
     y, p, weights = _binary(seed)
@@ -52,7 +52,7 @@ def test_weighted_binary_metrics_agree_with_sklearn(seed: int) -> None:
         assert metric("mcc@0.3", y, p, weights=weights) == pytest.approx(known)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_regression_metrics_agree_with_sklearn(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -74,30 +74,29 @@ def test_regression_metrics_agree_with_sklearn(seed: int) -> None:
     assert metric("wape", y, p) == pytest.approx(np.abs(p - y).sum() / np.abs(y).sum())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_multiclass_metrics_agree_with_sklearn(seed: int) -> None:
     random = np.random.default_rng(seed)
     y = np.concatenate([[0, 1, 2], random.integers(0, 3, 57)]).astype(float)
     p = random.dirichlet([1, 1, 1], 60)
     said = p.argmax(axis=1)
-    weights = random.random(60) + 0.1
-    for more in ({}, {"sample_weight": weights}):
-        ours = {"weights": weights} if more else {}
-        expected = {
-            "accuracy": oracle.accuracy_score(y, said, **more),
-            "balanced_accuracy": oracle.balanced_accuracy_score(y, said, **more),
-            "log_loss": oracle.log_loss(y, p, **more),
-            "top_accuracy@2": oracle.top_k_accuracy_score(y, p, k=2, **more),
-            "f1_macro": oracle.f1_score(y, said, average="macro", **more),
-            "f1_weighted": oracle.f1_score(y, said, average="weighted", **more),
-            "brier": oracle.brier_score_loss(y, p, **more),
-        }
-        for name, value in expected.items():
-            assert metric(name, y, p, **ours) == pytest.approx(value), name
+    weights = random.random(60) + 0.1 if seed % 2 else None
+    more = {"sample_weight": weights}
+    expected = {
+        "accuracy": oracle.accuracy_score(y, said, **more),
+        "balanced_accuracy": oracle.balanced_accuracy_score(y, said, **more),
+        "log_loss": oracle.log_loss(y, p, **more),
+        "top_accuracy@2": oracle.top_k_accuracy_score(y, p, k=2, **more),
+        "f1_macro": oracle.f1_score(y, said, average="macro", **more),
+        "f1_weighted": oracle.f1_score(y, said, average="weighted", **more),
+        "brier": oracle.brier_score_loss(y, p, **more),
+    }
+    for name, value in expected.items():
+        assert metric(name, y, p, weights=weights) == pytest.approx(value), name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_ranking_metrics_agree_with_sklearn(seed: int) -> None:
     random = np.random.default_rng(seed)
