@@ -90,3 +90,10 @@ def test_what_was_deleted_is_restored_or_purged(project: Path) -> None:
     assert document(project, "model", "restore") == []
     everloop(project, "model", "restore", "n", status=5)
     assert "30d" in everloop(project, "gc", "--older-than", "soon", status=2).stderr
+
+
+def test_a_verdict_that_is_not_there_is_not_found(project: Path) -> None:
+    for ref in ("m/2", "01ABC"):
+        missing = everloop(project, "gate", "show", ref, status=5)
+        assert "everloop gate list" in missing.stderr
+    assert everloop(project, "gate", "list", "m", "--json").stdout == "[]\n"

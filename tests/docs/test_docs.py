@@ -68,8 +68,27 @@ def prepare_registry(folder: Path) -> None:
         )  # fmt: skip
 
 
+def prepare_gates(folder: Path) -> None:
+    """A second version of a model that was judged against the first."""
+    with ev.open(folder / ".everloop", actor="the maker") as ws:
+        for number in (1, 2):
+            files = {"model.txt": str(number).encode()}
+            ws.registry.register("flights-delay", ModelArtifact(flavor="lightgbm", files=files))
+        result = GateResult(
+            gate=ev.beats_champion("brier"), passed=False, estimate=4e-4, low=-5e-4, high=1e-3,
+            rows=12561, reason="brier is not shown to be better", answer="refused",
+        )  # fmt: skip
+        ws.evaluation.record(
+            Verdict(
+                id="v", model="flights-delay", candidate=2, champion=1, passed=False,
+                results=(result,), holdout={"rows": 12561, "days": 14}, at=ws.clock.now(),
+            )
+        )  # fmt: skip
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
     "coming-from-mlflow": prepare_mlflow,
+    "gates": prepare_gates,
     "registry": prepare_registry,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -12,10 +12,13 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import harness
+from benchmarks.evaluation_rows import RESAMPLES, raw_auc, raw_brier, sample
 from benchmarks.harness import Context, Missing, Row
 from benchmarks.report import json_lines, table
 from benchmarks.tracking_log import batch_rows
 from benchmarks.tracking_places import places
+from everloop.evaluation.bootstrap import difference
+from everloop.evaluation.metrics import parse_metric
 
 KEYS = {
     "area",
@@ -234,3 +237,16 @@ def test_peer_that_fails_to_run_says_why(
     figure = env.measure(tmp_path / "peer.py", timeout_s=timeout_s)
     assert isinstance(figure, Missing)
     assert reason in figure.reason
+
+
+@pytest.mark.parametrize(("name", "raw"), [("brier", raw_brier), ("auc", raw_auc)])
+def test_the_raw_bootstrap_finds_what_ours_finds(
+    name: str, raw: Callable[..., tuple[float, ...]]
+) -> None:
+    y, first, second, at_us = sample(20_000)
+    found = difference(parse_metric(name), y, first, second, at_us, resamples=RESAMPLES)
+    estimate, low, high = raw(y, first, second, at_us)
+    near = 0.15 * (high - low)
+    assert found.estimate == pytest.approx(estimate, abs=near)
+    assert found.low == pytest.approx(low, abs=near)
+    assert found.high == pytest.approx(high, abs=near)

@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from everloop.automation.texts import budget_of, days_of, rule_of, share_of
+from everloop.automation.gates import beats_champion, no_group_worse, threshold
+from everloop.automation.texts import budget_of, rule_of, share_of
 from everloop.core.context import current_workspace, has_workspace
 from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
@@ -196,53 +197,6 @@ def sla(
         raise InvalidInput("the service level is wrong", [("name", f"{name!r} is none of {known}")])
     seconds = duration_micros(at_most) / 1e6
     return ServiceLevel(name=name, at_most_s=seconds, description=description)
-
-
-def beats_champion(
-    metric: str,
-    *,
-    on: str = "latest 21 days",
-    margin: float = 0.0,
-    level: float = 0.05,
-    min_rows: int = 200,
-) -> Gate:
-    """Require a candidate to be better than the champion by `margin`, by more than chance."""
-    return Gate(
-        kind="beats_champion",
-        metric=metric,
-        by=margin,
-        days=days_of(on),
-        level=level,
-        min_rows=min_rows,
-    )
-
-
-def no_group_worse(
-    group: str,
-    metric: str,
-    *,
-    by: float,
-    on: str = "latest 21 days",
-    level: float = 0.05,
-    min_rows: int = 200,
-) -> Gate:
-    """Require that no group (by the values of column `group`) loses more than `by`."""
-    return Gate(
-        kind="no_group_worse",
-        metric=metric,
-        group=group,
-        by=by,
-        days=days_of(on),
-        level=level,
-        min_rows=min_rows,
-    )
-
-
-def threshold(
-    metric: str, limit: float, *, on: str = "latest 21 days", min_rows: int = 200
-) -> Gate:
-    """Require the metric itself to be at least as good as `limit`."""
-    return Gate(kind="threshold", metric=metric, by=limit, days=days_of(on), min_rows=min_rows)
 
 
 def canary(

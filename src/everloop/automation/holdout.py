@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 from everloop.core.model import ModelVersion
 from everloop.core.time import to_micros
 from everloop.errors import StateError
-from everloop.evaluation.gates import HoldOut
+from everloop.evaluation.gates import HoldOut, Subject
 from everloop.monitoring.reference import make_reference
 
-__all__ = ["Scorer", "build_holdout", "group_of", "reference_of"]
+__all__ = ["Scorer", "build_holdout", "group_of", "reference_of", "subject_of"]
 
 _FEATURE = "f."
+#: Behaviour is tried on so many of the newest rows.
+_TRIED = 1_000
 
 
 class Scorer(Protocol):
@@ -72,6 +74,8 @@ def build_holdout(
         groups={name: group_of(rows, name) for name in sorted(set(groups))},
         candidate_until=candidate[0].trained_until,
         champion_until=champion[0].trained_until,
+        fields=_fields(rows, candidate[0]),
+        schema=candidate[0].signature.inputs,
     )
     facts: dict[str, Any] = {
         "source": "prediction log",
@@ -80,6 +84,31 @@ def build_holdout(
         "scored_again": int((~answered).sum()),
     }
     return holdout, facts
+
+
+def subject_of(version: ModelVersion, scorer: Scorer, log: pa.Table | None = None) -> Subject:
+    """The candidate itself, with the newest rows that it could have been asked about.
+
+    Args:
+        version: The candidate.
+        scorer: It, loaded.
+        log: Predictions; none where nothing was asked yet.
+    """
+    names = version.signature.inputs.names
+    rows = np.empty((0, len(names)))
+    if log is not None and all(_FEATURE + name in log.column_names for name in names):
+        newest = log.sort_by("at").slice(max(log.num_rows - _TRIED, 0))
+        rows = _matrix(newest, version)
+    size = sum(file.size for file in version.files)
+    return Subject(names=names, predict=scorer.predict, rows=rows, size_bytes=size)
+
+
+def _fields(rows: pa.Table, version: ModelVersion) -> dict[str, npt.NDArray[Any]]:
+    """The candidate's features, to look for weak slices in; numbers as numbers."""
+    return {
+        name: rows.column(_FEATURE + name).cast(pa.float64()).to_numpy()
+        for name in version.signature.inputs.names
+    }
 
 
 def reference_of(

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from everloop.automation.declare import collecting, declared
-from everloop.automation.holdout import build_holdout, reference_of
+from everloop.automation.holdout import build_holdout, reference_of, subject_of
 from everloop.automation.project import ProjectFiles
 from everloop.core.context import acting, using
 from everloop.core.deploy import Deployment, Rollout
@@ -34,7 +34,7 @@ from everloop.core.model import ModelVersion
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
 from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, UserCodeError
-from everloop.evaluation.gates import judge
+from everloop.evaluation.gates import first_verdict, judge, needs_subject, same_model
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
@@ -303,17 +303,26 @@ class LoopRunner:
         given = self._given(version, run_id, champion.version)
         if given is not None and given.passed and self._rollout_of(given) is not None:
             return f"{version.ref} passed the gate; its rollout had begun"
+        holder = self._ws.registry.version(spec.name, champion.version)
+        nothing = same_model(version, holder, now=self._ws.clock.now(), run_id=run_id)
+        if nothing is not None:
+            return self._refused(spec, version, given or self._ws.evaluation.record(nothing))
         verdict, reference = self._verdict(spec, version, champion.version, run_id)
         verdict = given or self._ws.evaluation.record(verdict)
-        told = "; ".join(result.reason for result in verdict.results if not result.passed)
+        if not verdict.passed:
+            return self._refused(spec, version, verdict)
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
-            if verdict.passed:
-                if not version.reference:
-                    self._ws.registry.set_reference(spec.name, version.version, reference())
-                rollout = self._ws.deployment.start_rollout(
-                    spec.name, version.version, spec.rollout, verdict=verdict.id
-                )
-                return f"{version.ref} passed the gate; rollout {rollout.id} began"
+            if not version.reference:
+                self._ws.registry.set_reference(spec.name, version.version, reference())
+            rollout = self._ws.deployment.start_rollout(
+                spec.name, version.version, spec.rollout, verdict=verdict.id
+            )
+        return f"{version.ref} passed the gate; rollout {rollout.id} began"
+
+    def _refused(self, spec: LoopSpec, version: ModelVersion, verdict: Verdict) -> str:
+        failed = [result.reason for result in verdict.results if not result.passed]
+        told = "; ".join(failed or verdict.reasons)
+        with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             self._ws.registry.set_state(
                 spec.name, version.version, "archived", reason=told, evidence=verdict.id
             )
@@ -331,18 +340,19 @@ class LoopRunner:
 
     def _first(self, spec: LoopSpec, version: ModelVersion, run_id: str) -> str:
         verdict = self._given(version, run_id, 0) or self._ws.evaluation.record(
-            Verdict(
-                id=new_id(),
-                model=spec.name,
-                candidate=version.version,
-                champion=0,
-                passed=True,
-                results=(),
-                holdout={"reason": "no champion yet"},
+            first_verdict(
+                spec.gates,
+                version,
+                subject=lambda: subject_of(version, self._load(version)),
+                now=self._ws.clock.now(),
                 run_id=run_id,
-                at=self._ws.clock.now(),
             )
         )
+        if not verdict.passed:
+            # A failure, not a setback: the loop serves nothing yet, so it tries again and again.
+            raise GateRefused(
+                self._refused(spec, version, verdict), hint="the first model must pass them too"
+            )
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             self._ws.deployment.create(
                 spec.name, model=spec.name, version=version.version, owner=spec.owner
@@ -354,10 +364,8 @@ class LoopRunner:
     ) -> tuple[Verdict, Callable[[], bytes]]:
         """The verdict, and a way to make the reference of the candidate from the same rows."""
         now = self._ws.clock.now()
-        days = max(gate.days for gate in spec.gates)
-        log = self._ws.predictions.read(
-            spec.name, since=now - timedelta(days=days), until=now, labelled=True, as_of=now
-        )
+        since = now - timedelta(days=max(gate.days for gate in spec.gates))
+        log = self._ws.predictions.read(spec.name, since=since, until=now, labelled=True, as_of=now)
         holder = self._ws.registry.version(spec.name, champion)
         wanted = set(version.signature.inputs.names) | set(holder.signature.inputs.names)
         served = {int(number) for number in pc.unique(log.column("version")).to_pylist()}
@@ -366,10 +374,11 @@ class LoopRunner:
             for number in served
             if wanted <= set(self._ws.registry.version(spec.name, number).signature.inputs.names)
         }
+        scorer = self._load(version)
         rows, facts = build_holdout(
             log,
             champion=(holder, self._load(holder)),
-            candidate=(version, self._load(version)),
+            candidate=(version, scorer),
             groups=[gate.group for gate in spec.gates if gate.group],
             same_features=frozenset(same | {champion}),
         )
@@ -381,6 +390,9 @@ class LoopRunner:
             rows=rows,
             now=now,
             run_id=run_id,
+            subject=subject_of(version, scorer, log) if needs_subject(spec.gates) else None,
+            uses=self._ws.evaluation.uses(spec.name, since, now),
+            versions=(version, holder),
         )
         verdict = msgspec.structs.replace(verdict, holdout=verdict.holdout | facts)
         return verdict, lambda: reference_of(log, version, rows, frozenset(same | {champion}))

@@ -140,7 +140,10 @@ def setbacks(tx: Transaction, name: str) -> int:
             promoted_at = row.updated_at
             break
         aborted += 1
-    refused = select(func.count()).where(verdicts.c.model == name, verdicts.c.passed.is_(False))
+    # A first model that was refused (champion 0) says nothing of retrainings.
+    refused = select(func.count()).where(
+        verdicts.c.model == name, verdicts.c.passed.is_(False), verdicts.c.champion != 0
+    )
     failed = select(func.count()).where(
         table.c.loop == name, table.c.outcome == "failed", table.c.key.not_like("first%")
     )

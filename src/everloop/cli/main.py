@@ -35,6 +35,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "lineage": ("everloop.cli.lineage", "lineage", "What led to what; OpenLineage export."),
     "data": ("everloop.cli.data", "data", "Datasets, versions, dropped and changed rows."),
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),
+    "gate": ("everloop.cli.gate", "gate", "Verdicts of the gates, with their evidence."),
     "deploy": ("everloop.cli.deploy", "deploy", "Deployments and rollouts."),
     "user": ("everloop.cli.access", "user", "Users, roles, passwords."),
     "token": ("everloop.cli.access", "token", "Tokens that programs log in with."),

@@ -4,10 +4,11 @@ Rows of one day are not independent (weather, a strike), so days are drawn, not 
 are scored on the same days. Days are summed first, so a resample costs a product with the weights
 of the days and not a pass over the rows.
 
-Ratio metrics resample exactly. AUC resamples counts in at most 512 score bins (quantiles of all
-scores, exact where there are no more distinct scores); the resampled values are moved by the
-difference between exact and binned AUC, so the interval surrounds the exact estimate and only its
-width has the resolution of the bins, about 0.001 of AUC at worst.
+Metrics of sums resample exactly. Those of the order of the scores (AUC, average precision) resample
+counts in at most 512 score bins (quantiles of all scores, exact where there are no more distinct
+scores); the resampled values are moved by the difference between exact and binned metric, so the
+interval surrounds the exact estimate and only its width has the resolution of the bins, about 0.001
+of AUC at worst.
 
 Source:
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), sections 8.5 and 13.3.
@@ -16,13 +17,15 @@ Source:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from everloop.evaluation.metrics import Floats, MetricSpec, metric, ratio_parts
+from everloop.evaluation.metrics import MetricSpec
+from everloop.evaluation.order import Floats, Ordered, auc_of_bins, precision_of_bins
+from everloop.evaluation.sums import row_sums
 
 __all__ = ["AUC_BINS", "MIN_DAYS", "RESAMPLES", "Interval", "day_blocks", "difference", "single"]
 
@@ -32,6 +35,7 @@ AUC_BINS = 512
 MIN_DAYS = 8
 
 _DAY_US = 86_400_000_000
+_OF_BINS = {"auc": auc_of_bins, "average_precision": precision_of_bins}
 
 
 class Interval(NamedTuple):
@@ -39,12 +43,14 @@ class Interval(NamedTuple):
 
     Attributes:
         days: Number of blocks that were drawn from.
+        spread: Standard deviation of the resampled values: the standard error.
     """
 
     estimate: float
     low: float
     high: float
     days: int
+    spread: float = math.nan
 
 
 _NOTHING = Interval(math.nan, math.nan, math.nan, 0)
@@ -52,7 +58,16 @@ _NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 def day_blocks(at_us: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """The number of each row's UTC day among the days that occur, shape (n,), from 0."""
-    return np.unique(at_us // _DAY_US, return_inverse=True)[1]
+    if not len(at_us):
+        return np.empty(0, dtype=np.intp)
+    day = at_us // _DAY_US
+    first = int(day.min())
+    span = int(day.max()) - first + 1
+    if span > 16 * len(day) + 4096:  # a few rows centuries apart: a table of days would be vast
+        return np.unique(day, return_inverse=True)[1]
+    day -= first
+    seen = np.bincount(day, minlength=span) > 0
+    return day if seen.all() else (np.cumsum(seen) - 1)[day]
 
 
 def difference(
@@ -63,24 +78,30 @@ def difference(
     at_us: npt.NDArray[np.int64],
     *,
     level: float = 0.05,
+    weights: Floats | None = None,
+    query: npt.NDArray[Any] | None = None,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """The metric of `first` minus that of `second` on the same rows.
 
     Args:
-        labels: 0 or 1, shape (n,).
-        first: Scores, shape (n,), finite.
+        spec: The metric.
+        labels: The truth, as ``metrics`` has it for each task.
+        first: Scores, finite.
         second: Scores of the other model on the same rows.
         at_us: Time of each row, microseconds since 1970, UTC.
         level: Error probability on each side: the interval holds ``1 - 2 * level``.
+        weights: How much each row counts, 0 and above, shape (n,).
+        query: Which rows are ranked together; a query belongs to the day of its first row.
+        resamples: How many times the days are drawn.
     """
     if not len(labels):
         return _NOTHING
-    estimate = metric(spec, labels, first) - metric(spec, labels, second)
     days = day_blocks(at_us)
-    weights = _draws(spec, days)
-    drawn = _resampled(spec, labels, first, days, weights)
-    drawn = drawn - _resampled(spec, labels, second, days, weights)
-    return _interval(estimate, drawn, weights, level)
+    drawn = _draws(spec, days, resamples)
+    one, of_one = _resampled(spec, labels, first, days, drawn, weights, query)
+    other, of_other = _resampled(spec, labels, second, days, drawn, weights, query)
+    return _interval(one - other, of_one - of_other, drawn, level)
 
 
 def single(
@@ -90,18 +111,21 @@ def single(
     at_us: npt.NDArray[np.int64],
     *,
     level: float = 0.05,
+    weights: Floats | None = None,
+    query: npt.NDArray[Any] | None = None,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """The metric of one model; arguments as for :func:`difference`."""
     if not len(labels):
         return _NOTHING
     days = day_blocks(at_us)
-    weights = _draws(spec, days)
-    drawn = _resampled(spec, labels, scores, days, weights)
-    return _interval(metric(spec, labels, scores), drawn, weights, level)
+    drawn = _draws(spec, days, resamples)
+    estimate, of_drawn = _resampled(spec, labels, scores, days, drawn, weights, query)
+    return _interval(estimate, of_drawn, drawn, level)
 
 
-def _draws(spec: MetricSpec, days: npt.NDArray[np.intp]) -> Floats:
-    """How often each day is drawn, shape (1 + RESAMPLES, days); the first row is the sample itself.
+def _draws(spec: MetricSpec, days: npt.NDArray[np.intp], resamples: int) -> Floats:
+    """How often each day is drawn, shape (1 + resamples, days); the first row is the sample itself.
 
     The seed follows from what is asked, so that the same question gets the same answer, in
     whichever order the rows come.
@@ -110,45 +134,56 @@ def _draws(spec: MetricSpec, days: npt.NDArray[np.intp]) -> Floats:
     seed = blake3(f"{spec.name}@{spec.threshold}".encode() + sizes.tobytes()).digest(8)
     generator = np.random.default_rng(int.from_bytes(seed))
     count = len(sizes)
-    drawn = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    drawn = generator.multinomial(count, np.full(count, 1 / count), resamples)
     return np.vstack([np.ones((1, count)), drawn])
 
 
 def _resampled(
-    spec: MetricSpec, labels: Floats, scores: Floats, days: npt.NDArray[np.intp], weights: Floats
-) -> Floats:
-    """The metric of each resample, shape (1 + RESAMPLES,); NaN where it is not defined."""
-    count = weights.shape[1]
+    spec: MetricSpec,
+    labels: Floats,
+    scores: Floats,
+    days: npt.NDArray[np.intp],
+    drawn: Floats,
+    weights: Floats | None,
+    query: npt.NDArray[Any] | None,
+) -> tuple[float, Floats]:
+    """The metric, and that of each resample, shape (1 + resamples,); NaN where not defined."""
+    count = drawn.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         if spec.is_ratio:
-            above, below = ratio_parts(spec, labels, scores)
-            sums = weights @ np.bincount(days, above, count)
-            return np.asarray(sums / (weights @ np.bincount(days, below, count)))
-        bins, number = _score_bins(scores)
+            sums = row_sums(spec.name, spec.threshold, labels, scores, query)
+            by_day = np.stack([_by_day(one, days, count, weights) for one in sums.columns])
+            return float(sums.value(by_day.sum(axis=1))), sums.value(by_day @ drawn.T)
+        ordered = Ordered.of(labels, scores, weights)
+        bins, number = ordered.bins(AUC_BINS)
         cells = days * number + bins
+        hits = labels if weights is None else labels * weights
+        misses = 1 - labels if weights is None else (1 - labels) * weights
         shape = (count, number)
-        positive = weights @ np.bincount(cells, labels, count * number).reshape(shape)
-        negative = weights @ np.bincount(cells, 1 - labels, count * number).reshape(shape)
-        # A negative counts whole for each positive in a higher bin and half in its own.
-        beaten = np.cumsum(negative, axis=1) - negative / 2
-        pairs = positive.sum(axis=1) * negative.sum(axis=1)
-        return np.asarray(np.einsum("ij,ij->i", positive, beaten) / pairs)
+        positive = drawn @ np.bincount(cells, hits, count * number).reshape(shape)
+        negative = drawn @ np.bincount(cells, misses, count * number).reshape(shape)
+        exact = ordered.auc() if spec.name == "auc" else ordered.average_precision()
+        return exact, _OF_BINS[spec.name](positive, negative)
 
 
-def _score_bins(scores: Floats) -> tuple[npt.NDArray[np.intp], int]:
-    values, which = np.unique(scores, return_inverse=True)
-    if len(values) <= AUC_BINS:
-        return which, len(values)
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, AUC_BINS + 1)[1:-1]))
-    return np.searchsorted(edges, values, side="right")[which], len(edges) + 1
+def _by_day(
+    column: npt.NDArray[Any] | None,
+    days: npt.NDArray[np.intp],
+    count: int,
+    weights: Floats | None,
+) -> Floats:
+    if weights is not None:
+        column = weights if column is None else column * weights
+    return np.bincount(days, column, count).astype(np.float64, copy=False)
 
 
 def _interval(estimate: float, drawn: Floats, weights: Floats, level: float) -> Interval:
-    days = weights.shape[1]
+    days, resamples = weights.shape[1], len(drawn) - 1
     moved = drawn[1:] + (estimate - drawn[0])
     moved = moved[np.isfinite(moved)]
     # A resample without positives has no AUC; if that is common the interval means nothing.
-    if math.isnan(estimate) or len(moved) < RESAMPLES * 0.9:
+    if math.isnan(estimate) or len(moved) < resamples * 0.9:
         return Interval(estimate, math.nan, math.nan, days)
     low, high = np.quantile(moved, (level, 1 - level))
-    return Interval(estimate, float(low), float(high), days)
+    spread = float(moved.std(ddof=1)) if len(moved) > 1 else math.nan
+    return Interval(estimate, float(low), float(high), days, spread)

@@ -7,49 +7,66 @@ cannot be told (too few days, one class) is no pass; what is malformed is an err
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from everloop.core.gate import Gate, GateResult, Verdict
+from everloop.core.gate import Gate, GateResult, Uses, Verdict
 from everloop.core.ids import new_id
-from everloop.core.time import from_micros, to_micros, utc
+from everloop.core.model import ModelVersion
+from everloop.core.time import utc
 from everloop.errors import Fault, InvalidInput, NotFound
-from everloop.evaluation.bootstrap import MIN_DAYS, Interval, difference, single
-from everloop.evaluation.metrics import Floats, MetricSpec, metric, parse_metric
+from everloop.evaluation import absolute, relative
+from everloop.evaluation.calibration import calibration
+from everloop.evaluation.fairness import CRITERIA
+from everloop.evaluation.metrics import MetricSpec, Task, parse_metric, task_of
+from everloop.evaluation.results import Question
+from everloop.evaluation.rows import (
+    HoldOut,
+    Rows,
+    Subject,
+    described,
+    faults_of_rows,
+    later_rows,
+    latest,
+)
+from everloop.evaluation.slices import find_slices
 
-__all__ = ["HoldOut", "gate_faults", "judge"]
+__all__ = [
+    "HoldOut",
+    "Subject",
+    "first_verdict",
+    "gate_faults",
+    "judge",
+    "needs_subject",
+    "same_model",
+]
 
-_DAY_US = 86_400_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class HoldOut:
-    """Rows on which candidate and champion are compared, in any order.
-
-    Attributes:
-        y: The truth, 0 or 1, shape (n,).
-        candidate_p: Scores of the candidate, shape (n,), finite.
-        champion_p: Scores of the champion on the same rows; None where there is no champion.
-        at_us: Time of each row, microseconds since 1970, UTC.
-        groups: Columns that tell groups apart, shape (n,) each.
-        candidate_until: No later row trained the candidate; rows up to it are left out. None is
-            "not stated": then nothing shows that the rows are new to it, and it does not pass.
-        champion_until: The same of the champion. Where it is not stated the champion may have seen
-            the rows, which can only make it look better.
-    """
-
-    y: npt.NDArray[Any]
-    candidate_p: npt.NDArray[Any]
-    champion_p: npt.NDArray[Any] | None
-    at_us: npt.NDArray[Any]
-    groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    candidate_until: datetime | None = None
-    champion_until: datetime | None = None
+_KINDS: dict[str, Callable[[Question], GateResult]] = {
+    "beats_champion": relative.beats_champion,
+    "not_worse": relative.not_worse,
+    "no_group_worse": relative.no_group_worse,
+    "threshold": absolute.threshold,
+    "no_weak_slice": absolute.no_weak_slice,
+    "calibrated": absolute.calibrated,
+    "fair": absolute.fair,
+    "invariant": absolute.is_invariant,
+    "directional": absolute.holds_direction,
+    "functionality": absolute.handles,
+    "max_latency_ms": absolute.latency,
+    "max_size_mb": absolute.size,
+}
+_WITHOUT_METRIC = (
+    "calibrated", "fair", "invariant", "directional", "functionality", "max_latency_ms",
+    "max_size_mb",
+)  # fmt: skip
+#: What can be judged before anything was ever asked.
+_WITHOUT_ROWS = ("functionality", "max_latency_ms", "max_size_mb")
+_OF_SUBJECT = ("invariant", "directional", *_WITHOUT_ROWS)
+_OF_GROUPS = ("no_group_worse", "fair")
+_WORST_SHOWN = 5
 
 
 def judge(
@@ -61,30 +78,43 @@ def judge(
     rows: HoldOut,
     now: datetime,
     run_id: str = "",
+    subject: Subject | None = None,
+    uses: Uses | None = None,
+    versions: Sequence[ModelVersion] = (),
 ) -> Verdict:
     """Judge a candidate by every gate; it passes if all of them do.
 
     In each result ``estimate``, ``low`` and ``high`` are the improvement over the champion in units
-    of the metric, positive where the candidate is better (for ``threshold`` the metric itself),
-    with the interval of ``1 - 2 * level``; NaN where there is none.
+    of the metric, positive where the candidate is better (for gates of the candidate alone what
+    they measure), with the interval of ``1 - 2 * level``; NaN where there is none.
 
     Args:
         champion: Version of the champion, 0 if there is none yet.
         now: When the verdict is given.
+        subject: The candidate itself, for gates of its behaviour, speed and size.
+        uses: How often the hold-out was used before; not counted in the verdict if not given.
+        versions: Candidate and champion, for the record of what was compared.
 
     Raises:
         InvalidInput: If there is no gate, or rows are malformed (every fault is listed): lengths
             that differ, NaN, labels other than 0 and 1, probabilities outside 0 to 1.
-        NotFound: If a metric or a group column is unknown.
+        NotFound: If a metric, a feature or a group column is unknown.
     """
-    specs = [parse_metric(gate.metric) for gate in gates]
-    _check(gates, specs, champion, rows)
-    later, dropped = _later_rows(rows)
+    specs = [None if gate.kind in _WITHOUT_METRIC else parse_metric(gate.metric) for gate in gates]
+    task = _check(gates, specs, champion, rows)
+    later, dropped = later_rows(rows)
+    before = uses or Uses()
     results = tuple(
-        _KINDS[gate.kind](gate, spec, _latest(later, gate.days), champion)
+        _KINDS[gate.kind](Question(gate, spec, latest(later, gate.days), champion, subject, before))
         for gate, spec in zip(gates, specs, strict=True)
     )
-    longest = _latest(later, max(gate.days for gate in gates))
+    longest = latest(later, max(gate.days for gate in gates))
+    holdout = described(longest, dropped, task)
+    if uses is not None:
+        holdout |= _counted(gates, uses)
+    if versions:
+        holdout["models"] = _models(versions)
+    holdout |= _beside(specs, longest, task)
     return Verdict(
         id=new_id(),
         model=model,
@@ -92,297 +122,233 @@ def judge(
         champion=champion,
         passed=all(result.passed for result in results),
         results=results,
-        holdout=_describe(longest, dropped),
+        holdout=holdout,
         run_id=run_id,
         at=utc(now),
     )
 
 
-# --- the gates ----------------------------------------------------------------------------------
+def same_model(
+    candidate: ModelVersion, champion: ModelVersion, *, now: datetime, run_id: str = ""
+) -> Verdict | None:
+    """The verdict on a candidate that is the champion, byte for byte; None if it is not.
 
-
-def _beats_champion(gate: Gate, spec: MetricSpec, rows: _Rows, champion: int) -> GateResult:
-    if not champion:
-        return _result(gate, rows, True, "no champion yet")
-    cannot = _cannot_tell(gate, spec, rows)
-    if cannot:
-        return _result(gate, rows, False, cannot)
-    found = _improvement(spec, rows, gate.level)
-    passed = found.low > gate.by
-    more = f"by more than {gate.by:g} " if gate.by else ""
-    verb = "is" if passed else "is not shown to be"
-    reason = (
-        f"{gate.metric} {verb} better {more}on {len(rows.y)} rows of {found.days} days:"
-        f" {_said(found)}"
+    A rerun with nothing changed makes one. No hold-out is spent on it.
+    """
+    if not candidate.digest or candidate.digest != champion.digest:
+        return None
+    reason = f"the same model as version {champion.version}: nothing to promote"
+    return Verdict(
+        id=new_id(),
+        model=candidate.name,
+        candidate=candidate.version,
+        champion=champion.version,
+        passed=False,
+        results=(),
+        holdout={"reason": reason, "models": _models((candidate, champion))},
+        run_id=run_id,
+        at=utc(now),
     )
-    return _result(gate, rows, passed, reason, found, _both(spec, rows))
 
 
-def _no_group_worse(gate: Gate, spec: MetricSpec, rows: _Rows, champion: int) -> GateResult:
-    if not champion:
-        return _result(gate, rows, True, "no champion yet")
-    cannot = _cannot_date(rows)
-    if cannot:
-        return _result(gate, rows, False, cannot)
-    column = rows.groups[gate.group]
-    judged: dict[str, Interval] = {}
-    small: list[str] = []
-    undefined: list[str] = []
-    for value in np.unique(column):
-        part = rows.where(column == value)
-        name = str(value)
-        if len(part.y) < gate.min_rows or part.days < MIN_DAYS:
-            small.append(name)
-            continue
-        found = _improvement(spec, part, gate.level)
-        if math.isnan(found.low):
-            undefined.append(name)
-        else:
-            judged[name] = found
-    evidence = {
-        "groups": {name: _plain(found) for name, found in judged.items()},
-        "too_small": small,
-        "undefined": undefined,
+def first_verdict(
+    gates: Sequence[Gate],
+    candidate: ModelVersion,
+    *,
+    subject: Callable[[], Subject],
+    now: datetime,
+    run_id: str = "",
+) -> Verdict:
+    """The verdict on the first model, which has nobody to beat and was asked nothing yet.
+
+    It is judged by what can be judged: known cases, latency, size. The other gates are named as
+    not judged (``holdout["not_judged"]``); see ADR 10.
+
+    Args:
+        subject: Gives the candidate itself; called only where a gate needs it.
+
+    Raises:
+        NotFound: If a case names a feature that the model does not take.
+    """
+    empty, _ = later_rows(HoldOut(*(np.empty(0),) * 3, np.empty(0, dtype=np.int64)))
+    judged = [gate for gate in gates if gate.kind in _WITHOUT_ROWS]
+    itself = subject() if judged else None
+    results = tuple(
+        _KINDS[gate.kind](Question(gate, None, empty, 0, itself, Uses())) for gate in judged
+    )
+    left = [gate.name for gate in gates if gate.kind not in _WITHOUT_ROWS]
+    reason = "no champion yet" + (", and nothing was asked yet" if left else "")
+    return Verdict(
+        id=new_id(),
+        model=candidate.name,
+        candidate=candidate.version,
+        champion=0,
+        passed=all(result.passed for result in results),
+        results=results,
+        holdout={"reason": reason, "not_judged": left, "models": _models((candidate,))},
+        run_id=run_id,
+        at=utc(now),
+    )
+
+
+def needs_subject(gates: Sequence[Gate]) -> bool:
+    """Whether any gate asks for the candidate itself."""
+    return any(gate.kind in _OF_SUBJECT for gate in gates)
+
+
+# --- what is kept beside the gates --------------------------------------------------------------
+
+
+def _counted(gates: Sequence[Gate], uses: Uses) -> dict[str, Any]:
+    """Which use of the hold-out this was, and what the year's attempts come to."""
+    attempt = uses.year + 1
+    told: dict[str, Any] = {}
+    if uses.since is not None and uses.until is not None:
+        told["counted"] = [uses.since.isoformat(), uses.until.isoformat()]
+    level = max((gate.level for gate in gates if gate.kind == "beats_champion"), default=0.0)
+    return told | {
+        "use": uses.holdout + 1,
+        "attempt": attempt,
+        # Were no candidate of the year any better: the chance that one passes nevertheless.
+        "luck": 1 - (1 - level) ** attempt,
     }
-    if not judged:
-        few = f"needs {gate.min_rows} rows on {MIN_DAYS} days"
-        reason = f"no group of {gate.group} can be judged ({few})"
-        return _result(gate, rows, False, reason, None, evidence)
-    # Worse beyond chance: even the good end of the interval lies below the margin.
-    worse = {name: found for name, found in judged.items() if found.high < -gate.by}
-    name, found = min(judged.items(), key=lambda item: item[1].estimate)
-    if worse:
-        told = ", ".join(sorted(worse))
-        reason = f"{gate.metric} is worse by more than {gate.by:g} for {gate.group} {told}"
-    else:
-        reason = f"{gate.metric} is worse by more than {gate.by:g} for none of {len(judged)} groups"
-    left = len(small) + len(undefined)
-    reason += f" ({left} not judged)" if left else ""
-    reason += f"; lowest for {name}: {_said(found)}"
-    return _result(gate, rows, not worse, reason, found, evidence)
 
 
-def _threshold(gate: Gate, spec: MetricSpec, rows: _Rows, _: int) -> GateResult:
-    cannot = _cannot_tell(gate, spec, rows, days=1)
-    if cannot:
-        return _result(gate, rows, False, cannot)
-    found = single(spec, rows.y, rows.candidate, rows.at_us, level=gate.level)
-    passed = (found.estimate - gate.by) * spec.sign >= 0
-    wanted = f"{'at least' if spec.sign > 0 else 'at most'} {gate.by:g}"
-    reason = f"{gate.metric} is {found.estimate:.4f}, wanted is {wanted}"
-    return _result(gate, rows, passed, reason, found)
+def _models(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
+    return [
+        {
+            "version": one.version,
+            "digest": one.digest,
+            "run": one.run_id,
+            "trained_until": None if one.trained_until is None else one.trained_until.isoformat(),
+        }
+        for one in versions
+    ]
 
 
-_Judge = Callable[[Gate, MetricSpec, "_Rows", int], GateResult]
-_KINDS: dict[str, _Judge] = {
-    "beats_champion": _beats_champion,
-    "no_group_worse": _no_group_worse,
-    "threshold": _threshold,
-}
-
-
-# --- rows ---------------------------------------------------------------------------------------
-
-
-class _Rows:
-    """Checked rows, with what the gates ask of them."""
-
-    def __init__(
-        self,
-        y: Floats,
-        candidate: Floats,
-        champion: Floats | None,
-        at_us: npt.NDArray[np.int64],
-        groups: Mapping[str, npt.NDArray[Any]],
-        stated: bool,
-    ) -> None:
-        self.y = y
-        self.candidate = candidate
-        self.champion = champion
-        self.at_us = at_us
-        self.groups = groups
-        self.stated = stated
-
-    @property
-    def days(self) -> int:
-        return len(np.unique(self.at_us // _DAY_US))
-
-    def where(self, mask: npt.NDArray[np.bool_]) -> _Rows:
-        return _Rows(
-            self.y[mask],
-            self.candidate[mask],
-            None if self.champion is None else self.champion[mask],
-            self.at_us[mask],
-            {name: column[mask] for name, column in self.groups.items()},
-            self.stated,
-        )
-
-
-def _later_rows(rows: HoldOut) -> tuple[_Rows, int]:
-    """The rows later than what either model was trained on, and how many were not."""
-    checked = _Rows(
-        np.asarray(rows.y, dtype=np.float64),
-        np.asarray(rows.candidate_p, dtype=np.float64),
-        None if rows.champion_p is None else np.asarray(rows.champion_p, dtype=np.float64),
-        np.asarray(rows.at_us, dtype=np.int64),
-        {name: np.asarray(column).astype(str) for name, column in rows.groups.items()},
-        rows.candidate_until is not None,
-    )
-    stated = [until for until in (rows.candidate_until, rows.champion_until) if until is not None]
-    if not stated:
-        return checked, 0
-    later = checked.at_us > max(to_micros(until) for until in stated)
-    return checked.where(later), int(np.count_nonzero(~later))
-
-
-def _latest(rows: _Rows, days: int) -> _Rows:
-    """The rows of the last `days` calendar days (UTC), counted from the newest row."""
+def _beside(specs: Sequence[MetricSpec | None], rows: Rows, task: Task) -> dict[str, Any]:
+    """Worst slices and calibration of the candidate, which decide nothing but tell much."""
+    told: dict[str, Any] = {}
+    probable = any(spec is not None and spec.takes_probabilities for spec in specs)
     if not len(rows.y):
-        return rows
-    day = rows.at_us // _DAY_US
-    return rows.where(day > day.max() - days)
+        return told
+    if task == "binary" and probable:
+        found = absolute.calibration_facts(calibration(rows.y, rows.candidate, rows.at_us))
+        told["calibration"] = {key: found[key] for key in ("ece", "error", "slope", "intercept")}
+    name = {"binary": "brier" if probable else "", "regression": "mae"}.get(task, "")
+    fields = {**rows.groups, **rows.fields}
+    if name and fields and not rows.more:
+        search = find_slices(
+            parse_metric(name), rows.y, rows.candidate, rows.at_us, fields, schema=rows.schema
+        )
+        facts = absolute.slice_facts(search)
+        told["slices"] = facts | {"metric": name, "found": facts["found"][:_WORST_SHOWN]}
+    return told
+
+
+# --- what is wrong with gates -------------------------------------------------------------------
 
 
 def _check(
-    gates: Sequence[Gate], specs: Sequence[MetricSpec], champion: int, rows: HoldOut
-) -> None:
+    gates: Sequence[Gate], specs: Sequence[MetricSpec | None], champion: int, rows: HoldOut
+) -> Task:
     if not gates:
         raise InvalidInput("there is no gate to judge by", hint="ev.beats_champion('brier')")
-    faults = gate_faults(gates)
-    columns = {"y": rows.y, "candidate_p": rows.candidate_p, "at_us": rows.at_us}
-    if rows.champion_p is not None:
-        columns["champion_p"] = rows.champion_p
-    elif champion:
-        faults.append(Fault("champion_p", f"missing, and version {champion} is the champion"))
-    count = np.shape(rows.y)[0] if np.ndim(rows.y) == 1 else -1
-    for name, column in {**columns, **rows.groups}.items():
-        if np.shape(column) != (count,):
-            shape = np.shape(column)
-            faults.append(Fault(name, f"has shape {shape}, y has {np.shape(rows.y)}"))
-    for name in columns:
-        faults += _faults_of_numbers(name, columns[name], any(s.takes_probabilities for s in specs))
+    known = [spec for spec in specs if spec is not None]
+    task = task_of(known)
+    probable = any(spec.takes_probabilities for spec in known)
+    probable = probable or any(gate.kind == "calibrated" for gate in gates)
+    faults = gate_faults(gates) + faults_of_rows(rows, champion, task, probable)
     if faults:
         raise InvalidInput("the hold-out cannot be judged", faults)
     for gate in gates:
-        if gate.kind == "no_group_worse" and gate.group not in rows.groups:
+        if gate.group and gate.group not in rows.groups:
             raise NotFound.named("group column", gate.group, rows.groups)
+    return task
 
 
 def gate_faults(gates: Sequence[Gate]) -> list[Fault]:
     """What makes no sense in the definitions of gates, with ``gates[i].`` before each path."""
-    faults = []
-    for index, gate in enumerate(gates):
+    return [
+        Fault(f"gates[{index}].{path}", told)
+        for index, gate in enumerate(gates)
+        for path, told in _faults_of(gate)
+    ] + _faults_of_all(gates)
+
+
+def _faults_of(gate: Gate) -> Iterator[tuple[str, str]]:
+    if gate.kind not in _WITHOUT_METRIC:
         try:
             parse_metric(gate.metric)
         except (InvalidInput, NotFound) as error:
-            asked = f"; {error.hint}" if error.hint else ""
-            faults.append(Fault(f"gates[{index}].metric", f"{error.message}{asked}"))
-        if gate.kind == "no_group_worse" and not gate.group:
-            faults.append(Fault(f"gates[{index}].group", "must name a column"))
-        if not 0 < gate.level < 0.5:
-            faults.append(Fault(f"gates[{index}].level", f"must be in (0, 0.5), got {gate.level}"))
-        if gate.days < 1:
-            faults.append(Fault(f"gates[{index}].days", f"must be at least 1, got {gate.days}"))
-        if not math.isfinite(gate.by):
-            faults.append(Fault(f"gates[{index}].by", f"must be a number, got {gate.by}"))
-    return faults
+            yield "metric", f"{error.message}{f'; {error.hint}' if error.hint else ''}"
+    if gate.kind == "fair":
+        criterion, at, number = gate.metric.partition("@")
+        if criterion not in CRITERIA:
+            yield "metric", f"{gate.metric!r} is none of {', '.join(CRITERIA)}"
+        if at and not _is_share(number):
+            yield "metric", f"{number!r} is no threshold"
+    if gate.kind in _OF_GROUPS and not gate.group:
+        yield "group", "must name a column"
+    if not 0 < gate.level < 0.5:
+        yield "level", f"must be in (0, 0.5), got {gate.level}"
+    if gate.days < 1:
+        yield "days", f"must be at least 1, got {gate.days}"
+    if not math.isfinite(gate.by):
+        yield "by", f"must be a number, got {gate.by}"
+    yield from _faults_of_limits(gate)
 
 
-def _faults_of_numbers(name: str, column: npt.NDArray[Any], probabilities: bool) -> list[Fault]:
-    values = np.asarray(column)
-    if values.dtype.kind not in "biuf":
-        return [Fault(name, f"must be numbers, got {values.dtype}")]
-    faults = []
-    broken = int(np.count_nonzero(~np.isfinite(values)))
-    if broken:
-        where = int(np.flatnonzero(~np.isfinite(values))[0])
-        faults.append(Fault(name, f"{broken} are NaN or infinite, the first at [{where}]"))
-    known = values[np.isfinite(values)]
-    if name == "y" and not np.isin(known, (0, 1)).all():
-        faults.append(Fault(name, f"must be 0 or 1, got {known[~np.isin(known, (0, 1))][0]}"))
-    outside = int(np.count_nonzero((known < 0) | (known > 1)))
-    if name.endswith("_p") and probabilities and outside:
-        faults.append(Fault(name, f"{outside} are no probabilities (outside 0 to 1)"))
-    return faults
+def _faults_of_limits(gate: Gate) -> Iterator[tuple[str, str]]:
+    positive = ("fair", "calibrated", "max_latency_ms", "max_size_mb")
+    if gate.kind in positive and gate.by <= 0:
+        yield "by", f"must be above 0, got {gate.by}"
+    at_least_0 = ("not_worse", "no_weak_slice", "invariant", "directional")
+    if gate.kind in at_least_0 and gate.by < 0:
+        yield "by", f"must be 0 or above, got {gate.by}"
+    if any(not math.isfinite(one) or one < 0 for one in gate.margins.values()):
+        yield "margins", "must be numbers of 0 or above"
+    if not 0 <= gate.share < 1:
+        yield "share", f"must be in [0, 1), got {gate.share}"
+    yield from _faults_of_behaviour(gate)
 
 
-# --- results ------------------------------------------------------------------------------------
+def _faults_of_behaviour(gate: Gate) -> Iterator[tuple[str, str]]:
+    if gate.kind in ("invariant", "directional") and not gate.field:
+        yield "field", "must name a feature"
+    if gate.kind == "directional":
+        if gate.effect not in ("up", "down"):
+            yield "effect", f'must be "up" or "down", got {gate.effect!r}'
+        if not math.isfinite(gate.change) or gate.change == 0:
+            yield "change", f"must be a number other than 0, got {gate.change}"
+    if gate.kind == "functionality":
+        if not gate.cases:
+            yield "cases", "must hold at least one case"
+        for case in gate.cases:
+            if not case.low <= case.high:
+                yield "cases", f"{case.name!r} wants a score within [{case.low}, {case.high}]"
 
 
-def _cannot_date(rows: _Rows) -> str:
-    """Why nothing shows that there are rows new to the models, or empty."""
-    if not rows.stated:
-        return "it is not stated until when the candidate was trained (trained_until)"
-    return "" if len(rows.y) else "there are no rows later than what the models were trained on"
+def _faults_of_all(gates: Sequence[Gate]) -> list[Fault]:
+    """Metrics that no one task has cannot be judged on the same rows."""
+    specs = []
+    for gate in gates:
+        try:
+            specs += [] if gate.kind in _WITHOUT_METRIC else [parse_metric(gate.metric)]
+        except (InvalidInput, NotFound):
+            return []  # told already, gate by gate
+    try:
+        task = task_of(specs)
+    except InvalidInput as error:
+        return [Fault("gates", f"{error.message}; {error.hint}")]
+    binary = [gate.kind for gate in gates if gate.kind in ("calibrated", "fair")]
+    if binary and task != "binary":
+        return [Fault("gates", f"{', '.join(binary)} take probabilities, not a {task}")]
+    return []
 
 
-def _cannot_tell(gate: Gate, spec: MetricSpec, rows: _Rows, days: int = MIN_DAYS) -> str:
-    """Why a gate cannot be judged on these rows, or empty."""
-    cannot = _cannot_date(rows)
-    if cannot:
-        return cannot
-    if len(rows.y) < gate.min_rows:
-        return f"too few rows to tell: {len(rows.y)}, {gate.min_rows} are needed"
-    if rows.days < days:
-        return f"too few blocks to tell: {rows.days} days, {days} are needed"
-    if math.isnan(metric(spec, rows.y, rows.candidate)):
-        classes = "one class only" if len(np.unique(rows.y)) == 1 else "no such prediction"
-        return f"{gate.metric} is not defined on these rows: {classes}"
-    return ""
-
-
-def _improvement(spec: MetricSpec, rows: _Rows, level: float) -> Interval:
-    """Candidate against champion, turned so that positive is better."""
-    assert rows.champion is not None  # checked with the input
-    better, worse = rows.candidate, rows.champion
-    if spec.sign < 0:
-        better, worse = worse, better
-    return difference(spec, rows.y, better, worse, rows.at_us, level=level)
-
-
-def _both(spec: MetricSpec, rows: _Rows) -> dict[str, float | None]:
-    assert rows.champion is not None  # checked with the input
-    values = {"candidate": rows.candidate, "champion": rows.champion}
-    return {name: metric(spec, rows.y, scores) for name, scores in values.items()}
-
-
-def _result(
-    gate: Gate,
-    rows: _Rows,
-    passed: bool,
-    reason: str,
-    found: Interval | None = None,
-    evidence: dict[str, Any] | None = None,
-) -> GateResult:
-    estimate, low, high = found[:3] if found is not None else (math.nan,) * 3
-    return GateResult(
-        gate=gate,
-        passed=passed,
-        estimate=estimate,
-        low=low,
-        high=high,
-        rows=len(rows.y),
-        reason=reason,
-        evidence={"days": rows.days, **(evidence or {})},
-    )
-
-
-def _describe(rows: _Rows, dropped: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "rows": len(rows.y),
-        "positives": int(rows.y.sum()),
-        "days": rows.days,
-        "not_later": dropped,
-    }
-    if len(rows.y):
-        told["from"] = from_micros(int(rows.at_us.min())).isoformat()
-        told["to"] = from_micros(int(rows.at_us.max())).isoformat()
-    return told
-
-
-def _said(found: Interval) -> str:
-    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-
-
-def _plain(found: Interval) -> dict[str, Any]:
-    return {"estimate": found.estimate, "low": found.low, "high": found.high, "days": found.days}
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False

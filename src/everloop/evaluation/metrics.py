@@ -1,160 +1,231 @@
-"""Metrics of binary scores: exact values, and their sums by day that the bootstrap resamples.
+"""Metrics by name, for each kind of task: what is known of them, and their exact values.
 
-A metric is known by name: ``auc``, ``brier``, ``log_loss``, or ``accuracy``, ``tpr``, ``fpr`` and
-``precision`` at a threshold (0.5, or as in ``tpr@0.3``). Where a metric is not defined (AUC of one
-class, ``tpr`` without positives, anything of no rows) it is NaN, never a neutral value.
+A name may carry a parameter: ``tpr@0.3`` is at the threshold 0.3, ``pinball@0.9`` at the quantile
+0.9, ``ndcg@10`` at the depth 10. Where a metric is not defined (AUC of one class, ``tpr`` without
+positives, anything of no rows) it is NaN, never a neutral value. How a metric is put together from
+sums over rows lies in ``sums`` and ``ranking``, what takes an order of the scores in ``order``.
+
+=============  ==============================================  ===================================
+task           labels                                          scores
+=============  ==============================================  ===================================
+binary         0 or 1, shape (n,)                              of the positive class, shape (n,)
+multiclass     0 to k - 1, shape (n,)                          of each class, shape (n, k)
+regression     any finite number, shape (n,)                   the same; for ``pinball`` a quantile
+interval       any finite number, shape (n,)                   low and high end, shape (n, 2)
+ranking        relevance, 0 and above, shape (n,)              any, shape (n,), with `query`
+=============  ==============================================  ===================================
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import InvalidInput, NotFound
+from everloop.evaluation.order import Floats, Ordered
+from everloop.evaluation.sums import row_sums
 
 __all__ = [
     "METRICS",
+    "TASKS",
     "Floats",
     "MetricSpec",
+    "Task",
     "auc",
+    "average_precision",
     "metric",
+    "metrics_of",
     "parse_metric",
-    "ratio_parts",
+    "task_of",
 ]
 
-Floats = npt.NDArray[np.float64]
+Task = Literal["binary", "multiclass", "regression", "interval", "ranking"]
+TASKS: tuple[str, ...] = get_args(Task)
 
-# A probability of exactly 0 or 1 that is wrong would cost infinitely much.
-_CLIP = 1e-15
 
-_RATIOS = ("brier", "log_loss", "accuracy", "tpr", "fpr", "precision")
-_AT_THRESHOLD = ("accuracy", "tpr", "fpr", "precision")
-_LOWER_IS_BETTER = ("brier", "log_loss", "fpr")
+class _Known(NamedTuple):
+    """What is known of a metric; `parameter` is its default, None where it takes none."""
+
+    tasks: tuple[Task, ...]
+    sign: int
+    parameter: float | None = None
+    is_probability: bool = False
+    ranks: bool = False
+
+
+_BINARY: tuple[Task, ...] = ("binary",)
+_CLASSES: tuple[Task, ...] = ("binary", "multiclass")
+_MANY: tuple[Task, ...] = ("multiclass",)
+_NUMBER: tuple[Task, ...] = ("regression",)
+_INTERVAL: tuple[Task, ...] = ("interval",)
+_RANKED: tuple[Task, ...] = ("ranking",)
+
+_KNOWN: dict[str, _Known] = {
+    "auc": _Known(_BINARY, 1, ranks=True),
+    "average_precision": _Known(_BINARY, 1, ranks=True),
+    "brier": _Known(_CLASSES, -1, is_probability=True),
+    "log_loss": _Known(_CLASSES, -1, is_probability=True),
+    "accuracy": _Known(_CLASSES, 1, 0.5),
+    "balanced_accuracy": _Known(_CLASSES, 1, 0.5),
+    "tpr": _Known(_BINARY, 1, 0.5),
+    "recall": _Known(_BINARY, 1, 0.5),
+    "tnr": _Known(_BINARY, 1, 0.5),
+    "fpr": _Known(_BINARY, -1, 0.5),
+    "fnr": _Known(_BINARY, -1, 0.5),
+    "precision": _Known(_BINARY, 1, 0.5),
+    "f1": _Known(_BINARY, 1, 0.5),
+    "mcc": _Known(_BINARY, 1, 0.5),
+    "positive_rate": _Known(_BINARY, 1, 0.5),
+    "f1_macro": _Known(_MANY, 1),
+    "f1_weighted": _Known(_MANY, 1),
+    "top_accuracy": _Known(_MANY, 1, 3),
+    "mae": _Known(_NUMBER, -1),
+    "mse": _Known(_NUMBER, -1),
+    "rmse": _Known(_NUMBER, -1),
+    "mape": _Known(_NUMBER, -1),
+    "wape": _Known(_NUMBER, -1),
+    "r2": _Known(_NUMBER, 1),
+    "pinball": _Known(_NUMBER, -1, 0.5),
+    "coverage": _Known(_INTERVAL, 1),
+    "interval_width": _Known(_INTERVAL, -1),
+    "interval_score": _Known(_INTERVAL, -1, 0.1),
+    "ndcg": _Known(_RANKED, 1, 10),
+    "mrr": _Known(_RANKED, 1),
+    "map": _Known(_RANKED, 1),
+    "hit_rate": _Known(_RANKED, 1, 10),
+}
+_DEPTHS = ("ndcg", "hit_rate", "top_accuracy")
+_SHARES = ("pinball", "interval_score")
 
 #: Every metric by name.
-METRICS: tuple[str, ...] = ("auc", *_RATIOS)
+METRICS: tuple[str, ...] = tuple(_KNOWN)
 
 
 class MetricSpec(NamedTuple):
-    """A metric by name and threshold; `sign` is 1 where higher is better, else -1."""
+    """A metric by name and parameter; `sign` is 1 where higher is better, else -1."""
 
     name: str
     threshold: float
     sign: int
 
     @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The kinds of task that it measures."""
+        return _KNOWN[self.name].tasks
+
+    @property
     def is_ratio(self) -> bool:
-        """Whether it is a sum over rows divided by another."""
-        return self.name != "auc"
+        """Whether it follows from sums over rows; else it takes an order of the scores."""
+        return not _KNOWN[self.name].ranks
 
     @property
     def takes_probabilities(self) -> bool:
         """Whether scores must lie within 0 and 1."""
-        return self.name in ("brier", "log_loss")
+        return _KNOWN[self.name].is_probability
+
+
+def metrics_of(task: Task) -> tuple[str, ...]:
+    """The metrics that a task has."""
+    return tuple(name for name, known in _KNOWN.items() if task in known.tasks)
+
+
+def task_of(specs: Sequence[MetricSpec]) -> Task:
+    """The task that all these metrics measure.
+
+    Raises:
+        InvalidInput: If there is none.
+    """
+    common = [task for task in TASKS if all(task in spec.tasks for spec in specs)]
+    if not common:
+        told = "; ".join(f"{spec.name}: {', '.join(spec.tasks)}" for spec in specs)
+        raise InvalidInput("no task has all of these metrics", hint=told)
+    return common[0]  # type: ignore[return-value]  # TASKS are the literals, as plain text
 
 
 def parse_metric(text: str) -> MetricSpec:
-    """Read the name of a metric, such as ``brier`` or ``tpr@0.3``.
+    """Read the name of a metric, such as ``brier``, ``tpr@0.3`` or ``ndcg@10``.
 
     Raises:
         NotFound: If there is no such metric; with the nearest names.
-        InvalidInput: If the threshold is no number, or the metric has none.
+        InvalidInput: If the parameter is none that the metric can have.
     """
     name, at, number = text.partition("@")
-    if name not in METRICS:
+    if name not in _KNOWN:
         raise NotFound.named("metric", name, METRICS)
-    if at and name not in _AT_THRESHOLD:
+    known = _KNOWN[name]
+    if at and known.parameter is None:
         raise InvalidInput(f"metric {name!r} has no threshold", hint=f"write it as {name!r}")
+    default = 0.5 if known.parameter is None else known.parameter
     try:
-        threshold = float(number) if at else 0.5
+        value = float(number) if at else default
     except ValueError:
-        threshold = math.nan
-    if not math.isfinite(threshold):
-        raise InvalidInput(f"{number!r} is no threshold", hint=f'write it as "{name}@0.3"')
-    return MetricSpec(name, threshold, -1 if name in _LOWER_IS_BETTER else 1)
+        value = math.nan
+    if not math.isfinite(value):
+        example = "10" if name in _DEPTHS else "0.3"
+        raise InvalidInput(f"{number!r} is no threshold", hint=f'write it as "{name}@{example}"')
+    if name in _DEPTHS and (value < 1 or value != int(value)):
+        raise InvalidInput(f"{number!r} is no depth", hint=f'write it as "{name}@10"')
+    if name in _SHARES and not 0 < value < 1:
+        raise InvalidInput(f"{number!r} does not lie between 0 and 1", hint=f'"{name}@0.9"')
+    return MetricSpec(name, value, known.sign)
 
 
-def metric(spec: MetricSpec | str, labels: Floats, scores: Floats) -> float:
+def metric(
+    spec: MetricSpec | str,
+    labels: Floats,
+    scores: Floats,
+    *,
+    weights: Floats | None = None,
+    query: npt.NDArray[Any] | None = None,
+) -> float:
     """The value of a metric.
 
     Args:
         spec: The metric or its name.
-        labels: 0 or 1, shape (n,).
-        scores: Of the positive class, shape (n,), finite.
+        labels: The truth, see the table above.
+        scores: What the model said, finite.
+        weights: How much each row counts, 0 and above, shape (n,); all alike if not given. Of a
+            ranking the weight of a query's first row counts for the query.
+        query: Which rows are ranked together, shape (n,); a ranking needs it.
 
     Returns:
         The value, NaN where it is not defined.
+
+    Raises:
+        InvalidInput: If a ranking comes without `query`.
     """
     spec = parse_metric(spec) if isinstance(spec, str) else spec
-    if not spec.is_ratio:
-        return auc(labels, scores)
-    above, below = ratio_parts(spec, labels, scores)
-    total = float(below.sum())
-    return float(above.sum()) / total if total else math.nan
+    if spec.name == "auc":
+        return auc(labels, scores, weights=weights)
+    if spec.name == "average_precision":
+        return average_precision(labels, scores, weights=weights)
+    sums = row_sums(spec.name, spec.threshold, labels, scores, query)
+    if not len(labels):
+        return math.nan
+    totals = [_total(column, weights, len(labels)) for column in sums.columns]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(sums.value(np.array(totals, dtype=np.float64)))
 
 
-def auc(labels: Floats, scores: Floats) -> float:
+def auc(labels: Floats, scores: Floats, *, weights: Floats | None = None) -> float:
     """The chance that a positive scores above a negative, ties counted half; exact.
 
     Source:
         Mann and Whitney, Annals of Mathematical Statistics 18 (1947).
     """
-    positives = float(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return math.nan
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    # Rank 1..n; those of equal scores share the mean of theirs.
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    sizes = np.diff(np.append(starts, len(ordered)))
-    ranks = np.repeat(starts + (sizes + 1) / 2, sizes)
-    above = float(ranks[labels[order] == 1].sum()) - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+    return Ordered.of(labels, scores, weights).auc()
 
 
-def ratio_parts(spec: MetricSpec, labels: Floats, scores: Floats) -> tuple[Floats, Floats]:
-    """What each row adds to numerator and denominator of a ratio metric, shape (n,) each."""
-    return _PARTS[spec.name](labels, scores, scores >= spec.threshold)
+def average_precision(labels: Floats, scores: Floats, *, weights: Floats | None = None) -> float:
+    """The mean of the precision over the recall that each score threshold adds; exact."""
+    return Ordered.of(labels, scores, weights).average_precision()
 
 
-_Parts = Callable[[Floats, Floats, npt.NDArray[np.bool_]], tuple[Floats, Floats]]
-
-
-def _brier(labels: Floats, scores: Floats, _: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    return (scores - labels) ** 2, np.ones_like(labels)
-
-
-def _log_loss(labels: Floats, scores: Floats, _: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    likely = np.clip(np.where(labels == 1, scores, 1 - scores), _CLIP, 1 - _CLIP)
-    return -np.log(likely), np.ones_like(labels)
-
-
-def _accuracy(labels: Floats, _: Floats, hit: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    return (hit == (labels == 1)).astype(np.float64), np.ones_like(labels)
-
-
-def _tpr(labels: Floats, _: Floats, hit: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    return labels * hit, labels
-
-
-def _fpr(labels: Floats, _: Floats, hit: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    return (1 - labels) * hit, 1 - labels
-
-
-def _precision(labels: Floats, _: Floats, hit: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    return labels * hit, hit.astype(np.float64)
-
-
-_PARTS: dict[str, _Parts] = {
-    "brier": _brier,
-    "log_loss": _log_loss,
-    "accuracy": _accuracy,
-    "tpr": _tpr,
-    "fpr": _fpr,
-    "precision": _precision,
-}
+def _total(column: Floats | None, weights: Floats | None, count: int) -> float:
+    if column is None:  # one for each row
+        return float(count) if weights is None else float(weights.sum())
+    return float(column.sum()) if weights is None else float(column @ weights)

@@ -5,6 +5,7 @@ What nobody stated is listed as not stated; nothing is made up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from everloop.core.gate import Verdict
@@ -121,9 +122,12 @@ def _judged(verdict: Verdict) -> Iterable[str]:
     yield f"- {verdict.at:%Y-%m-%d}: {result} against {against} (verdict `{verdict.id}`)"
     for found in verdict.results:
         mark = "passed" if found.passed else "failed"
-        span = f"{found.estimate:+.5f} [{found.low:+.5f}, {found.high:+.5f}]"
-        kind = f"{found.gate.kind} {found.gate.metric}"
-        yield f"  - {mark}: {kind} {span} on {found.rows} rows. {found.reason}"
+        # A size or a known answer has no interval.
+        span = f" {found.estimate:+.5f} [{found.low:+.5f}, {found.high:+.5f}]"
+        span = "" if math.isnan(found.low) else f"{span} on {found.rows} rows"
+        yield f"  - {mark}: {found.gate.name}{span}. {found.reason}"
+    if verdict.holdout.get("not_judged"):
+        yield f"  - not judged: {', '.join(verdict.holdout['not_judged'])}"
 
 
 def _level(level: MeasuredLevel) -> str:

@@ -110,11 +110,12 @@ def _fired(event: Event) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    if not verdict.champion:
+    if not verdict.champion and verdict.passed:
         return f"version {verdict.candidate} goes live: there was no champion yet"
     how = "passed" if verdict.passed else "was refused"
-    reasons = "; ".join(result.reason for result in verdict.results)
-    told = f"version {verdict.candidate} {how} against version {verdict.champion}"
+    reasons = "; ".join(verdict.reasons)
+    against = f"version {verdict.champion}" if verdict.champion else "nobody, as the first"
+    told = f"version {verdict.candidate} {how} against {against}"
     return f"{told}: {reasons}" if reasons else told
 
 

@@ -17,7 +17,7 @@ from everloop.registry.history import moves_of
 __all__ = ["approvals_of", "check_rule", "missing", "rule_of", "rules_of"]
 
 #: Kinds whose outcome depends on who was champion then.
-_AGAINST_CHAMPION = ("beats_champion", "no_group_worse")
+_AGAINST_CHAMPION = ("beats_champion", "not_worse", "no_group_worse")
 _MOST_APPROVALS = 100
 
 

@@ -71,7 +71,7 @@ ev.loop(
     watch=[ev.performance("auc", label_delay="1d", fire="3 of 5 days", width=4, min_rows=100),
            ev.quality(), ev.drift()],
     retrain_on=[ev.alert("performance")],
-    gate=[ev.beats_champion("brier", margin=0.01, on="latest 8 days"),
+    gate=[{gate} ev.beats_champion("brier", margin=0.01, on="latest 8 days"),
           ev.no_group_worse("shop", "brier", by=0.05, on="latest 8 days", min_rows=50)],
     rollout=ev.canary(50, 100, every="1d", shadow="1d", min_requests=20,
                       abort_on=[ev.slo("p99_ms < 500")]),
@@ -84,7 +84,13 @@ class ClosedWorld:
     """Serves, labels and ticks day by day."""
 
     def __init__(
-        self, folder: Path, *, shift: int = 8, memory: int = 6, broken: str = "pass"
+        self,
+        folder: Path,
+        *,
+        shift: int = 8,
+        memory: int = 6,
+        broken: str = "pass",
+        gate: str = "",
     ) -> None:
         self.clock = ManualClock(START)
         self.workspace = Workspace(str(folder / "home"), clock=self.clock, actor="test")
@@ -95,6 +101,7 @@ class ClosedWorld:
             rows=ROWS,
             memory=memory,
             broken=broken,
+            gate=gate,
         )
         self.file.write_text(text)
         self.runner = self.workspace.loop_runner(folder)

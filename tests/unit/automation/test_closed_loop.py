@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -26,7 +27,9 @@ def test_the_loop_closes_without_a_person(tmp_path: Path) -> None:
     world.begin()
     assert world.champion() == 1
     first = world.workspace.evaluation.verdicts(NAME)
-    assert [v.holdout for v in first] == [{"reason": "no champion yet"}]
+    assert first[0].passed
+    assert first[0].reasons == ("no champion yet, and nothing was asked yet",)
+    assert first[0].holdout["not_judged"] == ["beats_champion:brier", "no_group_worse:brier:shop"]
     assert world.live(8) == []  # all is well
 
     told = world.live(18)
@@ -140,6 +143,60 @@ def test_a_worse_candidate_is_refused_and_the_champion_stays(tmp_path: Path) -> 
     verdict = world.workspace.evaluation.verdicts(NAME, 2)[0]
     assert verdict.holdout["answered_by_champion"] > 0
     assert verdict.results[0].reason
+    world.close()
+
+
+def test_a_rerun_with_nothing_changed_promotes_nothing_and_spends_no_hold_out(
+    tmp_path: Path,
+) -> None:
+    world = ClosedWorld(tmp_path, shift=1000)
+    world.begin()
+    world.live(9)
+    text = world.file.read_text()
+    # The same rows as those of the first model, so the same bytes.
+    world.file.write_text(text.replace("until = until.replace(", "until = START.replace("))
+    world.workspace.automation.fire(NAME, "again")
+    [told] = world.live(1)
+    assert "the same model as version 1: nothing to promote" in told
+    evaluation = world.workspace.evaluation
+    [verdict] = evaluation.verdicts(NAME, 2)
+    assert not verdict.passed
+    assert verdict.results == ()
+    now = world.clock.now()
+    assert evaluation.uses(NAME, now - 8 * DAY, now).holdout == 0
+    assert world.champion() == 1
+
+    world.file.write_text(text.replace("trees: int = 20", "trees: int = 25"))
+    for use in (1, 2):
+        world.workspace.automation.fire(NAME, "a try")
+        world.live(1)
+        [verdict] = evaluation.verdicts(NAME, 2 + use)
+        assert (verdict.holdout["use"], verdict.holdout["attempt"]) == (use, use)
+        assert len(verdict.holdout["digest"]) == 64
+        assert [one["version"] for one in verdict.holdout["models"]] == [2 + use, 1]
+        assert verdict.holdout["slices"]["tried"] > 4
+    assert "version 2 was refused against version 1: the same model" in story_text(
+        world.workspace.governance.story(NAME)
+    )
+    world.close()
+
+
+def test_the_first_model_does_not_go_live_against_its_own_gates(tmp_path: Path) -> None:
+    known = 'ev.answers("a high price", {"price": 3}, "> 0.5"),'
+    world = ClosedWorld(tmp_path, gate=f"ev.max_size_mb(1e-6), {known}")
+    world.begin()
+    [firing] = world.workspace.automation.firings(NAME)
+    assert firing.outcome == "failed"
+    assert "was refused: its files have" in firing.reason
+    [verdict] = world.workspace.evaluation.verdicts(NAME)
+    assert [result.passed for result in verdict.results] == [False, True]
+    assert world.workspace.deployment.deployments() == []
+    automation = world.workspace.automation
+    spec = automation.loop(NAME)
+    automation.declare(msgspec.structs.replace(spec, gates=spec.gates[1:]))
+    world.clock.set(world.clock.now() + DAY)
+    world.begin()
+    assert world.champion() == 2
     world.close()
 
 

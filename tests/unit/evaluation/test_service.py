@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from everloop.catalog.engine import Catalog
 from everloop.core.gate import Gate, GateResult, Verdict
 from everloop.core.ids import new_id
 from everloop.errors import Conflict, NotFound
+from everloop.evaluation.render import verdict_markdown
 from everloop.evaluation.service import EvaluationService
 from everloop.registry.service import RegistryService
 from tests.unit.registry.conftest import artifact
@@ -78,3 +80,56 @@ def test_unknown_things_are_not_found(evaluation: EvaluationService, catalog: Ca
         evaluation.verdict("nothing")
     with pytest.raises(NotFound, match="did you mean 'm'"):
         evaluation.verdicts("mm")
+
+
+def _judged(catalog: Catalog, begin: datetime, days: int = 14, **more: object) -> Verdict:
+    """A verdict that looked at so many days from `begin` on."""
+    end = begin + timedelta(days=days)
+    holdout = {"rows": 900, "from": begin.isoformat(), "to": end.isoformat(), "digest": "d"}
+    return _verdict(catalog, **{"champion": 1, "candidate": 2, "holdout": holdout, **more})
+
+
+def test_uses_of_a_hold_out_are_counted_by_the_days_that_they_share(
+    evaluation: EvaluationService, catalog: Catalog
+) -> None:
+    now = catalog.clock.now()
+    day = timedelta(days=1)
+    assert evaluation.uses("m", now - 14 * day, now).holdout == 0
+    evaluation.record(_judged(catalog, now - 14 * day))
+    evaluation.record(_judged(catalog, now - 20 * day))
+    evaluation.record(_judged(catalog, now - 60 * day, at=now - 40 * day))
+    evaluation.record(_judged(catalog, now - 20 * day, at=now - 400 * day))
+    evaluation.record(_verdict(catalog, champion=1, holdout={"reason": "the same model"}))
+    evaluation.record(_judged(catalog, now - 14 * day, champion=0))  # the first had nobody to beat
+    found = evaluation.uses("m", now - 14 * day, now)
+    assert (found.holdout, found.year) == (3, 3)
+    assert evaluation.uses("m", now - 30 * day, now - 21 * day).holdout == 0
+    assert evaluation.uses("other", now - 14 * day, now).holdout == 0
+
+
+def test_two_that_judge_at_once_do_not_both_count_as_the_first(
+    evaluation: EvaluationService, catalog: Catalog
+) -> None:
+    now = catalog.clock.now()
+    begin = now - timedelta(days=14)
+    counted = {"use": 1, "counted": [begin.isoformat(), now.isoformat()]}
+    verdicts = [
+        _judged(catalog, begin, holdout=_judged(catalog, begin).holdout | counted) for _ in range(2)
+    ]
+    evaluation.record(verdicts[0])
+    evaluation.record(verdicts[0])  # the same again is no second use
+    with pytest.raises(Conflict, match="used by another verdict"):
+        evaluation.record(verdicts[1])
+    second = msgspec.structs.replace(verdicts[1], holdout=verdicts[1].holdout | {"use": 2})
+    assert evaluation.record(second).holdout["use"] == 2
+    events = catalog.events(kind="verdict.Given")
+    assert [event.body["use"] for event in events] == [1, 2]
+    assert events[0].body["holdout"] == "d"
+
+
+def test_a_verdict_with_all_its_evidence_reads_the_same_from_the_catalog(
+    evaluation: EvaluationService, catalog: Catalog
+) -> None:
+    given = _judged(catalog, catalog.clock.now() - timedelta(days=14))
+    kept = evaluation.record(given)
+    assert verdict_markdown(kept) == verdict_markdown(given)
