@@ -46,6 +46,8 @@ __all__ = ["Encoder", "Unreadable", "load", "store", "text_of"]
 #: Text up to this many bytes stands in the catalog; longer text is an object of its own.
 INLINE = 16_384
 _DEEPEST = 200
+#: Arrays from this many bytes are stored from where they are.
+_OWN_MEMORY = 1 << 20
 _INT64 = 1 << 63
 #: How deep in an argument a text may name a file: by itself, or in a list or dict of such.
 _NAMES_UP_TO = 2
@@ -73,8 +75,32 @@ Keep = Callable[[str], bool]
 
 
 def hash_only(data: Any) -> tuple[str, int]:
-    """Digest and size of bytes, storing nothing."""
-    return blake3(data).hexdigest(), memoryview(data).nbytes
+    """Digest and size of bytes, or of a list of pieces, storing nothing."""
+    if not isinstance(data, list):
+        return blake3(data).hexdigest(), memoryview(data).nbytes
+    hasher, size = blake3(max_threads=blake3.AUTO), 0
+    for piece in data:
+        hasher.update(piece)
+        size += len(piece)
+    return hasher.hexdigest(), size
+
+
+class _Pieces:
+    """A file for Arrow to write to, which copies nothing."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, data: Any) -> None:
+        piece = memoryview(data)
+        if piece.nbytes:
+            self.pieces.append(piece.cast("B"))
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Encoder:
@@ -218,19 +244,17 @@ class Encoder:
             return known
         if value.dtype.hasobject or type(value) is not np.ndarray:
             return self._fault(path, f"a {type(value).__name__} of {value.dtype} cannot be stored")
-        sink = io.BytesIO()
-        np.lib.format.write_array(sink, value, allow_pickle=False)
-        return {"$numpy": self._blob(sink.getbuffer()), "shape": list(value.shape)}
+        return {"$numpy": self._blob(_npy(value)), "shape": list(value.shape)}
 
     def _arrow(self, table: pa.Table) -> str:
         known = _known_node(table)
         if known is not None and self._keep(known):
             return str(known)
-        sink = pa.BufferOutputStream()
+        sink = _Pieces()
         whole = table.unify_dictionaries().combine_chunks()
-        with pa.ipc.new_file(sink, whole.schema) as writer:
+        with pa.ipc.new_file(pa.PythonFile(sink, "w"), whole.schema) as writer:
             writer.write_table(whole)
-        return self._blob(memoryview(sink.getvalue()))
+        return self._blob(sink.pieces)
 
     def _frame(self, kind: str, value: Any, path: str) -> Any:
         node: dict[str, Any] = {}
@@ -256,6 +280,18 @@ class Encoder:
             "reference": self._blob(value.reference) if value.reference else "",
             "fields": fields,
         }
+
+
+def _npy(value: np.ndarray) -> list[memoryview]:
+    """The pieces of a .npy file; of a large array its own memory."""
+    sink = io.BytesIO()
+    is_plain = value.dtype.fields is None and value.flags.c_contiguous
+    if is_plain and value.nbytes >= _OWN_MEMORY:
+        header = np.lib.format.header_data_from_array_1_0(value)
+        np.lib.format.write_array_header_1_0(sink, header)
+        return [sink.getbuffer(), memoryview(value.reshape(-1).view(np.uint8))]
+    np.lib.format.write_array(sink, value, allow_pickle=False)
+    return [sink.getbuffer()]
 
 
 def _frame_kind(value: Any) -> str:
@@ -303,16 +339,11 @@ def store(value: Any, blobs: BlobStore, where: str) -> tuple[StoredValue, Encode
         InvalidInput: With the path of every part of the value that has no stored form.
     """
 
-    def put(data: Any) -> tuple[str, int]:
-        # One piece in a list: the store need not copy it first.
-        pieces: Any = [memoryview(data)]
-        return blobs.put(data if isinstance(data, bytes) else pieces)
-
     def keep(digest: str) -> bool:
         return blobs.keep(digest)
 
     # What came out of the store is not put again, but it must not go before it is named anew.
-    encoder = Encoder(put, keep=keep)
+    encoder = Encoder(blobs.put, keep=keep)
     text = encoder.text(value, "result")
     if encoder.faults:
         raise InvalidInput(
