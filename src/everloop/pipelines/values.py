@@ -289,7 +289,7 @@ def _npy(value: np.ndarray) -> list[memoryview]:
     if is_plain and value.nbytes >= _OWN_MEMORY:
         header = np.lib.format.header_data_from_array_1_0(value)
         np.lib.format.write_array_header_1_0(sink, header)
-        return [sink.getbuffer(), memoryview(value.reshape(-1).view(np.uint8))]
+        return [sink.getbuffer(), value.reshape(-1).view(np.uint8).data]
     np.lib.format.write_array(sink, value, allow_pickle=False)
     return [sink.getbuffer()]
 

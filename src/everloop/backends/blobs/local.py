@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from blake3 import blake3
 
@@ -54,8 +54,7 @@ class LocalBlobs:
             known, size = _digest_of_pieces(data)
             if self._keep_whole(known, size):
                 return known, size
-            pieces = (piece[at : at + _SLICE] for piece in map(memoryview, data)
-                      for at in range(0, len(piece), _SLICE))  # fmt: skip
+            pieces = _slices(data)
         elif hasattr(data, "read"):
             pieces = iter(lambda: data.read(_CHUNK), b"")
         else:
@@ -276,6 +275,13 @@ def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
             while rest:
                 rest = rest[target.write(rest) :]
             os.fsync(target.fileno())
+
+
+def _slices(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        whole: Any = memoryview(piece)  # as good as bytes to whoever writes or hashes them
+        for at in range(0, len(whole), _SLICE):
+            yield whole[at : at + _SLICE]
 
 
 def _digest_of_pieces(pieces: Sequence[bytes]) -> tuple[str, int]:
