@@ -90,11 +90,13 @@ def items_of_every_kind(folder: str) -> list[Any]:
     of_a_dict = steps.square.map({4: "four", 5: "five"})
     of_lists_of_handles = steps.all_of.map([handles, [1, 1]])
     twice = steps.square.map([7, 7, 7], folder=folder)
-    return [of_handles, of_a_generator, of_a_dict, of_lists_of_handles, twice, steps.square.map([])]
+    in_no_order = steps.square.map([5, 3, 1, 4, 2, 6])
+    found = [of_handles, of_a_generator, of_a_dict, of_lists_of_handles, twice]
+    return [*found, in_no_order, steps.square.map([])]
 
 
 def test_items_may_be_handles_generators_and_equal(here: Workspace, tmp_path: Path) -> None:
-    wanted = [[16, 81], [1, 4], [16, 25], [13, 2], [49] * 3, []]
+    wanted = [[16, 81], [1, 4], [16, 25], [13, 2], [49] * 3, [25, 9, 1, 16, 4, 36], []]
     assert items_of_every_kind.run(folder=str(tmp_path)) == wanted
     assert marks(str(tmp_path)) == ["7"]
     assert items_of_every_kind.run(folder=str(tmp_path)) == wanted
@@ -261,7 +263,7 @@ def test_what_ends_the_process_ends_the_run_as_killed(
 ) -> None:
     ended = [error]
 
-    @ev.step(cache=False)
+    @ev.step(cache=False, retries=2)  # these are no failures to try again
     def ends() -> int:
         if ended:
             raise ended.pop()
@@ -275,6 +277,26 @@ def test_what_ends_the_process_ends_the_run_as_killed(
         stops.run()
     assert here.tracking.run(stops.run_id).state == "killed"
     assert stops.run(resume=stops.run_id) == 5
+
+
+class TwoWords(Exception):
+    """Pickles, and cannot be read back."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def test_an_error_that_cannot_be_read_back_keeps_its_words(here: Workspace) -> None:
+    @ev.step
+    def raises(x: int) -> int:
+        raise TwoWords("one", "two")
+
+    @ev.pipeline
+    def odd() -> int:
+        return raises.submit(1).result()
+
+    with pytest.raises(UserCodeError, match="TwoWords: one and two"):
+        odd.run()
 
 
 def test_a_class_of_errors_that_cannot_be_sent_keeps_its_words(here: Workspace) -> None:
