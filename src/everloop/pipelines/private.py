@@ -16,7 +16,8 @@ from pathlib import PurePath
 from typing import Any
 
 import msgspec
-import numpy as np
+
+from everloop.pipelines.loaded import is_a, is_exactly
 
 __all__ = ["is_fixed", "private"]
 
@@ -30,7 +31,11 @@ _FIXED = frozenset(
 
 def is_fixed(value: Any) -> bool:
     """Whether nobody can change `value` in place, at a glance."""
-    return type(value) in _FIXED or isinstance(value, enum.Enum | PurePath | np.generic)
+    return (
+        type(value) in _FIXED
+        or isinstance(value, enum.Enum | PurePath)
+        or (is_a(value, "numpy", "generic"))
+    )
 
 
 def private(value: Any) -> Any:
@@ -77,7 +82,7 @@ class _Copier:
         kind = type(value)
         if kind is set:
             return set(value)
-        if kind is np.ndarray:
+        if is_exactly(value, "numpy", "ndarray"):
             return _read_only(value)
         if kind.__name__ in ("DataFrame", "Series"):
             package = kind.__module__.partition(".")[0]
@@ -111,7 +116,7 @@ class _Copier:
         return made
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
+def _read_only(array: Any) -> Any:
     if not array.flags.writeable:
         return array
     view = array.view()

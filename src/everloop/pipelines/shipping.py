@@ -10,14 +10,11 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-import cloudpickle
-import numpy as np
-import pyarrow as pa
-
 from everloop.core.context import current_workspace
 from everloop.core.pipeline import StoredValue
 from everloop.errors import InvalidInput
 from everloop.pipelines.definition import Step
+from everloop.pipelines.loaded import is_a, is_exactly
 from everloop.pipelines.values import load, store
 
 __all__ = ["LazyBlobs", "StepReference", "call_from_bytes", "call_to_bytes", "reference_to"]
@@ -76,6 +73,8 @@ def reference_to(step: Step) -> StepReference:
             found = getattr(found, part, None)
         if found is step:
             return StepReference(module, name, b"")
+    import cloudpickle
+
     try:
         return StepReference("", "", cloudpickle.dumps(step.function))
     except Exception as error:  # pickling runs methods of whatever the function holds
@@ -85,24 +84,30 @@ def reference_to(step: Step) -> StepReference:
         ) from error
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Puts large tables and arrays into the object store and sends their names."""
+@functools.cache
+def _pickler() -> Any:
+    import cloudpickle
 
-    def __init__(self, file: io.BytesIO, blobs: Any) -> None:
-        super().__init__(file)
-        self._blobs = blobs
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Puts large tables and arrays into the object store and sends their names."""
 
-    def persistent_id(self, obj: Any) -> StoredValue | None:
-        if not _is_large(obj):
-            return None
-        return store(obj, self._blobs, "an argument")[0]
+        def __init__(self, file: io.BytesIO, blobs: Any) -> None:
+            super().__init__(file)
+            self._blobs = blobs
+
+        def persistent_id(self, obj: Any) -> StoredValue | None:
+            if not _is_large(obj):
+                return None
+            return store(obj, self._blobs, "an argument")[0]
+
+    return Pickler
 
 
 def _is_large(value: Any) -> bool:
-    if isinstance(value, pa.Table):
+    if is_a(value, "pyarrow", "Table"):
         return True
-    if type(value) is np.ndarray:
-        return value.nbytes >= _LARGE and not value.dtype.hasobject
+    if is_exactly(value, "numpy", "ndarray"):
+        return bool(value.nbytes >= _LARGE and not value.dtype.hasobject)
     # One with pending changes would lose them on the way through the store.
     return type(value).__module__ == "everloop.data.frame" and not getattr(value, "changes", True)
 
@@ -132,12 +137,14 @@ def call_to_bytes(args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Any, whe
 
 def _dump(value: Any, blobs: Any) -> bytes:
     sink = io.BytesIO()
-    _Pickler(sink, blobs).dump(value)
+    _pickler()(sink, blobs).dump(value)
     return sink.getvalue()
 
 
 def _faults(path: str, value: Any, depth: int = 0) -> list[tuple[str, str]]:
     """What inside `value` cannot be sent, by its path there."""
+    import cloudpickle
+
     try:
         cloudpickle.dumps(value)
     except Exception as error:  # noqa: BLE001 - as above; here it only says what it was

@@ -25,11 +25,9 @@ import weakref
 import zoneinfo
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 from blake3 import blake3
 
 from everloop.core.artifact import ModelArtifact
@@ -38,14 +36,21 @@ from everloop.core.project import module_name
 from everloop.core.secret import Secret
 from everloop.errors import EverloopError, InvalidInput
 from everloop.pipelines.beside import named_place
+from everloop.pipelines.loaded import is_a, is_exactly
 from everloop.pipelines.paths import content_of_path
 from everloop.ports.blobs import BlobStore, HasPaths
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 __all__ = ["Encoder", "Unreadable", "load", "store", "text_of"]
 
 #: Text up to this many bytes stands in the catalog; longer text is an object of its own.
 INLINE = 16_384
 _DEEPEST = 200
+#: Arrays from this many bytes are stored from where they are.
+_OWN_MEMORY = 1 << 20
 _INT64 = 1 << 63
 #: How deep in an argument a text may name a file: by itself, or in a list or dict of such.
 _NAMES_UP_TO = 2
@@ -73,8 +78,32 @@ Keep = Callable[[str], bool]
 
 
 def hash_only(data: Any) -> tuple[str, int]:
-    """Digest and size of bytes, storing nothing."""
-    return blake3(data).hexdigest(), memoryview(data).nbytes
+    """Digest and size of bytes, or of a list of pieces, storing nothing."""
+    if not isinstance(data, list):
+        return blake3(data).hexdigest(), memoryview(data).nbytes
+    hasher, size = blake3(max_threads=blake3.AUTO), 0
+    for piece in data:
+        hasher.update(piece)
+        size += len(piece)
+    return hasher.hexdigest(), size
+
+
+class _Pieces:
+    """A file for Arrow to write to, which copies nothing."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+
+    def write(self, data: Any) -> None:
+        piece = memoryview(data)
+        if piece.nbytes:
+            self.pieces.append(piece.cast("B"))
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Encoder:
@@ -165,12 +194,12 @@ class Encoder:
         if isinstance(value, set | frozenset):
             nodes = self._items(value, path, depth)
             return {f"${type(value).__name__}": sorted(nodes, key=msgspec.json.encode)}
-        if isinstance(value, np.generic) and not value.dtype.hasobject:
+        if is_a(value, "numpy", "generic") and not value.dtype.hasobject:
             data = base64.b64encode(value.tobytes()).decode()
             return {"$scalar": [_dtype(value.dtype), data]}
-        if isinstance(value, np.ndarray):
+        if is_a(value, "numpy", "ndarray"):
             return self._array(value, path)
-        if isinstance(value, pa.Table):
+        if is_a(value, "pyarrow", "Table"):
             return {"$arrow": self._arrow(value), "rows": value.num_rows}
         frame = _frame_kind(value)
         if frame:
@@ -216,23 +245,25 @@ class Encoder:
         known = _known_node(value)
         if known is not None and self._keep(known["$numpy"]):
             return known
-        if value.dtype.hasobject or type(value) is not np.ndarray:
+        if value.dtype.hasobject or not is_exactly(value, "numpy", "ndarray"):
             return self._fault(path, f"a {type(value).__name__} of {value.dtype} cannot be stored")
-        sink = io.BytesIO()
-        np.lib.format.write_array(sink, value, allow_pickle=False)
-        return {"$numpy": self._blob(sink.getbuffer()), "shape": list(value.shape)}
+        return {"$numpy": self._blob(_npy(value)), "shape": list(value.shape)}
 
     def _arrow(self, table: pa.Table) -> str:
         known = _known_node(table)
         if known is not None and self._keep(known):
             return str(known)
-        sink = pa.BufferOutputStream()
+        import pyarrow as pa
+
+        sink = _Pieces()
         whole = table.unify_dictionaries().combine_chunks()
-        with pa.ipc.new_file(sink, whole.schema) as writer:
+        with pa.ipc.new_file(pa.PythonFile(sink, "w"), whole.schema) as writer:
             writer.write_table(whole)
-        return self._blob(memoryview(sink.getvalue()))
+        return self._blob(sink.pieces)
 
     def _frame(self, kind: str, value: Any, path: str) -> Any:
+        import pyarrow as pa
+
         node: dict[str, Any] = {}
         try:
             table = pa.Table.from_pandas(value) if kind == "pandas" else value.to_arrow()
@@ -256,6 +287,20 @@ class Encoder:
             "reference": self._blob(value.reference) if value.reference else "",
             "fields": fields,
         }
+
+
+def _npy(value: np.ndarray) -> list[memoryview]:
+    """The pieces of a .npy file; of a large array its own memory."""
+    import numpy as np
+
+    sink = io.BytesIO()
+    is_plain = value.dtype.fields is None and value.flags.c_contiguous
+    if is_plain and value.nbytes >= _OWN_MEMORY:
+        header = np.lib.format.header_data_from_array_1_0(value)
+        np.lib.format.write_array_header_1_0(sink, header)
+        return [sink.getbuffer(), value.reshape(-1).view(np.uint8).data]
+    np.lib.format.write_array(sink, value, allow_pickle=False)
+    return [sink.getbuffer()]
 
 
 def _frame_kind(value: Any) -> str:
@@ -303,16 +348,11 @@ def store(value: Any, blobs: BlobStore, where: str) -> tuple[StoredValue, Encode
         InvalidInput: With the path of every part of the value that has no stored form.
     """
 
-    def put(data: Any) -> tuple[str, int]:
-        # One piece in a list: the store need not copy it first.
-        pieces: Any = [memoryview(data)]
-        return blobs.put(data if isinstance(data, bytes) else pieces)
-
     def keep(digest: str) -> bool:
         return blobs.keep(digest)
 
     # What came out of the store is not put again, but it must not go before it is named anew.
-    encoder = Encoder(put, keep=keep)
+    encoder = Encoder(blobs.put, keep=keep)
     text = encoder.text(value, "result")
     if encoder.faults:
         raise InvalidInput(
@@ -330,10 +370,15 @@ def store(value: Any, blobs: BlobStore, where: str) -> tuple[StoredValue, Encode
 def _kind(value: Any) -> str:
     if isinstance(value, ModelArtifact):
         return "model"
-    return _frame_kind(value) or {pa.Table: "arrow", np.ndarray: "numpy"}.get(type(value), "json")
+    if is_exactly(value, "pyarrow", "Table"):
+        return "arrow"
+    return "numpy" if is_exactly(value, "numpy", "ndarray") else _frame_kind(value) or "json"
 
 
-_NOT_READABLE = (EverloopError, KeyError, LookupError, pa.ArrowException, OSError, ValueError)
+def _not_readable() -> tuple[type[BaseException], ...]:
+    arrow = sys.modules.get("pyarrow")
+    of_arrow = () if arrow is None else (arrow.ArrowException,)
+    return EverloopError, LookupError, OSError, ValueError, *of_arrow
 
 
 def load(stored: StoredValue, blobs: BlobStore) -> Any:
@@ -347,7 +392,7 @@ def load(stored: StoredValue, blobs: BlobStore) -> Any:
         if text is None:
             text = blobs.get(stored.meta["text_object"])
         return _Decoder(blobs).value(msgspec.json.decode(text))
-    except _NOT_READABLE as error:
+    except _not_readable() as error:
         damaged = getattr(error, "details", {}).get("digest", "")
         raise Unreadable(str(error), damaged) from error
     except (TypeError, AttributeError) as error:  # a class of the project has other fields now
@@ -420,11 +465,15 @@ class _Decoder:
         return self._blobs.get(digest)
 
     def _scalar(self, parts: list[Any], _: Any) -> Any:
+        import numpy as np
+
         kind, data = parts
         dtype = np.dtype(kind if isinstance(kind, str) else [tuple(field) for field in kind])
         return np.frombuffer(base64.b64decode(data), dtype=dtype)[0]
 
     def _numpy(self, digest: str, node: Any) -> np.ndarray:
+        import numpy as np
+
         if isinstance(self._blobs, HasPaths) and math.prod(node["shape"]) and node["shape"]:
             mapped = np.load(self._blobs.path(digest), mmap_mode="r", allow_pickle=False)
             array: np.ndarray = mapped.view(np.ndarray)
@@ -435,6 +484,8 @@ class _Decoder:
         return array
 
     def _arrow(self, digest: str, _: Any) -> pa.Table:
+        import pyarrow as pa
+
         if isinstance(self._blobs, HasPaths):
             source = pa.memory_map(str(self._blobs.path(digest)))
         else:
@@ -511,8 +562,9 @@ def _remember(value: Any, node: Any) -> None:
 
 def _known_node(value: Any) -> Any:
     found = _nodes.get(id(value))
-    if found is None or found[0]() is not value:
+    same: Any = None if found is None else found[0]()
+    if found is None or same is not value:
         return None
-    if isinstance(value, np.ndarray) and value.flags.writeable:
+    if is_a(same, "numpy", "ndarray") and same.flags.writeable:
         return None  # somebody made it writable; it may have changed
     return found[1]

@@ -21,6 +21,9 @@ class BlobStore(Protocol):
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         """Store `data` and return its digest and size.
 
+        A list of pieces may be read twice: first for its digest, and then, if it is not there yet,
+        to store it. Any other iterable is read once.
+
         Raises:
             BackendError: If it could not be stored (disk full, no right); nothing is left behind.
         """
@@ -65,7 +68,11 @@ class HasPaths(Protocol):
     """A store whose objects are files on this machine, so that readers may map them."""
 
     def path(self, digest: str) -> Path:
-        """The file of an object, verified once per process; read-only. Raises as ``get``."""
+        """The file of an object, read-only; raises as ``get``.
+
+        It is verified once per process, and again when its size changed. A large object that this
+        process has just stored may be taken for whole.
+        """
         ...
 
 

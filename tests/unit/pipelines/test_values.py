@@ -6,6 +6,8 @@ import datetime as dt
 import decimal
 import enum
 import math
+import subprocess
+import sys
 import uuid
 import zoneinfo
 from dataclasses import dataclass
@@ -243,3 +245,20 @@ def test_array_made_writable_is_digested_again(blobs: LocalBlobs) -> None:
     found.setflags(write=True)
     found[...] = 4.0
     assert text_of(found) != before
+
+
+def test_numbers_and_text_load_neither_numpy_nor_arrow(tmp_path: Path) -> None:
+    code = """
+import sys
+from everloop.backends.blobs.local import LocalBlobs
+from everloop.pipelines import api, engine, worker
+from everloop.pipelines.values import load, store
+value = {"a": [1, 2.5, "x", None, b"bytes"], "b": (True,)}
+blobs = LocalBlobs(sys.argv[1])
+assert load(store(value, blobs, "a test")[0], blobs) == value
+print([name for name in ("numpy", "pyarrow", "cloudpickle") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr

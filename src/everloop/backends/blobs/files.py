@@ -15,17 +15,23 @@ __all__ = ["write_durably"]
 _AHEAD = 32 << 20
 
 
-def write_durably(file: Path, data: Iterable[bytes]) -> tuple[str, int]:
+def write_durably(file: Path, data: Iterable[bytes], digest: str = "") -> tuple[str, int]:
     """Write a file that is not there yet and wait for the disk; returns its blake3 digest and size.
 
     The name in its folder is the caller's to make durable.
+
+    Args:
+        file: Where to.
+        data: The bytes in pieces.
+        digest: Of all of it, where that is known already.
     """
     hasher = blake3()
     size = begun = 0
     syncing: Future[None] | None = None
     with open(file, "xb") as target, ThreadPoolExecutor(1) as disk:
         for piece in data:
-            hasher.update(piece)
+            if not digest:
+                hasher.update(piece)
             size += len(piece)
             target.write(piece)
             if size - begun >= _AHEAD and (syncing is None or syncing.done()):
@@ -34,7 +40,7 @@ def write_durably(file: Path, data: Iterable[bytes]) -> tuple[str, int]:
         target.flush()
         _check(syncing)
         os.fsync(target.fileno())
-    return hasher.hexdigest(), size
+    return digest or hasher.hexdigest(), size
 
 
 def _check(syncing: Future[None] | None) -> None:

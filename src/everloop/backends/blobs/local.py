@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from blake3 import blake3
 
@@ -23,6 +23,10 @@ from everloop.ports.blobs import ObjectAge
 __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
+#: From this many bytes on an object that was stored by this process is not read to verify it.
+_LARGE = 64 << 20
+#: Of a large piece so much is written at a time, so that the disk can begin.
+_SLICE = 8 << 20
 #: Files whose way to the disk is waited for at once; the disk takes them in one go.
 _SYNCING = 32
 
@@ -39,18 +43,25 @@ class LocalBlobs:
         self._parts = PartFiles(self._root / "tmp" / "parts")
 
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
+        known = ""
         if isinstance(data, bytes | bytearray | memoryview):
-            digest = blake3(data).hexdigest()
-            if self._keep_whole(digest, len(data)):
-                return digest, len(data)
+            known = blake3(data).hexdigest()
+            if self._keep_whole(known, len(data)):
+                return known, len(data)
             pieces: Iterable[bytes] = (bytes(data),)
+        elif isinstance(data, list):
+            # Seen twice: what is there already is only read, however large it is.
+            known, size = _digest_of_pieces(data)
+            if self._keep_whole(known, size):
+                return known, size
+            pieces = _slices(data)
         elif hasattr(data, "read"):
             pieces = iter(lambda: data.read(_CHUNK), b"")
         else:
             pieces = data
         temporary = self._folder(self._root / "tmp") / new_id()
         try:
-            digest, size = write_durably(temporary, pieces)
+            digest, size = write_durably(temporary, pieces, known)
             target = self._file(digest)
             if self._keep_whole(digest, size):
                 return digest, size
@@ -61,6 +72,9 @@ class LocalBlobs:
             raise self._failed(error) from error
         finally:
             temporary.unlink(missing_ok=True)
+        if size >= _LARGE:
+            # We just wrote it and the disk took it: to read all of it again costs as much.
+            self._verified[digest] = size
         return digest, size
 
     def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
@@ -261,6 +275,21 @@ def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
             while rest:
                 rest = rest[target.write(rest) :]
             os.fsync(target.fileno())
+
+
+def _slices(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        whole: Any = memoryview(piece)  # as good as bytes to whoever writes or hashes them
+        for at in range(0, len(whole), _SLICE):
+            yield whole[at : at + _SLICE]
+
+
+def _digest_of_pieces(pieces: Sequence[bytes]) -> tuple[str, int]:
+    hasher, size = blake3(max_threads=blake3.AUTO), 0
+    for piece in pieces:
+        hasher.update(piece)
+        size += len(piece)
+    return hasher.hexdigest(), size
 
 
 def _digest(file: Path) -> str:
