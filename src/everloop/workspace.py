@@ -436,7 +436,13 @@ class Workspace:
         opened = open_source(source, settings.mlflow_login(), findings.fail, place)
         try:
             importer = Importer(
-                opened, self.tracking, self.registry, self.blobs, findings, tell or _silent
+                opened,
+                self.tracking,
+                self.registry,
+                self.blobs,
+                self.traces,
+                findings,
+                tell or _silent,
             )
             return importer.run()
         finally:
