@@ -78,13 +78,17 @@ def make(uri: str) -> None:
 def _trace(client: MlflowClient, run_id: str) -> None:
     @mlflow.trace(span_type="TOOL")
     def look(x: float) -> dict[str, Any]:
-        odd = {"a": [1, 2.5, None, True, float("nan"), 2**70], "text": ODD, "none": {}}
+        odd = {"a": [1, 2.5, None, True, float("nan"), 2**62], "text": ODD, "none": {}}
         mlflow.get_current_active_span().set_attribute("odd", odd)
         return {"y": [x]}
 
     @mlflow.trace
     def answer(question: str) -> str:
-        mlflow.update_current_trace(tags={"team": ODD}, client_request_id="call-1")
+        usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+        mlflow.get_current_active_span().set_attribute("mlflow.chat.tokenUsage", usage)
+        mlflow.update_current_trace(
+            tags={"team": ODD}, client_request_id="call-1", session_id="talk 1"
+        )
         return f"{question} {look(0.5)}"
 
     @mlflow.trace(name="breaks")

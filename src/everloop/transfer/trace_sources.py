@@ -32,6 +32,17 @@ _BATCH = 100
 #: The file in which the spans of a trace are where no table has them.
 _FILE = "traces.json"
 _MAX_FILE = 1 << 30
+_TAG_COLUMNS = {"mlflow.traceName": "trace_name"}
+_METADATA_COLUMNS = {"mlflow.trace.session": "session_id"}
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation_input_tokens_above_1hr",
+)
+_COSTS = ("input_cost", "output_cost", "total_cost")
 
 
 def spans_in_files(found: FoundTrace, files: Iterable[SourceFile], fail: Fail) -> list[Span]:
@@ -132,8 +143,11 @@ class SqlTraces:
                 trace = trace_of(
                     dict(row._mapping),
                     experiment.id,
-                    tags=tags[id_],
-                    metadata=metadata[id_],
+                    tags=tags[id_] | _texts_of(row, _TAG_COLUMNS),
+                    metadata=metadata[id_]
+                    | _texts_of(row, _METADATA_COLUMNS)
+                    | _numbers_of(row, "mlflow.trace.tokenUsage", _TOKENS)
+                    | _numbers_of(row, "mlflow.trace.cost", _COSTS),
                     assessments=tuple(told[id_]),
                 )
                 if tags[id_].get(SPANS_TAG) == "ARCHIVE_REPO":
@@ -167,6 +181,19 @@ class SqlTraces:
             except InvalidInput as error:
                 self._fail("trace", id_, error.summary)
         return kept
+
+
+def _texts_of(row: Row[Any], columns: dict[str, str]) -> dict[str, str]:
+    """Tags or metadata that newer schemas keep in columns of the trace's own."""
+    found = {key: row._mapping.get(column) for key, column in columns.items()}
+    return {key: text for key, text in found.items() if text is not None}
+
+
+def _numbers_of(row: Row[Any], key: str, columns: tuple[str, ...]) -> dict[str, str]:
+    """Metadata that is a JSON object of numbers, each of which has a column there."""
+    found = {column: row._mapping.get(column) for column in columns}
+    given = {column: number for column, number in found.items() if number is not None}
+    return {key: json.dumps(given)} if given else {}
 
 
 def _assessment_row(row: Row[Any]) -> dict[str, Any]:
