@@ -413,6 +413,11 @@ class Workspace:
 
         return LoopRunner(self, root=root)
 
+    def reap(self) -> None:
+        """Mark the runs whose owner died as lost; a server does so by itself, unasked."""
+        if not self.is_remote:
+            self.tracking.reap()
+
     def import_mlflow(
         self, source: str, *, artifacts: str = "", tell: Callable[[str], None] | None = None
     ) -> TransferReport:
