@@ -447,6 +447,11 @@ class Workspace:
 
         return LoopRunner(self, root=root)
 
+    def reap(self) -> None:
+        """Mark the runs whose owner died as lost; a server does so by itself, unasked."""
+        if not self.is_remote:
+            self.tracking.reap()
+
     def import_mlflow(
         self, source: str, *, artifacts: str = "", tell: Callable[[str], None] | None = None
     ) -> TransferReport:
@@ -470,7 +475,13 @@ class Workspace:
         opened = open_source(source, settings.mlflow_login(), findings.fail, place)
         try:
             importer = Importer(
-                opened, self.tracking, self.registry, self.blobs, findings, tell or _silent
+                opened,
+                self.tracking,
+                self.registry,
+                self.blobs,
+                self.traces,
+                findings,
+                tell or _silent,
             )
             return importer.run()
         finally:

@@ -78,6 +78,8 @@ def test_what_cannot_be_is_told_in_a_sentence(
     done = everloop(tmp_path, *arguments, status=status, text="short\n")
     assert said in done.stderr
     assert "short" not in done.stderr.replace("shorter", "")
+    if arguments[0] in ("server", "up"):  # what was refused made nothing
+        assert not (tmp_path / ".everloop").exists()
 
 
 def test_commands_log_in_to_a_server(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ In one process for several stores, as importing the client takes seconds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,15 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag, ViewType
+from mlflow.entities import (
+    AssessmentSource,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
 
 ODD = "a\nb: 'c' \"d\" # å {x} [y] | > % @ `"
 
@@ -60,11 +69,55 @@ def make(uri: str) -> None:
             mlflow.log_metric("auc", 0.7)
     client.set_terminated(client.create_run("0", run_name="broke").info.run_id, "FAILED")
     _register(client, run, model.model_id)
+    _trace(client, run.info.run_id)
     gone = client.create_experiment("gone")
     client.create_run(gone, run_name="of gone")
     client.delete_experiment(gone)
     client.delete_run(client.create_run("0", run_name="deleted").info.run_id)
     client.create_run("0", run_name="still running")
+
+
+def _trace(client: MlflowClient, run_id: str) -> None:
+    @mlflow.trace(span_type="TOOL")
+    def look(x: float) -> dict[str, Any]:
+        odd = {"a": [1, 2.5, None, True, float("nan"), 2**62], "text": ODD, "none": {}}
+        mlflow.get_current_active_span().set_attribute("odd", odd)
+        return {"y": [x]}
+
+    @mlflow.trace
+    def answer(question: str) -> str:
+        usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+        mlflow.get_current_active_span().set_attribute("mlflow.chat.tokenUsage", usage)
+        mlflow.update_current_trace(
+            tags={"team": ODD}, client_request_id="call-1", session_id="talk 1"
+        )
+        return f"{question} {look(0.5)}"
+
+    @mlflow.trace(name="breaks")
+    def breaks() -> None:
+        raise ValueError(ODD)
+
+    with mlflow.start_run(run_id=run_id):
+        answer("what å?")
+    traced = str(mlflow.get_last_active_trace_id())
+    with contextlib.suppress(ValueError):
+        breaks()
+    broke = str(mlflow.get_last_active_trace_id())
+    mlflow.flush_trace_async_logging()
+    person = AssessmentSource(source_type="HUMAN", source_id="ann")
+    first = mlflow.log_feedback(
+        trace_id=traced, name="good", value=0.25, rationale=ODD, source=person, metadata={"k": "v"}
+    )
+    wanted = {"a": [1, {"b": [True, None]}], "c": ODD, "d": []}
+    mlflow.log_expectation(trace_id=traced, name="wanted", value=wanted, source=person)
+    mlflow.log_expectation(trace_id=traced, name="short", value="x: y", source=person)
+    mlflow.override_feedback(
+        trace_id=traced, assessment_id=first.assessment_id, value=["a", {"b": 1.5}, [1, [2]]]
+    )
+    program = AssessmentSource(source_type="CODE", source_id="check")
+    mlflow.log_feedback(trace_id=broke, name="good", error=ValueError(ODD), source=program)
+    made = mlflow.genai.register_prompt(name="greeting", template=f"Hi {{{{name}}}} {ODD}")
+    mlflow.genai.set_prompt_alias("greeting", "live", made.version)
 
 
 def _register(client: MlflowClient, run: Any, model_id: str) -> None:
@@ -98,6 +151,8 @@ def see(uri: str) -> dict[str, Any]:
             for run in client.search_runs(ids, run_view_type=ViewType.ALL)
         },
         "models": {model.model_id: _model(client, model) for model in models},
+        "traces": [_traced(trace) for trace in client.search_traces(ids)],
+        "prompt": mlflow.genai.load_prompt("prompts:/greeting@live").template,
         "registered": {
             found.name: {
                 "description": found.description or "",
@@ -139,6 +194,18 @@ def _run(client: MlflowClient, run: Any) -> dict[str, Any]:
         "outputs": [[item.model_id, item.step] for item in run.outputs.model_outputs],
         "files": _files(f"runs:/{id_}/") if info.lifecycle_stage == "active" else {},
     }
+
+
+def _traced(trace: Any) -> dict[str, Any]:
+    """A trace without what says where it is kept, its assessments in the order of their ids."""
+    found = json.loads(json.dumps(trace.to_dict()))
+    for place in ("artifactLocation", "trace.spansLocation"):
+        found["info"]["tags"].pop(f"mlflow.{place}", None)
+    for told in found["info"].get("assessments", ()):
+        told.setdefault("valid", True)  # one store leaves it out, the other does not
+    found["info"]["assessments"].sort(key=lambda told: told["assessment_id"])
+    found["data"]["spans"].sort(key=lambda span: span["span_id"])
+    return found  # type: ignore[no-any-return]
 
 
 def _model(client: MlflowClient, model: Any) -> dict[str, Any]:

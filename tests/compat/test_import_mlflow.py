@@ -178,9 +178,12 @@ def test_everything_found_was_imported_and_nothing_failed(
         "points": (934, 934, 0, 0),
         "files": (5, 5, 0, 0),
         "logged model": (1, 1, 0, 0),
-        "model": (2, 2, 0, 0),
-        "version": (4, 4, 0, 0),
-        "alias": (1, 1, 0, 0),
+        "trace": (2, 2, 0, 0),
+        "spans": (3, 3, 0, 0),
+        "assessment": (5, 5, 0, 0),
+        "model": (3, 3, 0, 0),
+        "version": (5, 5, 0, 0),
+        "alias": (2, 2, 0, 0),
     }
     assert report.bytes == 256 * 8192 + 8 + 2 * len("flavors: {}\n")
 
@@ -203,6 +206,9 @@ def test_mlflow_client_sees_the_same(
     told = 0 if kind == "server" else 1
     assert sum(len(run["read"]) for run in here["runs"].values()) == told
     assert here["models"] == there["models"]
+    assert [trace["info"]["trace_id"] for trace in there["traces"]]
+    assert here["traces"] == there["traces"]
+    assert here["prompt"] == there["prompt"]
     for found in (there, here):
         for version in found["registered"]["reg"]["versions"].values():
             version["tags"].pop("everloop.imported_from", None)

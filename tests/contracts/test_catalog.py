@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -422,3 +423,65 @@ def test_password_is_not_shown() -> None:
 def test_unknown_kind_of_catalog_is_refused() -> None:
     with pytest.raises(InvalidInput, match="unknown kind of catalog"):
         Catalog("oracle+x://somewhere/db")
+
+
+def _count(catalog: Catalog) -> int:
+    with catalog.driver(write=False) as (cursor, _):
+        cursor.execute("SELECT count(*) FROM metric_keys")
+        return int(cursor.fetchone()[0])
+
+
+def _add(catalog: Catalog, name: str) -> None:
+    def work(cursor: Any, dialect: str) -> None:
+        mark = "?" if dialect == "sqlite" else "%s"
+        cursor.execute(f"INSERT INTO metric_keys (name) VALUES ({mark})", (name,))
+
+    catalog.hot(work)
+
+
+def test_hot_write_keeps_its_connection_and_rolls_back_on_any_error(catalog: Catalog) -> None:
+    _add(catalog, "a")
+    [kept] = catalog._kept
+    _add(catalog, "b")
+    assert catalog._kept == [kept]
+    with pytest.raises(BackendError, match=r"(?i)unique"):
+        _add(catalog, "a")
+    assert catalog._kept == []
+
+    def interrupted(cursor: Any, dialect: str) -> None:
+        cursor.execute("INSERT INTO metric_keys (name) VALUES ('c')")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        catalog.hot(interrupted)
+    assert _count(catalog) == 2
+    _add(catalog, "c")
+    catalog.close()
+    assert catalog._kept == []
+
+
+def test_hot_write_goes_on_when_the_server_dropped_its_connection(catalog: Catalog) -> None:
+    _add(catalog, "a")
+    if catalog._sqlite:  # it has no server: closed is closed
+        catalog._kept[0].close()
+    else:
+        pid = catalog._kept[0].info.backend_pid
+        with catalog.driver(write=False) as (cursor, _):
+            cursor.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    _add(catalog, "b")
+    assert _count(catalog) == 2
+
+
+def test_all_connections_in_use_is_told_in_our_words(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog._reader.pool, "_timeout", 0.01)
+    monkeypatch.setattr(catalog._reader.pool, "_max_overflow", 0)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(catalog.read())
+        with pytest.raises(BackendError, match="all its connections are in use") as told:
+            stack.enter_context(catalog.read())
+        assert "tried again" in told.value.hint
+    with catalog.read():
+        pass

@@ -6,6 +6,7 @@ An empty catalog is made from tables.py without them, so both ways lead to the s
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    select,
     text,
 )
 
-from everloop.catalog import migrate
+from everloop.catalog import migrate, tables
 from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import metadata
 
@@ -291,3 +293,24 @@ def test_points_are_kept_when_their_table_is_made_anew(empty_url: str, empty: En
     with empty.connect() as connection:
         found = connection.execute(text("SELECT * FROM metric_points ORDER BY step")).all()
     assert [tuple(row) for row in found] == points
+
+
+def test_folder_of_artifacts_is_a_range_of_the_index(catalog: Catalog) -> None:
+    rows = [
+        {"path": f"{run}/a b/{n}", "digest": "x", "size": 1, "created_at": catalog.clock.now()}
+        for run in ("0", "0-", "00", "É")
+        for n in range(500)
+    ]
+    with catalog.write() as tx:
+        tx.insert_new(tables.objects, {"digest": "x", "size": 1, "created_at": tx.now})
+        tx.insert_missing(tables.artifacts, rows)
+    column = tables.artifacts.c.path
+    with catalog.write() as tx:
+        query = select(column).where(tx.within(column, "0/a b"))
+        assert len(tx.all(query)) == 500
+        if tx.dialect == "postgresql":
+            tx.execute(text("ANALYZE artifacts"))
+        sql = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN" if tx.dialect == "sqlite" else "EXPLAIN"
+        plan = " ".join(str(row) for row in tx.all(text(f"{explain} {sql}")))
+    assert re.search(r"SEARCH .* USING .*INDEX|Index (Only )?Scan|Bitmap Index Scan", plan), plan

@@ -40,8 +40,8 @@ RIGHTS: dict[Role, frozenset[str]] = {
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({
-        "logged_model:import", "model:import", "run:import", "user:read", "user:write",
-        "workspace:collect",
+        "logged_model:import", "model:import", "run:import", "trace:import", "user:read",
+        "user:write", "workspace:collect",
     }),
 }  # fmt: skip
 

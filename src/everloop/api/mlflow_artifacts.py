@@ -23,6 +23,8 @@ from everloop.core.context import acting
 from everloop.core.run import Artifact
 from everloop.errors import InvalidInput, NotFound
 from everloop.ports.blobs import HasPaths
+from everloop.tracking.artifacts import SMALL
+from everloop.tracking.limits import clean_path
 from everloop.workspace import Workspace
 
 __all__ = ["listed", "routes", "send_file", "store_file"]
@@ -74,12 +76,12 @@ def _content(workspace: Workspace) -> Answering:
     async def handler(request: Request) -> Response:
         path = request.path_params["path"]
         if request.method == "PUT":
-            await store_file(workspace, path, request.stream())
+            await store_file(workspace, path, request.stream(), _length(request))
             return answer_json({})
         if request.method == "DELETE":
             await run_in_threadpool(_remove, workspace, path)
             return answer_json({})
-        return await send_file(workspace, path)
+        return await send_file(workspace, path, request)
 
     return handler
 
@@ -92,9 +94,29 @@ def _presigned(workspace: Workspace) -> Answering:
     return handler
 
 
-async def store_file(workspace: Workspace, path: str, body: AsyncIterator[bytes]) -> None:
-    """Store what `body` streams under `path`."""
+def _length(request: Request) -> int:
+    """How long the body is said to be; -1 if it is not said."""
+    said = request.headers.get("content-length", "")
+    return int(said) if said.isdecimal() and len(said) < 16 else -1
+
+
+async def store_file(
+    workspace: Workspace, path: str, body: AsyncIterator[bytes], length: int = -1
+) -> None:
+    """Store what `body` streams under `path`; a small file with others that come at once."""
     workspace.authorize("artifact:write", path)  # before anything is read
+    if 0 <= length <= SMALL:
+        clean_path(path)
+        data = b"".join([piece async for piece in body])
+        if len(data) != length:
+            raise InvalidInput(f"{length} bytes of the file were announced, {len(data)} came")
+
+        def put() -> None:
+            with acting(actor=workspace.actor):
+                workspace.tracking.put_artifact(path, data)
+
+        await run_in_threadpool(put)
+        return
 
     def store() -> None:
         workspace.tracking.list_artifacts(path)  # refuses a bad path before anything is read
@@ -121,24 +143,40 @@ def _find(workspace: Workspace, path: str) -> Artifact:
         raise
 
 
-async def send_file(workspace: Workspace, path: str) -> Response:
+def _read(workspace: Workspace, path: str, is_whole: bool) -> tuple[Artifact, bytes | None]:
+    """A file, and its bytes if they are few and all are wanted."""
+    found = _find(workspace, path)
+    is_read = is_whole and found.size <= SMALL
+    return found, workspace.blobs.get(found.digest) if is_read else None
+
+
+async def send_file(workspace: Workspace, path: str, request: Request) -> Response:
     """The file at `path` as an attachment, or the part of it that a ``Range`` asks for."""
-    found = await run_in_threadpool(_find, workspace, path)
+    is_whole = request.method == "GET" and "range" not in request.headers
+    found, data = await run_in_threadpool(_read, workspace, path, is_whole)
     name = posixpath.basename(found.path)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     blobs = workspace.blobs
+    headers = {**_HEADERS, "ETag": f'"{found.digest}"'}
     if isinstance(blobs, HasPaths):
-        file = await run_in_threadpool(blobs.path, found.digest)
-        headers = {**_HEADERS, "ETag": f'"{found.digest}"'}
-        return _Download(file, headers=headers, media_type=kind, filename=name)
-    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-    headers = {
-        **_HEADERS,
-        "Content-Disposition": disposition,
-        "Content-Length": str(found.size),
-    }
+        headers["Accept-Ranges"] = "bytes"
+        if data is None:
+            file = await run_in_threadpool(blobs.path, found.digest)
+            return _Download(file, headers=headers, media_type=kind, filename=name)
+    headers["Content-Disposition"] = _attached(name)
+    if data is not None:
+        return Response(data, headers=headers, media_type=kind)
+    headers["Content-Length"] = str(found.size)
     pieces = iterate_in_threadpool(blobs.stream(found.digest))
     return StreamingResponse(pieces, headers=headers, media_type=kind)
+
+
+def _attached(name: str) -> str:
+    quoted = quote(name, safe="")
+    is_plain = quoted == name
+    return (
+        f'attachment; filename="{name}"' if is_plain else f"attachment; filename*=utf-8''{quoted}"
+    )
 
 
 def _file_fields(item: Artifact) -> dict[str, Any]:

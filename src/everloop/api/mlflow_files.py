@@ -102,11 +102,11 @@ def pages(workspace: Workspace) -> dict[str, Answering]:
 
     async def run_file(request: Request) -> Response:
         path = await run_in_threadpool(of_run, request.scope["query_string"])
-        return await send_file(workspace, path)
+        return await send_file(workspace, path, request)
 
     async def version_file(request: Request) -> Response:
         path = await run_in_threadpool(of_version, request.scope["query_string"])
-        return await send_file(workspace, path)
+        return await send_file(workspace, path, request)
 
     return {"/get-artifact": run_file, "/model-versions/get-artifact": version_file}
 
@@ -120,7 +120,9 @@ def routes(workspace: Workspace, base: str) -> list[tuple[str, Answering, list[s
 
     async def model_file(request: Request) -> Response:
         model_id, query = request.path_params["model_id"], request.scope["query_string"]
-        return await send_file(workspace, await run_in_threadpool(of_model, query, model_id))
+        return await send_file(
+            workspace, await run_in_threadpool(of_model, query, model_id), request
+        )
 
     async def upload(request: Request) -> Response:
         asked = decode_query(request.scope["query_string"], _File, {})

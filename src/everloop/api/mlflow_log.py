@@ -12,6 +12,7 @@ from everloop.api.mlflow_wire import (
     KeyValue,
     Text,
     bare,
+    decode_body,
     missing,
     number,
     of_one,
@@ -22,7 +23,7 @@ from everloop.core.run import Metric, RunInput, RunOutput
 from everloop.errors import InvalidInput
 from everloop.workspace import Workspace
 
-__all__ = ["NAME_TAG", "OfRun", "calls", "input_fields", "metric_fields"]
+__all__ = ["NAME_TAG", "OfRun", "calls", "input_fields", "metric_fields", "point_of"]
 
 calls = Calls()
 
@@ -166,6 +167,16 @@ def input_fields(item: RunInput) -> dict[str, Any]:
 
 
 # --- calls --------------------------------------------------------------------------------------
+
+
+def point_of(body: bytes) -> tuple[str, Metric]:
+    """The run and the point that the body of a ``log-metric`` holds.
+
+    Raises:
+        InvalidInput: Naming the field that is missing or wrong.
+    """
+    asked = decode_body(body, _LogMetric, {})
+    return _either(asked.run_id, asked.run_uuid), asked.metric()
 
 
 @calls.on("POST", "mlflow/runs/log-metric")

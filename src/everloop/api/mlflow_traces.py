@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from everloop.api.mlflow_calls import Calls
-from everloop.api.mlflow_traces_old import OldStart, begin
-from everloop.api.mlflow_wire import Int64, Text, bare, from_ms, missing
+from everloop.api.mlflow_traces_old import OldStart, begin, found
+from everloop.api.mlflow_wire import Int64, Page, Text, bare, from_ms, missing
 from everloop.core.trace import Assessment, AssessmentKind, Trace, TraceState
 from everloop.errors import InvalidInput, NotFound
 from everloop.workspace import Workspace
@@ -97,12 +97,8 @@ class _Batch(msgspec.Struct):
     experiment_ids: list[str] | None = None
 
 
-class _Search(msgspec.Struct):
+class _Search(Page):
     locations: list[_Location]
-    filter: str | None = ""
-    order_by: list[str] | None = None
-    max_results: Int64 | None = None
-    page_token: str | None = ""
 
 
 class _SetTag(msgspec.Struct):
@@ -313,16 +309,8 @@ def _of(workspace: Workspace, asked: _Batch) -> list[Trace]:
 
 @calls.on("POST", f"{_BASE}/search")
 def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
-    page = workspace.traces.search(
-        [location.mlflow_experiment.experiment_id for location in asked.locations],
-        filter=asked.filter or "",
-        order_by=asked.order_by or [],
-        limit=100 if asked.max_results is None else asked.max_results,
-        page_token=asked.page_token or "",
-    )
-    return bare(
-        traces=[_info(trace) for trace in page.traces], next_page_token=page.next_page_token
-    )
+    experiments = [location.mlflow_experiment.experiment_id for location in asked.locations]
+    return found(workspace, experiments, asked, _info)
 
 
 @calls.on("PATCH", f"{_BASE}/{{trace_id}}/tags")

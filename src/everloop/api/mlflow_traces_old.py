@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_wire import (
     Int64,
     KeyValue,
+    Page,
     Text,
     bare,
     choice,
@@ -23,7 +25,7 @@ from everloop.api.mlflow_wire import (
 from everloop.core.trace import Trace, TraceState
 from everloop.workspace import Workspace
 
-__all__ = ["OldStart", "begin", "calls"]
+__all__ = ["OldStart", "begin", "calls", "found"]
 
 calls = Calls()
 
@@ -54,12 +56,8 @@ class _ById(msgspec.Struct):
     request_id: Text
 
 
-class _Search(msgspec.Struct):
+class _Search(Page):
     experiment_ids: list[str]
-    filter: str | None = ""
-    order_by: list[str] | None = None
-    max_results: Int64 | None = None
-    page_token: str | None = ""
 
 
 def _info(trace: Trace) -> dict[str, Any]:
@@ -108,13 +106,23 @@ def _get_info(workspace: Workspace, asked: _ById) -> dict[str, Any]:
 
 @calls.on("GET", _BASE)
 def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
+    return found(workspace, asked.experiment_ids, asked, _info)
+
+
+def found(
+    workspace: Workspace,
+    experiments: list[str],
+    asked: Page,
+    shown: Callable[[Trace], dict[str, Any]],
+) -> dict[str, Any]:
+    """The answer to a search of traces, each as `shown` has it."""
     page = workspace.traces.search(
-        asked.experiment_ids,
+        experiments,
         filter=asked.filter or "",
         order_by=asked.order_by or [],
         limit=100 if asked.max_results is None else asked.max_results,
         page_token=asked.page_token or "",
     )
     return bare(
-        traces=[_info(trace) for trace in page.traces], next_page_token=page.next_page_token
+        traces=[shown(trace) for trace in page.traces], next_page_token=page.next_page_token
     )

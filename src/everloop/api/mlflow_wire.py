@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from everloop.api.mlflow_names import with_plain_names
 from everloop.core.time import from_micros, to_micros
 from everloop.errors import (
     BackendError,
@@ -95,6 +96,7 @@ def decode_body(body: bytes, kind: type[_Request], given: dict[str, str]) -> _Re
     Raises:
         InvalidInput: Naming the field that is missing or wrong.
     """
+    body = with_plain_names(body, kind)
     # The search is slow; the plain test before it is not.
     if b"\\u0000" in body and _NUL.search(body):
         raise InvalidInput("Invalid value supplied: a text holds a NUL character")

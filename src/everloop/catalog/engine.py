@@ -6,11 +6,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -26,7 +26,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import CursorResult, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError, StatementError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    StatementError,
+    TimeoutError,
+)
 from sqlalchemy.sql.base import Executable
 
 from everloop.catalog import migrate, tables
@@ -41,6 +47,7 @@ from everloop.errors import BackendError, EverloopError, InvalidInput, MissingEx
 __all__ = ["Catalog", "Transaction"]
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 # One writer at a time, as SQLite has it anyway: it keeps the event log gapless in order of commit,
 # so that a reader with a cursor can never miss an event that was numbered early and committed late.
@@ -170,7 +177,8 @@ class Catalog:
         self._driver_error: type[Exception] = driver.Error
         _engines_over_fork.add(self)
         # One that nobody closed gives its connections back when nobody holds it any more.
-        weakref.finalize(self, _dispose, self._reader, self._writer)
+        self._kept: list[Any] = []
+        weakref.finalize(self, _dispose, self._kept, self._reader, self._writer)
         try:
             with self._using(self._writer):
                 migrate.upgrade(self._writer, self._write_begin)
@@ -232,6 +240,45 @@ class Catalog:
             # An error never comes here: closing rolls back.
             connection.commit()
 
+    def hot(self, work: Callable[[Any, str], _Result]) -> _Result:
+        """Do `work` with the driver's cursor and the dialect's name, in one transaction.
+
+        For what is written thousands of times a second, where the care that a pool takes of each
+        use costs more than the work: the connection is kept from call to call. Whether it still
+        stands shows at its next use, so `work` is done again on a new one if it broke, and must be
+        safe to repeat. No ordered writer is waited for, as with ``write(ordered=False)``.
+        """
+        with self._using(self._writer), self._turn():
+            while True:
+                is_new = not self._kept
+                raw = self._new_kept() if is_new else self._kept.pop()
+                try:
+                    cursor = raw.cursor()
+                    if self._sqlite:
+                        cursor.execute("BEGIN IMMEDIATE")
+                    found = work(cursor, self._writer.dialect.name)
+                    raw.commit()
+                    cursor.close()
+                except self._driver_error as error:
+                    is_lost = self._writer.dialect.is_disconnect(error, raw, None)  # type: ignore[arg-type]
+                    _give_up(raw)
+                    if is_new or not is_lost:
+                        raise
+                except BaseException:
+                    _give_up(raw)
+                    raise
+                else:
+                    self._kept.append(raw)
+                    if self._closed.is_set():
+                        _close_all(self._kept)
+                    return found
+
+    def _new_kept(self) -> Any:
+        fairy = self._writer.raw_connection()
+        raw = fairy.driver_connection
+        fairy.detach()  # it is not the pool's any more, which may make another
+        return raw
+
     def events(
         self,
         *,
@@ -268,6 +315,7 @@ class Catalog:
         A connection that another thread uses meanwhile is closed when that thread is done.
         """
         self._closed.set()
+        _close_all(self._kept)
         if isinstance(self._claims, SessionClaims):
             self._claims.close()
         self._reader.pool.dispose()
@@ -343,6 +391,11 @@ class Catalog:
             raise
         except (DBAPIError, self._driver_error, OSError) as error:
             raise _explained(error, self.url) from error
+        except TimeoutError as error:
+            raise BackendError(
+                "the catalog is busy: all its connections are in use, and none became free",
+                hint="it can be tried again; fewer callers at once will not wait",
+            ) from error
         except StatementError as error:
             if isinstance(error.orig, EverloopError):  # a value that our own types refused
                 raise error.orig from None
@@ -352,6 +405,17 @@ class Catalog:
             # empties the pools, and we look after we filled one: one of the two finds it there.
             if self._closed.is_set():
                 engine.pool.dispose()
+
+
+def _close_all(kept: list[Any]) -> None:
+    while kept:
+        _give_up(kept.pop())
+
+
+def _give_up(raw: Any) -> None:
+    # Closing rolls back; what broke already cannot be closed, and need not be.
+    with suppress(Exception):
+        raw.close()
 
 
 def _insert(dialect: str, table: Any) -> Any:
@@ -394,17 +458,22 @@ def _explained(error: Exception, url: URL) -> BackendError:
     return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
 
 
-def _dispose(*engines: Engine) -> None:
+def _dispose(kept: list[Any], *engines: Engine) -> None:
+    _close_all(kept)
     for engine in engines:
         engine.dispose()
 
 
+#: Connections of the process that forked: closing them here would end them there.
+_never_closed: list[Any] = []
 _engines_over_fork: weakref.WeakSet[Catalog] = weakref.WeakSet()
 
 
 def _drop_connections_in_child() -> None:
     # A database connection must not be used on both sides of a fork.
     for catalog in list(_engines_over_fork):
+        _never_closed.extend(catalog._kept)
+        catalog._kept.clear()
         catalog._reader.dispose(close=False)
         catalog._writer.dispose(close=False)
         # Whoever held it is in the parent.

@@ -197,7 +197,8 @@ metric_latest = _table(
 )
 artifacts = _table(
     "artifacts",
-    Column("path", Text, primary_key=True),
+    # Sorted by characters, so that a folder is a range of the index.
+    Column("path", Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True),
     Column("digest", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Instant, nullable=False),

@@ -37,7 +37,7 @@ def rerun(run_id: str, allow_environment: bool, location: str | None, as_json: b
         open_workspace(location) as workspace,
         tempfile.TemporaryDirectory(prefix="everloop-rerun-") as name,
     ):
-        workspace.tracking.reap()
+        workspace.reap()
         run_id = run_named(workspace, run_id)
         first = repeatable(workspace, run_id)
         code = Path(name) / "code"

@@ -85,7 +85,7 @@ def start(
 def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> None:
     """The latest runs."""
     with open_workspace(location) as workspace:
-        workspace.tracking.reap()
+        workspace.reap()
         chosen = [workspace.tracking.experiment_by_name(experiment).id] if experiment else None
         found = workspace.tracking.runs(chosen, limit=limit).runs
     if as_json:
@@ -112,7 +112,7 @@ def list_(experiment: str, limit: int, location: str | None, as_json: bool) -> N
 def show(run_id: str, location: str | None, as_json: bool) -> None:
     """One run (an id, or last): parameters, data, code, steps, metrics."""
     with open_workspace(location) as workspace:
-        workspace.tracking.reap()
+        workspace.reap()
         found = workspace.tracking.run(run_named(workspace, run_id))
         steps = workspace.pipelines.steps(found.id)
     if as_json:
@@ -155,7 +155,7 @@ def compare(
     if bool(run_ids) == bool(experiment):
         raise click.UsageError("Name the runs to compare, or an experiment.")
     with open_workspace(location) as workspace:
-        workspace.tracking.reap()
+        workspace.reap()
         found = [workspace.tracking.run(run_id) for run_id in dict.fromkeys(run_ids)]
         if experiment:
             chosen = workspace.tracking.experiment_by_name(experiment).id

@@ -56,8 +56,7 @@ def server(
     prefix = check_prefix(prefix)
     address, number = _address(host, port)
     if not (_is_loopback(address) or allow_anonymous):
-        with open_workspace(location, must_exist=False) as workspace:
-            _need_users(workspace, address)
+        _need_users(location, address)
     listening = bind(address, number)
     say("http://{}:{}{}".format(*listening.getsockname()[:2], prefix))
     _serve(location or settings.load().location, listening, prefix)
@@ -100,10 +99,10 @@ def up(
         raise NotFound(
             f"there is no file {', '.join(missing)}", hint="give the paths of files with loops"
         )
+    if not (_is_loopback(address) or allow_anonymous):
+        _need_users(where, address)
     with open_workspace(where, must_exist=False) as workspace:
         # Said here, in a sentence, if it cannot be opened.
-        if not (_is_loopback(address) or allow_anonymous):
-            _need_users(workspace, address)
         if not files and not workspace.automation.loops():
             say("there is no loop yet: everloop init makes a first loop.py, everloop up runs it")
     if serving_port is None:
@@ -217,9 +216,14 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def _need_users(workspace: Workspace, address: str) -> None:
+def _need_users(location: str | None, address: str) -> None:
     """Refuse to be reached from other machines by people whom nobody asks who they are."""
-    if not workspace.access.users():
+    try:
+        with open_workspace(location) as workspace:
+            has_users = bool(workspace.access.users())
+    except NotFound:  # it would be made now, without users: a refusal makes nothing
+        has_users = False
+    if not has_users:
         raise InvalidInput(
             f"{address} can be reached from other machines, and this workspace has no users",
             hint="make one: everloop user add NAME --role admin   (or, behind a proxy that asks "

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from everloop.core.run import Artifact, LoggedModel, Metric, Run
+from everloop.core.trace import Span, Trace
 
 __all__ = [
     "LoggedModelRecord",
@@ -14,6 +15,8 @@ __all__ = [
     "Refusal",
     "RunRecord",
     "RunSize",
+    "TraceRecord",
+    "TraceSize",
     "VersionRecord",
 ]
 
@@ -59,6 +62,29 @@ class LoggedModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     points: dict[str, list[Metric]] = {}
     deleted: bool = False
     artifacts: tuple[Artifact, ...] = ()
+
+
+class TraceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace of elsewhere, with the id of an experiment that is here.
+
+    Attributes:
+        spans: All of them, or none if they came as a file.
+        run_ids: Runs that it belongs to.
+        artifacts: Files by full path, whose bytes are in the object store already.
+    """
+
+    trace: Trace
+    spans: list[Span] = []
+    run_ids: tuple[str, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class TraceSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How many rows are here of a trace."""
+
+    notes: int = 0
+    spans: int = 0
+    assessments: int = 0
 
 
 class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):

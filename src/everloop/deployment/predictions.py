@@ -61,9 +61,10 @@ class PredictionService(Service):
 
         Args:
             rows: ``id``, ``at`` (timestamp), ``version`` and ``value``; optional ``request_id``,
-                ``revision``, ``arm``, ``latency_us``, ``error``, ``request`` (JSON text); features
-                as ``f.<name>``, when the values of a view had become known as ``t.<view>``. A
-                naive timestamp is UTC. A row without value says why in ``error``.
+                ``revision``, ``arm``, ``latency_us`` (of a call of several rows its time divided
+                by them: a mean, and not what a row waited), ``error``, ``request`` (JSON text);
+                features as ``f.<name>``, when the values of a view had become known as
+                ``t.<view>``. A naive timestamp is UTC. A row without value says why in ``error``.
 
         Returns:
             The segment; where every id was known, the one that holds the first of them.

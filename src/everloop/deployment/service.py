@@ -41,6 +41,7 @@ from everloop.deployment.records import (
 )
 from everloop.errors import Conflict, InvalidInput, StateError
 from everloop.registry import write
+from everloop.registry.flavors import check_loads
 from everloop.registry.service import RegistryService
 
 __all__ = ["DeploymentService"]
@@ -72,10 +73,12 @@ class DeploymentService(Service):
 
         Raises:
             Conflict: If the name is taken.
-            NotFound: If there is no such version.
+            NotFound: If there is no such version, or its flavor is not installed.
+            InvalidInput: If the version has no files here that could be loaded.
+            NotAllowed: If its format runs code when loaded, and no valid signature vouches for it.
         """
         write.check_name(name)
-        self._registry.version(model, version)
+        check_loads(self._registry.version(model, version), self._registry)
         with self._catalog.write() as tx:
             row = {
                 "name": name,

@@ -96,7 +96,7 @@ class Runs(Sequence[LoggedRun]):
 
     def _search(self) -> Iterator[LoggedRun]:
         tracking = self._workspace.tracking
-        tracking.reap()
+        self._workspace.reap()
         chosen = [tracking.experiment_by_name(self._experiment).id] if self._experiment else None
         many = len(self._conditions) > 1
         texts = [f"({text})" if many else text for text in self._conditions]

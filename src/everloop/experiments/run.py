@@ -84,7 +84,7 @@ def run(
         StateError: If the run to resume finished, or the experiment is deleted.
     """
     place = workspace if workspace is not None else current_workspace()
-    place.tracking.reap()
+    place.reap()
     shown = {key: str(value) for key, value in (params or {}).items()} | _seeds(seed)
     if resume:
         opened = place.tracking.resume_run(resume, owner=this_process(), lease_s=LEASE_S)

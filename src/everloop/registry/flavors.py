@@ -34,6 +34,7 @@ __all__ = [
     "Predictor",
     "SklearnFlavor",
     "TakesFeatures",
+    "check_loads",
     "find_flavor",
     "flavors",
     "load_predictor",
@@ -231,17 +232,36 @@ def load_predictor(
         InvalidInput: If the flavor cannot read the files.
     """
     _verify(version, files)
-    if not version.flavor:
-        raise InvalidInput(
-            f"{version.ref} only says where its files are ({version.source or 'nowhere'})",
-            hint="register the model's folder: ev.register(name, ev.model(Path(folder)))",
-        )
-    flavor = find_flavor(version.flavor)
+    flavor = _flavor_of(version)
     if "needs-trust" in (version.tier, flavor.tier(files)) and not trust:
         state = "unsigned" if registry is None else _signature_state(registry, version)
         if state != "valid":
             raise _untrusted(version, state)
     return flavor.load(files)
+
+
+def check_loads(version: ModelVersion, registry: Vouches) -> None:
+    """Refuse a version of which its manifest alone says that no server will load it.
+
+    Raises:
+        NotAllowed: If its format runs code and nothing vouches for it.
+        NotFound: If its flavor is not installed.
+        InvalidInput: If it has no files.
+    """
+    _flavor_of(version)
+    if version.tier == "needs-trust":
+        state = _signature_state(registry, version)
+        if state != "valid":
+            raise _untrusted(version, state)
+
+
+def _flavor_of(version: ModelVersion) -> Flavor:
+    if not version.flavor:
+        raise InvalidInput(
+            f"{version.ref} only says where its files are ({version.source or 'nowhere'})",
+            hint="register the model's folder: ev.register(name, ev.model(Path(folder)))",
+        )
+    return find_flavor(version.flavor)
 
 
 def _signature_state(registry: Vouches, version: ModelVersion) -> str:

@@ -49,7 +49,9 @@ def prediction_table(answers: Sequence[Answers]) -> pa.Table:
     """The log rows of answers by one route, with a row for each answer of the shadow.
 
     A shadow's row has an id of its own, the request id of the answer that it doubles, and the arm
-    ``shadow``. ``latency_us`` is the time of the call divided by its rows.
+    ``shadow``. ``latency_us`` is the time of the call divided by its rows:
+    what a row cost. Who sent several rows at once waited for all of them; that is the histogram
+    ``everloop_prediction_seconds``, which counts calls.
 
     Args:
         answers: At least one, all by the same snapshot.

@@ -15,10 +15,51 @@ from everloop.errors import NotFound, StateError
 from everloop.ports.blobs import BlobStore, HasParts
 from everloop.tracking import models as logged
 from everloop.tracking.experiments import experiment_row
+from everloop.tracking.groups import Together
 from everloop.tracking.limits import check_page, clean_path
 from everloop.tracking.store import not_active
 
-__all__ = ["ArtifactMethods"]
+__all__ = ["SMALL", "ArtifactMethods", "FileGroups"]
+
+
+#: A file up to this size shares its way to the disk with others that come at once.
+SMALL = 64 << 10
+
+
+class FileGroups(Together[tuple[str, bytes], Artifact]):
+    """Stores small files for all threads of this process."""
+
+    def __init__(self, catalog: Catalog, blobs: BlobStore) -> None:
+        super().__init__()
+        self._catalog = catalog
+        self._blobs = blobs
+
+    def _write(self, items: list[tuple[str, bytes]]) -> list[Artifact]:
+        if len(items) == 1:
+            stored = [self._blobs.put(items[0][1])]
+        else:
+            stored = self._blobs.put_many([data for _, data in items])
+        found = [
+            Artifact(path=path, digest=digest, size=size)
+            for (path, _), (digest, size) in zip(items, stored, strict=True)
+        ]
+        link_all(self._catalog, found)
+        return found
+
+
+def link_all(catalog: Catalog, found: list[Artifact]) -> None:
+    """Give stored objects their paths, in one transaction; the last of equal paths counts."""
+    # In one order, so that two writers never wait for each other in a circle.
+    with catalog.write(ordered=False) as tx:
+        sizes = {item.digest: item.size for item in found}
+        add_objects(tx, sorted(sizes.items()))
+        rows = {
+            item.path: {"path": item.path, "digest": item.digest, "size": item.size}
+            for item in found
+        }
+        tx.upsert(
+            artifacts, [rows[path] | {"created_at": tx.now} for path in sorted(rows)], ["path"]
+        )
 
 
 class ArtifactMethods:
@@ -26,6 +67,7 @@ class ArtifactMethods:
 
     _catalog: Catalog
     _blobs: BlobStore
+    _files: FileGroups
 
     @action("artifact:write", on="path")
     def put_artifact(self, path: str, data: bytes) -> Artifact:
@@ -35,6 +77,8 @@ class ArtifactMethods:
             InvalidInput: If the path is not a plain relative one.
         """
         clean = clean_path(path)
+        if len(data) <= SMALL:
+            return self._files.put((clean, data))
         digest, size = self._blobs.put(data)
         return self._link(clean, digest, size)
 
@@ -53,7 +97,7 @@ class ArtifactMethods:
             Artifact(path=path, digest=digest, size=size)
             for path, (digest, size) in zip(paths, stored, strict=True)
         ]
-        self._link_all(found)
+        link_all(self._catalog, found)
         return found
 
     @action("artifact:write", on="path")
@@ -109,21 +153,8 @@ class ArtifactMethods:
 
     def _link(self, path: str, digest: str, size: int) -> Artifact:
         found = Artifact(path=path, digest=digest, size=size)
-        self._link_all([found])
+        link_all(self._catalog, [found])
         return found
-
-    def _link_all(self, found: list[Artifact]) -> None:
-        # In one order, so that two writers never wait for each other in a circle.
-        with self._catalog.write(ordered=False) as tx:
-            sizes = {item.digest: item.size for item in found}
-            add_objects(tx, sorted(sizes.items()))
-            rows = {
-                item.path: {"path": item.path, "digest": item.digest, "size": item.size}
-                for item in found
-            }
-            tx.upsert(
-                artifacts, [rows[path] | {"created_at": tx.now} for path in sorted(rows)], ["path"]
-            )
 
     @action("artifact:read", on="path")
     def artifact(self, path: str) -> bytes:

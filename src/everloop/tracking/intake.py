@@ -43,7 +43,7 @@ from everloop.tracking.models import insert_points
 from everloop.tracking.points import MetricWriter
 from everloop.tracking.store import chunks, experiment_of
 
-__all__ = ["IntakeMethods", "advance_counter"]
+__all__ = ["IntakeMethods", "advance_counter", "put_artifacts", "sound_files"]
 
 #: Clients of today cut at 6,000; older stores hold longer values, which are kept.
 MAX_TEXT = 100_000
@@ -111,7 +111,7 @@ class IntakeMethods:
             cursor = tx.connection.connection.cursor()
             for record in here:
                 self._metrics.write(cursor, tx.dialect, pks[record.run.id], record.points, keys)
-            _put_artifacts(tx, [file for record in here for file in record.artifacts])
+            put_artifacts(tx, [file for record in here for file in record.artifacts])
             told = _imported(tx, list(pks))
             faulty = {refusal.name for refusal in refused if refusal.kind == "run"}
             for record in here:
@@ -182,7 +182,7 @@ class IntakeMethods:
                 for run_id, points in record.points.items():
                     sound = _sound_points(f"{model.id} {run_id}".strip(), points, refused)
                     insert_points(tx, run_id, sound)
-                _put_artifacts(tx, _sound_files(model.id, record.artifacts, refused))
+                put_artifacts(tx, sound_files(model.id, record.artifacts, refused))
                 body = {"origin": origin, "run": model.source_run_id}
                 tx.append("logged_model.Imported", f"logged_model:{model.id}", body)
         return refused
@@ -197,7 +197,7 @@ class IntakeMethods:
         for file in files:
             clean_path(file.path)
         with self._catalog.write(ordered=False) as tx:
-            _put_artifacts(tx, files)
+            put_artifacts(tx, files)
 
 
 def _imported(tx: Transaction, ids: Sequence[str]) -> dict[str, list[dict[str, str]]]:
@@ -242,7 +242,7 @@ def _sound(record: RunRecord, refused: list[Refusal]) -> RunRecord | None:
         record,
         run=kept,
         points=_sound_points(run.id, record.points, refused),
-        artifacts=tuple(_sound_files(run.id, record.artifacts, refused)),
+        artifacts=tuple(sound_files(run.id, record.artifacts, refused)),
     )
 
 
@@ -286,7 +286,8 @@ def _is_sound_input(owner: str, item: RunInput, refused: list[Refusal]) -> bool:
     return not faults
 
 
-def _sound_files(owner: str, files: Iterable[Artifact], refused: list[Refusal]) -> list[Artifact]:
+def sound_files(owner: str, files: Iterable[Artifact], refused: list[Refusal]) -> list[Artifact]:
+    """The files whose paths can be stored; the others are refused."""
     kept = []
     for file in files:
         try:
@@ -386,7 +387,8 @@ def _changed(tx: Transaction, heads: dict[int, Run]) -> list[Refusal]:
     return found
 
 
-def _put_artifacts(tx: Transaction, files: Sequence[Artifact]) -> None:
+def put_artifacts(tx: Transaction, files: Sequence[Artifact]) -> None:
+    """Give objects that are in the store their paths, over what was there."""
     if not files:
         return
     stored = {file.digest: file.size for file in files}

@@ -23,7 +23,7 @@ from everloop.core.run import Metric, Run, RunInput, RunOutput, RunPage
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.tracking import models as logged
-from everloop.tracking.artifacts import ArtifactMethods
+from everloop.tracking.artifacts import ArtifactMethods, FileGroups
 from everloop.tracking.experiments import ExperimentMethods, Lifecycle, experiment_row, make_default
 from everloop.tracking.groups import PointGroups
 from everloop.tracking.intake import IntakeMethods
@@ -73,6 +73,7 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         self._authorizer = authorizer
         self._metrics = MetricWriter()
         self._groups = PointGroups(catalog, self._metrics)
+        self._files = FileGroups(catalog, blobs)
         make_default(catalog)
 
     # Runs

@@ -35,6 +35,7 @@ from everloop.ports.blobs import BlobStore
 from everloop.tracking.experiments import experiment_row, make_default
 from everloop.tracking.limits import check_page, text_faults
 from everloop.tracking.store import chunks, run_row
+from everloop.tracking.trace_intake import TraceIntake
 from everloop.tracking.trace_rows import (
     SPANS_TAG,
     assessment_of,
@@ -59,7 +60,7 @@ _MAX_PAGE, _MAX_IDS = 500, 1000
 _HERE = "TRACKING_STORE"
 
 
-class TraceService(Service):
+class TraceService(TraceIntake, Service):
     """Traces, as MLflow's clients and OpenTelemetry's exporters send them."""
 
     area = "traces"

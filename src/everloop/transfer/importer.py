@@ -27,9 +27,11 @@ from everloop.ports.blobs import BlobStore
 from everloop.registry.service import RegistryService
 from everloop.tracking.limits import MAX_PAGE
 from everloop.tracking.service import TrackingService
+from everloop.tracking.traces import TraceService
 from everloop.transfer.files import FileStore, Wanted
 from everloop.transfer.report import Findings, TransferReport
 from everloop.transfer.source import CHUNK, FoundModel, FoundRun, Source
+from everloop.transfer.trace_import import TRACE_BATCH, TraceImporter
 
 __all__ = ["IMPORTED", "SOURCE_TAG", "Importer"]
 
@@ -37,9 +39,14 @@ _T = TypeVar("_T")
 _RUNS, _MODELS = 100, 25
 _TELL = 1000
 #: Kinds in the order of the report.
-IMPORTED = ("experiment", "run", "points", "files", "logged model", "model", "version", "alias")
+IMPORTED = (
+    "experiment", "run", "points", "files", "logged model", "trace", "spans", "assessment",
+    "model", "version", "alias",
+)  # fmt: skip
 #: Where the files of a version or an experiment were, when they now lie in this workspace.
 SOURCE_TAG = "everloop.imported_from"
+#: How MLflow tells prompts from models.
+PROMPT_TAG = "mlflow.prompt.is_prompt"
 _OURS = ("runs:/", "models:/", "mlflow-artifacts:/")
 
 
@@ -52,6 +59,7 @@ class Importer:
         tracking: TrackingService,
         registry: RegistryService,
         blobs: BlobStore,
+        traces: TraceService,
         findings: Findings,
         tell: Callable[[str], None],
     ) -> None:
@@ -61,6 +69,7 @@ class Importer:
         self._findings = findings
         self._tell = tell
         self._files = FileStore(blobs, findings)
+        self._traces = TraceImporter(source, tracking, traces, self._files, findings)
         self._roots: dict[str, str] = {}
 
     def run(self) -> TransferReport:
@@ -73,6 +82,7 @@ class Importer:
             for there, here in self._experiments():
                 self._import_runs(there, here)
                 self._import_models(there, here)
+                self._import_traces(there, here)
             for record in self._source.registered():
                 self._import_registered(record)
             for what, count in self._source.left_out().items():
@@ -225,13 +235,25 @@ class Importer:
             if not self._findings.touched(record.model.id):
                 self._findings.add("logged model", imported=1)
 
+    # Traces
+
+    def _import_traces(self, there: Experiment, here: Experiment) -> None:
+        count = 0
+        for batch in _batches(self._source.traces(there), TRACE_BATCH):
+            self._traces.take(batch, here.id)
+            before, count = count, count + len(batch)
+            if before // _TELL != count // _TELL:
+                self._tell(f"{there.name}: {count} traces")
+
     # Registered models
 
     def _import_registered(self, record: ModelRecord) -> None:
         aliases, known = self._registered_here(record.name)
         self._findings.add("model", found=1)
         versions = [
-            version if version.version in (known or ()) else self._with_files(record.name, version)
+            version
+            if version.version in (known or ()) or _is_prompt(record)
+            else self._with_files(record.name, version)
             for version in record.versions
         ]
         given = msgspec.structs.replace(record, versions=tuple(versions))
@@ -266,7 +288,7 @@ class Importer:
             source = (here or {}).get(number)
             if source is None:
                 self._findings.fail("version", name, "is not here")
-            elif name not in refused and not source.startswith(_OURS):
+            elif name not in refused and not (source.startswith(_OURS) or _is_prompt(record)):
                 reason = f"its files are at {source} and could not be brought along"
                 self._findings.fail("version", name, reason)
             elif name not in refused:
@@ -313,6 +335,11 @@ class Importer:
     def _remember(self, root: str, uri: str) -> None:
         if root:
             self._roots[_plain(root)] = uri
+
+
+def _is_prompt(record: ModelRecord) -> bool:
+    """Whether this is a prompt: its text is a tag of each version, and there are no files."""
+    return record.tags.get(PROMPT_TAG) == "true"
 
 
 def _settled(there: Experiment) -> Experiment:

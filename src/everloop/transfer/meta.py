@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from everloop.errors import InvalidInput
 
-__all__ = ["Meta", "read_meta"]
+__all__ = ["Meta", "read_meta", "read_tree"]
 
 Scalar = str | int | bool | None
 Meta = dict[str, Scalar | dict[str, Scalar]]
@@ -21,6 +22,9 @@ _KEY = re.compile(
 )
 _ODD_BREAK = re.compile("[\r\x85\u2028\u2029](?!\n)")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?")
+_ODD_NUMBERS = {".nan": "nan", ".inf": "inf", "-.inf": "-inf"}
+_ITEM = re.compile(r"-(?:\s|$)")
 _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE", "yes", "on"), True),
@@ -73,6 +77,68 @@ def read_meta(text: str) -> Meta:
     return found
 
 
+def read_tree(text: str) -> dict[str, Any]:
+    """The fields of a file of deeper mappings and lists, with numbers as numbers.
+
+    Raises:
+        InvalidInput: With the line that is not understood.
+    """
+    if odd := _ODD_BREAK.search(text):
+        raise InvalidInput(f"it holds the line break {odd[0]!r}, which is not understood")
+    found = _node(text.replace("\r\n", "\n").split("\n"), 0)
+    if not isinstance(found, dict) or not found:
+        raise InvalidInput("there is no field in it")
+    return found
+
+
+def _node(lines: list[str], first: int) -> Any:
+    """The mapping or list that these lines are, of which `first` are before them."""
+    head = next((line for line in lines if line.strip()), "")
+    if _ITEM.match(head):
+        return [_value(first + at, "", item) for at, item in _items(lines)]
+    return {
+        key: _value(first + at, said, more) for at, key, said, more in _entries(lines, first=first)
+    }
+
+
+def _items(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """The items of a list, each as lines of its own, in from the dash by two."""
+    index = 0
+    while index < len(lines):
+        if not _ITEM.match(lines[index]):
+            if lines[index].strip():
+                raise _bad(index, lines[index])
+            index += 1
+            continue
+        start = index
+        index += 1
+        while index < len(lines) and not _ITEM.match(lines[index]):
+            index += 1
+        yield start, [line[2:] for line in lines[start:index]]
+
+
+def _value(number: int, head: str, more: list[str]) -> Any:
+    if head in ("{}", "[]"):
+        return {} if head == "{}" else []
+    below = [line for line in more if line.strip()]
+    if not head and below:
+        indent = min(len(line) - len(line.lstrip(" ")) for line in below)
+        inner = [line[indent:] for line in more]
+        first = next(line for line in inner if line.strip())
+        if first in ("{}", "[]"):
+            return {} if first == "{}" else []
+        if _ITEM.match(first) or _KEY.match(first):
+            return _node(inner, number)
+        head, more = first, inner[inner.index(first) + 1 :]
+    found = _scalar(number, head, more)
+    if isinstance(found, str) and not head.startswith(("'", '"')):
+        if word := _ODD_NUMBERS.get(found.lower()):
+            return float(word)
+        if _FLOAT.fullmatch(found):
+            return float(found)
+    return found
+
+
 def _entries(lines: list[str], first: int = 0) -> Iterator[tuple[int, str, str, list[str]]]:
     """Each field: the number of its line, its name, what follows it there, the lines below."""
     index = 0
@@ -86,7 +152,9 @@ def _entries(lines: list[str], first: int = 0) -> Iterator[tuple[int, str, str, 
             raise _bad(first + index, line)
         start = index
         index += 1
-        while index < len(lines) and (not lines[index].strip() or lines[index][0] in " \t"):
+        # The items of a list below a key may stand at the same indent as the key.
+        ends = " \t" if line[key.end() :].strip(" ") else " \t-"
+        while index < len(lines) and (not lines[index].strip() or lines[index][0] in ends):
             index += 1
         name = _scalar(first + start, key[1], [])
         yield (

@@ -17,6 +17,7 @@ import msgspec
 
 from everloop.core.intake import ModelRecord, VersionRecord
 from everloop.core.run import Experiment, LoggedModel, Metric, Run, RunInput, RunOutput
+from everloop.core.trace import Span
 from everloop.errors import InvalidInput
 from everloop.transfer.meta import Meta, read_meta
 from everloop.transfer.places import Places
@@ -25,17 +26,19 @@ from everloop.transfer.source import (
     Fail,
     FoundModel,
     FoundRun,
+    FoundTrace,
     SourceFile,
     instant,
     run_input,
     state_of,
     version_tags,
 )
+from everloop.transfer.trace_sources import FileTraces, spans_in_files
 
 __all__ = ["FileSource"]
 
 _T = TypeVar("_T")
-_MODELS, _TRASH = "models", ".trash"
+_MODELS, _TRACES, _TRASH = "models", "traces", ".trash"
 _STATUS = {"1": "pending", "2": "ready", "3": "failed"}
 
 
@@ -75,7 +78,7 @@ class FileSource:
     def runs(self, experiment: Experiment) -> Iterator[FoundRun]:
         for folder in self._folders(self._homes[experiment.id]):
             # Old stores have no folders beside the runs; new ones keep models, datasets and traces.
-            if folder.name in (_MODELS, "datasets", "tags", "traces", "assessments"):
+            if folder.name in (_MODELS, _TRACES, "datasets", "tags", "assessments"):
                 continue
             found = self._read("run", folder, lambda path: self._run(path, experiment))
             if found is not None:
@@ -218,6 +221,25 @@ class FileSource:
         beside = self._homes[model.experiment] / _MODELS / model.id / "artifacts"
         return self._places.files(found.root, beside, model.id, self._fail)
 
+    def traces(self, experiment: Experiment) -> Iterator[FoundTrace]:
+        reader = FileTraces(self._read, self._texts, self._fail)
+        for folder in self._folders(self._homes[experiment.id] / _TRACES):
+            found = reader.found(folder, experiment)
+            if found is not None:
+                yield found
+
+    def spans(self, found: Sequence[FoundTrace]) -> dict[str, list[Span]]:
+        return {
+            item.trace.id: spans
+            for item in found
+            if (spans := spans_in_files(item, self.trace_files(item), self._fail))
+        }
+
+    def trace_files(self, found: FoundTrace) -> Iterator[SourceFile]:
+        trace = found.trace
+        beside = self._homes[trace.experiment] / _TRACES / trace.id / "artifacts"
+        return self._places.files(found.root, beside, trace.id, self._fail)
+
     def registered(self) -> Iterator[ModelRecord]:
         for folder in self._folders(self._folder / _MODELS):
             found = self._read("model", folder, self._registered)
@@ -269,9 +291,7 @@ class FileSource:
         return self._places.files(source, None, source, self._fail)
 
     def left_out(self) -> dict[str, int]:
-        homes = list(self._homes.values())
-        traces = sum(len(self._folders(home / "traces")) for home in homes)
-        return {"traces": traces} if traces else {}
+        return {}
 
     def close(self) -> None:
         self._homes.clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 from everloop.core.intake import ModelRecord, VersionRecord
 from everloop.core.run import Experiment, LoggedModel, Metric, Run, RunOutput
+from everloop.core.trace import Span
 from everloop.errors import EverloopError, NotFound
 from everloop.settings import MlflowLogin
 from everloop.transfer.http import MlflowServer
@@ -16,12 +17,14 @@ from everloop.transfer.source import (
     Fail,
     FoundModel,
     FoundRun,
+    FoundTrace,
     SourceFile,
     instant,
     run_input,
     state_of,
     version_tags,
 )
+from everloop.transfer.trace_sources import RestTraces
 
 __all__ = ["RestSource"]
 
@@ -32,6 +35,7 @@ _SCHEME = "mlflow-artifacts:"
 _RUNS, _MODELS, _VERSIONS, _EXPERIMENTS = 500, 50, 1000, 1000
 #: As many runs a server takes in one question for the points of a metric, and points it answers.
 _BULK_RUNS, _BULK_POINTS = 100, 25_000
+_PROMPTS = "tags.`mlflow.prompt.is_prompt` = 'true'"
 _STATUS = {
     "LOGGED_MODEL_PENDING": "pending",
     "LOGGED_MODEL_READY": "ready",
@@ -47,6 +51,8 @@ class RestSource:
         self.label = self._server.label
         self._fail = fail
         self._has_bulk = True
+        self._traces = RestTraces(self._server, fail)
+        self._ids: list[str] = []
 
     def experiments(self) -> Iterator[Experiment]:
         pages = self._pages(
@@ -54,6 +60,7 @@ class RestSource:
         )
         for said in pages:
             created = instant(said.get("creation_time"))
+            self._ids.append(str(said["experiment_id"]))
             yield Experiment(
                 id=str(said["experiment_id"]),
                 name=said["name"],
@@ -151,16 +158,28 @@ class RestSource:
             lambda path: self._server.stream(f"{_AJAX}/{base}/files", artifact_file_path=path),
         )
 
+    def traces(self, experiment: Experiment) -> Iterator[FoundTrace]:
+        return self._traces.found(experiment)
+
+    def spans(self, found: Sequence[FoundTrace]) -> dict[str, list[Span]]:
+        return self._traces.spans(found)
+
+    def trace_files(self, found: FoundTrace) -> Iterator[SourceFile]:
+        if found.root.startswith(_SCHEME):
+            yield from self._proxied(found.trace.id, found.root)
+        elif found.root:
+            reason = f"its files are at {found.root}, which the server does not hand out"
+            self._fail("files", found.trace.id, reason)
+
     def registered(self) -> Iterator[ModelRecord]:
-        versions: dict[str, list[VersionRecord]] = defaultdict(list)
-        pages = self._pages("GET", "model-versions/search", "model_versions", max_results=_VERSIONS)
-        for said in pages:
-            versions[said["name"]].append(_version(said))
-        for said in self._pages(
-            "GET", "registered-models/search", "registered_models", max_results=_VERSIONS
-        ):
+        versions: dict[str, dict[int, VersionRecord]] = defaultdict(dict)
+        for said in self._with_prompts("model-versions/search", "model_versions"):
+            version = _version(said)
+            versions[said["name"]][version.version] = version
+        models = self._with_prompts("registered-models/search", "registered_models")
+        for said in {found["name"]: found for found in models}.values():
             created = instant(said.get("creation_timestamp"))
-            own = sorted(versions[said["name"]], key=lambda item: item.version)
+            own = [version for _, version in sorted(versions[said["name"]].items())]
             yield ModelRecord(
                 name=said["name"],
                 description=said.get("description") or "",
@@ -182,12 +201,37 @@ class RestSource:
             self._fail("files", source, reason)
 
     def left_out(self) -> dict[str, int]:
-        return {}
+        """Of webhooks, scorers and evaluation datasets a server tells; of the rest it may not."""
+        counts = {
+            "webhooks": self._count("GET", "2.0/mlflow/webhooks", "webhooks"),
+            "scorers": sum(
+                self._count("GET", "3.0/mlflow/scorers/list", "scorers", experiment_id=id_)
+                for id_ in self._ids
+            ),
+            "evaluation datasets": self._count(
+                "POST", "3.0/mlflow/datasets/search", "datasets", experiment_ids=self._ids
+            ),
+        }
+        return {what: count for what, count in counts.items() if count}
+
+    def _count(self, method: str, path: str, field: str, **asked: Any) -> int:
+        ask = self._server.get if method == "GET" else self._server.post
+        try:
+            return len(ask(f"/api/{path}", **asked).get(field, []))
+        except EverloopError as error:
+            if error.details.get("unreachable"):
+                raise
+            return 0  # it has none of them, or this caller may not see them
 
     def close(self) -> None:
         self._server.close()
 
     # Reading
+
+    def _with_prompts(self, path: str, field: str) -> Iterator[dict[str, Any]]:
+        """What a search of the registry finds; prompts are models, and told of only when asked."""
+        yield from self._pages("GET", path, field, max_results=_VERSIONS)
+        yield from self._pages("GET", path, field, max_results=_VERSIONS, filter=_PROMPTS)
 
     def _pages(self, method: str, path: str, field: str, **asked: Any) -> Iterator[dict[str, Any]]:
         token = ""

@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from everloop.core.intake import ModelRecord, VersionRecord
 from everloop.core.run import Experiment, LoggedModel, Metric, Run, RunOutput
+from everloop.core.trace import Span
 from everloop.errors import BackendError, InvalidInput, MissingExtra
 from everloop.transfer.places import Places
 from everloop.transfer.source import (
@@ -34,22 +35,31 @@ from everloop.transfer.source import (
     Fail,
     FoundModel,
     FoundRun,
+    FoundTrace,
     SourceFile,
     instant,
     run_input,
     state_of,
     version_tags,
 )
+from everloop.transfer.trace_sources import SqlTraces, spans_in_files
 
 __all__ = ["SqlSource"]
 
 _STATUS = {1: "pending", 2: "ready", 3: "failed"}
 #: What has no place here: counted, so that nobody believes it came along.
 _LEFT_OUT = {
-    "traces": "trace_info",
     "webhooks": "webhooks",
     "evaluation datasets": "evaluation_datasets",
     "scorers": "scorers",
+    "issues": "issues",
+    "label schemas": "label_schemas",
+    "review queues": "review_queues",
+    "gateway endpoints": "endpoints",
+    "gateway secrets": "secrets",
+    "budget policies": "budget_policies",
+    "guardrails": "guardrails",
+    "MCP servers": "mcp_servers",
 }
 
 
@@ -70,6 +80,7 @@ class SqlSource:
             )
         roots = [*([artifacts] if artifacts else []), folder / "mlartifacts", folder / "mlruns"]
         self._places = Places([*roots, folder], folder)
+        self._traces = SqlTraces(self._rows, self._pairs, fail)
 
     def experiments(self) -> Iterator[Experiment]:
         tags = self._pairs("experiment_tags", "experiment_id")
@@ -229,6 +240,20 @@ class SqlSource:
     def model_files(self, found: FoundModel) -> Iterator[SourceFile]:
         owner = found.model.id
         return self._places.files(found.root, None, owner, self._fail)
+
+    def traces(self, experiment: Experiment) -> Iterator[FoundTrace]:
+        return self._traces.found(experiment)
+
+    def spans(self, found: Sequence[FoundTrace]) -> dict[str, list[Span]]:
+        kept = self._traces.spans(found)
+        for item in found:
+            if item.trace.id not in kept:
+                spans = spans_in_files(item, self.trace_files(item), self._fail)
+                kept |= {item.trace.id: spans} if spans else {}
+        return kept
+
+    def trace_files(self, found: FoundTrace) -> Iterator[SourceFile]:
+        return self._places.files(found.root, None, found.trace.id, self._fail)
 
     def registered(self) -> Iterator[ModelRecord]:
         for row in self._rows("registered_models", order="name"):

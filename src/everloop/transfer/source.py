@@ -13,6 +13,7 @@ from everloop.core.intake import ModelRecord
 from everloop.core.machines import RunState
 from everloop.core.run import Experiment, LoggedModel, Metric, Run, RunInput
 from everloop.core.time import from_micros
+from everloop.core.trace import Span, Trace
 
 __all__ = [
     "CHUNK",
@@ -20,6 +21,7 @@ __all__ = [
     "Fail",
     "FoundModel",
     "FoundRun",
+    "FoundTrace",
     "Source",
     "SourceFile",
     "Stream",
@@ -78,6 +80,19 @@ class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
 
 
+class FoundTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace in the source, without its spans.
+
+    Attributes:
+        run_ids: Runs that it belongs to, beside the one that its metadata names.
+        root: Where the source says its files are.
+    """
+
+    trace: Trace
+    run_ids: tuple[str, ...] = ()
+    root: str = ""
+
+
 @runtime_checkable
 class Stream(Protocol):
     """An opened file."""
@@ -131,6 +146,18 @@ class Source(Protocol):
 
     def model_files(self, found: FoundModel) -> Iterator[SourceFile]:
         """The files of a logged model."""
+        ...
+
+    def traces(self, experiment: Experiment) -> Iterator[FoundTrace]:
+        """All traces of an experiment."""
+        ...
+
+    def spans(self, found: Sequence[FoundTrace]) -> dict[str, list[Span]]:
+        """The spans of traces by the traces' ids; what cannot be read is left out and told."""
+        ...
+
+    def trace_files(self, found: FoundTrace) -> Iterator[SourceFile]:
+        """The files beside a trace."""
         ...
 
     def registered(self) -> Iterator[ModelRecord]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from everloop.access.policy import EmbeddedAuthorizer
@@ -12,8 +13,16 @@ from everloop.core.deploy import Deployment
 from everloop.core.machines import RolloutObservation, RolloutPlan
 from everloop.core.time import ManualClock
 from everloop.deployment.service import DeploymentService
-from everloop.errors import Conflict, GateRefused, InvalidInput, NotFound, StateError
+from everloop.errors import (
+    Conflict,
+    GateRefused,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    StateError,
+)
 from everloop.registry.service import RegistryService
+from tests.unit.registry.conftest import artifact
 
 PLAN = RolloutPlan((5, 25, 100), error_rate=0.01)
 AT_ONCE = RolloutPlan((100,), shadow_s=0)
@@ -289,3 +298,21 @@ def test_time_in_which_nothing_was_served_counts_for_no_step(
     moved = deployment.advance("d")
     assert moved is not None
     assert moved.state.step == 1
+
+
+def test_version_that_no_server_would_load_is_refused_at_once(
+    deployment: DeploymentService, registry: RegistryService
+) -> None:
+    registry.create_model("elsewhere")
+    registry.register_source("elsewhere", "runs:/x/m")
+    with pytest.raises(InvalidInput, match="only says where its files are"):
+        deployment.create("no files", model="elsewhere", version=1)
+    risky = msgspec.structs.replace(artifact(b"pickle"), tier="needs-trust")
+    registry.register("risky", risky)
+    with pytest.raises(NotAllowed, match="risky"):
+        deployment.create("risky", model="risky", version=1)
+    unknown = msgspec.structs.replace(artifact(b"x"), flavor="of-nobody")
+    registry.register("unknown", unknown)
+    with pytest.raises(NotFound, match="of-nobody"):
+        deployment.create("unknown", model="unknown", version=1)
+    assert [found.name for found in deployment.deployments()] == ["d"]

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tomllib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from everloop.errors import InvalidInput, MissingExtra
 from everloop.registry import flavors
 from everloop.registry.flavors import pack
+from everloop.registry.formats import trial
+from everloop.registry.formats.catboost import CatBoostFlavor
 from tests.unit.registry.packing import LATE, ROWS, reload, with_file
 
 FRAME = pd.DataFrame(ROWS, columns=["a", "b", "c"])
@@ -271,6 +274,43 @@ def test_one_other_byte_never_ends_the_process(small: Any, place: float, byte: i
     damaged[int(place * len(damaged))] = byte
     with contextlib.suppress(InvalidInput):
         reload(with_file(small, "model.ubj", bytes(damaged))).predict(ROWS[:5])
+
+
+def test_damaged_catboost_file_never_ends_the_process_that_loads_it() -> None:
+    model = _cat(catboost.CatBoostRegressor).fit(ROWS, LATE)
+    packed = CatBoostFlavor().pack(model, ["a", "b", "c"])
+    data = packed["model.cbm"]
+
+    def changed(place: int, mask: int) -> bytes:
+        return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+
+    # The first ends CatBoost 1.2.10: it looks for its trees elsewhere in the file then.
+    for damaged in (changed(18, 4), data[: len(data) // 2]):
+        files = {**packed, "model.cbm": damaged}
+        with pytest.raises(InvalidInput, match=r"ends the process|no CatBoost model"):
+            CatBoostFlavor().load(files)
+    assert CatBoostFlavor().load(packed)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends the process.*signal 11"),
+        ("while True: pass", "still being loaded"),
+        ("x = bytearray(1 << 40)", "of memory"),
+        ("raise ValueError", ""),
+        ("assert (data, sys.argv[1:]) == (b'abc', ['kind']); sys.exit(0)", ""),
+    ],
+)
+def test_file_is_tried_by_a_process_of_its_own(
+    code: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_survived", OrderedDict())
+    monkeypatch.setattr(trial, "_TIMEOUT_S", 1)
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match=told) if told else contextlib.nullcontext():
+            trial.survive(code, b"abc", "kind")
+    assert len(trial._survived) == (not told)
 
 
 def test_catboost_with_damaged_parameters_is_told() -> None:

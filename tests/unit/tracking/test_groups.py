@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -26,20 +25,18 @@ class Gate:
         self.entered, self.go_on = threading.Event(), threading.Event()
         self.transactions = 0
         self.fails = False
-        driver = catalog.driver
+        hot = catalog.hot
 
-        @contextmanager
-        def counted(**options: Any) -> Iterator[Any]:
+        def counted(work: Callable[[Any, str], Any]) -> Any:
             self.transactions += 1
             if self.transactions == 1:
                 self.entered.set()
                 assert self.go_on.wait(WAIT_S)
             if self.fails:
                 raise BackendError("the disk is full")
-            with driver(**options) as found:
-                yield found
+            return hot(work)
 
-        monkeypatch.setattr(catalog, "driver", counted)
+        monkeypatch.setattr(catalog, "hot", counted)
 
 
 @pytest.fixture

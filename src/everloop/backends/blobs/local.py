@@ -1,4 +1,8 @@
-"""Objects as files: ``<root>/ab/cdef...``, written to a temporary name, fsynced, then renamed."""
+"""Objects as files: ``<root>/ab/cdef...``, written to a temporary name, fsynced, then renamed.
+
+Small ones that are put together lie together, in one file of ``<root>/packs`` (see ``packs.py``).
+One of them gets a file of its own when somebody wants its path.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any, BinaryIO
 from blake3 import blake3
 
 from everloop.backends.blobs.files import write_durably
+from everloop.backends.blobs.packs import Packs, sync_folder
 from everloop.backends.blobs.parts import PartFiles
 from everloop.core.ids import new_id, new_ids
 from everloop.errors import BackendError, InvalidInput, NotFound
@@ -23,6 +28,8 @@ from everloop.ports.blobs import ObjectAge
 __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
+#: Objects up to this size are packed; a pack grows to about that.
+_SMALL, _PACK = 64 << 10, 32 << 20
 #: From this many bytes on an object that was stored by this process is not read to verify it.
 _LARGE = 64 << 20
 #: Of a large piece so much is written at a time, so that the disk can begin.
@@ -41,6 +48,7 @@ class LocalBlobs:
         self._lock = threading.Lock()
         self._ready: set[Path] = set()
         self._parts = PartFiles(self._root / "tmp" / "parts")
+        self._packs = Packs(self._root / "packs", self._root / "tmp")
 
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         known = ""
@@ -59,35 +67,48 @@ class LocalBlobs:
             pieces = iter(lambda: data.read(_CHUNK), b"")
         else:
             pieces = data
-        temporary = self._folder(self._root / "tmp") / new_id()
-        try:
-            digest, size = write_durably(temporary, pieces, known)
-            target = self._file(digest)
-            if self._keep_whole(digest, size):
-                return digest, size
-            folder = self._folder(target.parent)
-            os.rename(temporary, target)
-            _sync_folder(folder)
-        except OSError as error:
-            raise self._failed(error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        digest, size = self._write_own(pieces, known, renew=True)
         if size >= _LARGE:
             # We just wrote it and the disk took it: to read all of it again costs as much.
             self._verified[digest] = size
         return digest, size
 
+    def _write_own(
+        self, pieces: Iterable[bytes], known: str = "", *, renew: bool
+    ) -> tuple[str, int]:
+        """Write a file of its own; with `renew` only unless the object is there already."""
+        temporary = self._folder(self._root / "tmp") / new_id()
+        try:
+            digest, size = write_durably(temporary, pieces, known)
+            target = self._file(digest)
+            if renew and self._keep_whole(digest, size):
+                return digest, size
+            folder = self._folder(target.parent)
+            os.rename(temporary, target)
+            sync_folder(folder)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return digest, size
+
     def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
         found = [(blake3(item).hexdigest(), len(item)) for item in data]
-        fresh: dict[str, bytes] = {}
-        for (digest, _), item in zip(found, data, strict=True):
-            if not self._keep_whole(digest, len(item)):
-                fresh[digest] = item
-        if fresh:
-            try:
-                self._put_fresh(fresh)
-            except OSError as error:
-                raise self._failed(error) from error
+        fresh = {digest: item for (digest, _), item in zip(found, data, strict=True)}
+        for digest in [d for d, item in fresh.items() if self._keep_whole(d, len(item))]:
+            del fresh[digest]
+        small = {digest: item for digest, item in fresh.items() if len(item) <= _SMALL}
+        try:
+            if len(small) > 1:
+                self._folder(self._root / "tmp")
+                for part in _parts(small):
+                    self._packs.put(part)
+            else:
+                small = {}
+            if large := {digest: fresh[digest] for digest in fresh.keys() - small.keys()}:
+                self._put_fresh(large)
+        except OSError as error:
+            raise self._failed(error) from error
         return found
 
     def _put_fresh(self, fresh: dict[str, bytes]) -> None:
@@ -106,7 +127,7 @@ class LocalBlobs:
                     temporary, digest, _ = begun[-1]
                     os.rename(temporary, f"{root}/{digest[:2]}/{digest[2:]}")
                     begun.pop()
-                list(threads.map(_sync_folder, (f"{root}/{folder}" for folder in folders)))
+                list(threads.map(sync_folder, (f"{root}/{folder}" for folder in folders)))
         finally:
             for temporary, _, _ in begun:  # those that did not get their name
                 Path(temporary).unlink(missing_ok=True)
@@ -115,7 +136,7 @@ class LocalBlobs:
         try:
             data = self._file(digest).read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"no object {digest}") from None
+            data = self._packed(digest)
         if blake3(data).hexdigest() != digest:
             raise self._corrupt(digest)
         return data
@@ -125,7 +146,9 @@ class LocalBlobs:
         try:
             file = open(self._file(digest), "rb")  # noqa: SIM115 (closed below)
         except FileNotFoundError:
-            raise NotFound(f"no object {digest}") from None
+            data = self.get(digest)
+            yield from (data[at : at + chunk] for at in range(0, len(data), chunk))
+            return
         with file:
             while piece := file.read(chunk):
                 hasher.update(piece)
@@ -137,12 +160,21 @@ class LocalBlobs:
         file = self._file(digest)
         try:
             size = file.stat().st_size
+        except FileNotFoundError:
+            _, size = self._write_own([self.get(digest)], renew=False)
+        try:
             if self._verified.get(digest) != size and _digest(file) != digest:
                 raise self._corrupt(digest)
-        except FileNotFoundError:
+        except FileNotFoundError:  # removed meanwhile
             raise NotFound(f"no object {digest}") from None
         self._verified[digest] = size
         return file
+
+    def _packed(self, digest: str) -> bytes:
+        data = self._packs.get(digest)
+        if data is None:
+            raise NotFound(f"no object {digest}")
+        return data
 
     def begin_parts(self, purpose: str) -> str:
         return self._parts.begin(purpose)
@@ -157,17 +189,17 @@ class LocalBlobs:
         self._parts.drop(self._parts.check(upload, purpose))
 
     def exists(self, digest: str) -> bool:
-        return self._file(digest).exists()
+        return self._file(digest).exists() or self._packs.has(digest)
 
     def keep(self, digest: str) -> bool:
         file = self._file(digest)
-        if not file.exists():
+        if not file.exists() and not self._packs.has(digest):
             return False
         with self._held(fcntl.LOCK_SH):
             try:
                 os.utime(file)
             except FileNotFoundError:
-                return False
+                return self._packs.keep(digest)
             except OSError as error:
                 raise self._failed(error) from error
         return True
@@ -177,24 +209,37 @@ class LocalBlobs:
         try:
             return self._file(digest).stat().st_size == size and self.keep(digest)
         except FileNotFoundError:
-            return False
+            return self.keep(digest)  # in a pack, which is whole or not there
 
     def delete(self, digest: str) -> None:
         self._verified.pop(digest, None)
         self._file(digest).unlink(missing_ok=True)
+        if self._packs.has(digest):
+            with self._held(fcntl.LOCK_EX):
+                self._packs.remove(digest)
 
     def digests(self) -> Iterator[str]:
+        yield from self._own()
+        yield from (item.digest for item in self._packs.all() if not self._is_own(item.digest))
+
+    def _own(self) -> Iterator[str]:
         for folder in sorted(self._root.glob("[0-9a-f][0-9a-f]")):
             for file in folder.iterdir():
                 yield folder.name + file.name
 
+    def _is_own(self, digest: str) -> bool:
+        return os.path.exists(f"{self._root}/{digest[:2]}/{digest[2:]}")
+
     def ages(self) -> Iterator[ObjectAge]:
-        for digest in self.digests():
+        for digest in self._own():
             try:
                 found = self._file(digest).stat()
             except FileNotFoundError:
                 continue
             yield ObjectAge(digest, found.st_size, found.st_mtime)
+        for item in self._packs.all():
+            if not self._is_own(item.digest):
+                yield ObjectAge(*item)
 
     def remove_old(self, digest: str, before: float) -> bool:
         file = self._file(digest)
@@ -202,10 +247,13 @@ class LocalBlobs:
             try:
                 if file.stat().st_mtime >= before:
                     return False
-                self._verified.pop(digest, None)
-                file.unlink()
             except FileNotFoundError:
+                return self._packs.remove(digest, before)
+            # A copy that is in a pack as well goes first: then it is here or gone, as a whole.
+            if self._packs.has(digest) and not self._packs.remove(digest, before):
                 return False
+            self._verified.pop(digest, None)
+            file.unlink(missing_ok=True)
         return True
 
     def remove_leftovers(self, before: float) -> tuple[int, int]:
@@ -257,7 +305,7 @@ class LocalBlobs:
             for folder in fresh:
                 folder.mkdir(parents=True, exist_ok=True)
             if fresh:
-                _sync_folder(self._root)
+                sync_folder(self._root)
             self._ready |= folders
 
     def _corrupt(self, digest: str) -> BackendError:
@@ -266,6 +314,20 @@ class LocalBlobs:
             hint="restore this file from a copy of the store",
             details={"digest": digest},
         )
+
+
+def _parts(objects: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """The objects in packs of some size."""
+    part: dict[str, bytes] = {}
+    size = 0
+    for digest, item in objects.items():
+        part[digest] = item
+        size += len(item)
+        if size >= _PACK:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part
 
 
 def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
@@ -277,11 +339,13 @@ def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
             os.fsync(target.fileno())
 
 
-def _slices(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        whole: Any = memoryview(piece)  # as good as bytes to whoever writes or hashes them
-        for at in range(0, len(whole), _SLICE):
-            yield whole[at : at + _SLICE]
+def _digest(file: Path) -> str:
+    # Read and not mapped: pages of a map count as memory of the process.
+    hasher, piece = blake3(max_threads=blake3.AUTO), memoryview(bytearray(_CHUNK))
+    with open(file, "rb", buffering=0) as source:
+        while size := source.readinto(piece):
+            hasher.update(piece[:size])
+    return hasher.hexdigest()
 
 
 def _digest_of_pieces(pieces: Sequence[bytes]) -> tuple[str, int]:
@@ -292,19 +356,8 @@ def _digest_of_pieces(pieces: Sequence[bytes]) -> tuple[str, int]:
     return hasher.hexdigest(), size
 
 
-def _digest(file: Path) -> str:
-    # Read and not mapped: pages of a map count as memory of the process.
-    hasher, piece = blake3(max_threads=blake3.AUTO), memoryview(bytearray(_CHUNK))
-    with open(file, "rb", buffering=0) as source:
-        while size := source.readinto(piece):
-            hasher.update(piece[:size])
-    return hasher.hexdigest()
-
-
-def _sync_folder(folder: str | Path) -> None:
-    # A rename is durable only once the folder that holds the name is on disk too.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _slices(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        whole: Any = memoryview(piece)  # as good as bytes to whoever writes or hashes them
+        for at in range(0, len(whole), _SLICE):
+            yield whole[at : at + _SLICE]

@@ -1,0 +1,331 @@
+"""Small objects together in one file: written, fsynced and renamed once for all of them.
+
+A pack holds the bytes of its objects, then a list of them (digest, offset, size: 48 bytes each),
+then the length and the digest of that list. It never changes. What is removed from it stands in a
+file beside it, ``<name>.gone``, until less than half is left: then the rest moves to a new one.
+Which object lies where is kept in memory, some 200 bytes for each. The file ``names`` grows by a
+line for each new pack, which is how other processes notice; the folder itself is what counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from everloop.core.ids import new_id
+from everloop.errors import BackendError
+
+__all__ = ["Packs", "sync_folder"]
+
+_log = logging.getLogger(__name__)
+_ENTRY = struct.Struct("<32sQQ")
+_TAIL = struct.Struct("<Q32s8s")
+_MAGIC = b"EVPACK01"
+#: As many pieces as one system call takes.
+_PIECES = 512
+
+
+class _Pack:
+    """One file: where each object is in it, and which of them are removed."""
+
+    __slots__ = ("entries", "gone", "kept", "path", "read", "whole")
+
+    def __init__(self, path: Path, entries: dict[bytes, tuple[int, int]]) -> None:
+        self.path = path
+        self.entries = entries
+        self.gone: set[bytes] = set()
+        self.read = 0
+        self.kept = self.whole = sum(size for _, size in entries.values())
+
+    def read_gone(self) -> None:
+        """Bring `gone` up to what every process removed."""
+        try:
+            if os.stat(f"{self.path}.gone").st_size <= self.read:
+                return
+            with open(f"{self.path}.gone", "rb", buffering=0) as file:
+                file.seek(self.read)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = len(data) // 32 * 32
+        for key in (data[at : at + 32] for at in range(0, whole, 32)):
+            if key in self.entries and key not in self.gone:
+                self.gone.add(key)
+                self.kept -= self.entries[key][1]
+        self.read += whole
+
+
+class Packed(NamedTuple):
+    """An object in a pack."""
+
+    digest: str
+    size: int
+    put_at: float
+
+
+class Packs:
+    """The packs in `folder`; `waiting` is where files lie until they are whole."""
+
+    def __init__(self, folder: Path, waiting: Path) -> None:
+        self._folder = folder
+        self._waiting = waiting
+        self._lock = threading.Lock()
+        self._names = folder / "names"
+        self._seen = -1
+        self._packs: dict[str, _Pack] = {}
+        self._places: dict[bytes, _Pack] = {}
+
+    def put(self, objects: dict[str, bytes]) -> None:
+        """Write a pack of these objects, by digest; durable when it returns.
+
+        Raises:
+            OSError: If it could not be written; nothing is left behind.
+        """
+        if not self._folder.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(self._folder.parent)
+        entries: dict[bytes, tuple[int, int]] = {}
+        offset = 0
+        for digest, data in objects.items():
+            entries[bytes.fromhex(digest)] = (offset, len(data))
+            offset += len(data)
+        listed = b"".join(_ENTRY.pack(key, *place) for key, place in entries.items())
+        tail = _TAIL.pack(len(entries), blake3(listed).digest(), _MAGIC)
+        name = f"{new_id()}.pack"
+        temporary, target = self._waiting / name, self._folder / name
+        try:
+            _write(temporary, [*objects.values(), listed, tail])
+            os.rename(temporary, target)
+            sync_folder(self._folder)
+            with open(self._names, "ab", buffering=0) as names:
+                names.write(f"{name}\n".encode())
+        finally:
+            temporary.unlink(missing_ok=True)
+        with self._lock:
+            if name not in self._packs:
+                self._take(_Pack(target, entries))
+
+    def get(self, digest: str) -> bytes | None:
+        """The bytes of an object, unchecked; None if it is in no pack."""
+        key = bytes.fromhex(digest)
+        for _ in range(3):
+            pack = self._find(key)
+            if pack is None:
+                return None
+            offset, size = pack.entries[key]
+            try:
+                with open(pack.path, "rb", buffering=0) as file:
+                    return os.pread(file.fileno(), size, offset)
+            except FileNotFoundError:
+                self._drop(pack)  # another process moved what was left of it
+        return None
+
+    def has(self, digest: str) -> bool:
+        """Whether an object is in a pack."""
+        pack = self._find(bytes.fromhex(digest))
+        return pack is not None and (pack.path.exists() or self._again(pack, digest))
+
+    def keep(self, digest: str) -> bool:
+        """Make the pack of an object young; to be called under the lock that removers hold alone.
+
+        False if it is in none.
+        """
+        key = bytes.fromhex(digest)
+        for _ in range(3):
+            pack = self._find(key)
+            if pack is None:
+                return False
+            try:
+                os.utime(pack.path)
+                return True
+            except FileNotFoundError:
+                self._drop(pack)
+        return False
+
+    def remove(self, digest: str, before: float | None = None) -> bool:
+        """Remove an object, if its pack is older than `before`; under a lock held alone."""
+        key = bytes.fromhex(digest)
+        pack = self._find(key)
+        if pack is None:
+            return False
+        try:
+            found = pack.path.stat()
+        except FileNotFoundError:
+            self._drop(pack)
+            return False
+        if before is not None and found.st_mtime >= before:
+            return False
+        with open(f"{pack.path}.gone", "ab", buffering=0) as file:
+            file.write(key)
+        with self._lock:
+            pack.read_gone()
+            self._forget(key, pack)
+        if pack.kept < pack.whole / 2 or len(pack.gone) == len(pack.entries):
+            left = [key for key in pack.entries if key not in pack.gone]
+            self._move(pack, left, found.st_mtime)
+        return True
+
+    def _move(self, pack: _Pack, left: list[bytes], put_at: float) -> None:
+        """Put what is left of a pack into a new one, as old as it was, and remove it."""
+        if left:
+            data = pack.path.read_bytes()
+            rest = {}
+            for key in left:
+                offset, size = pack.entries[key]
+                rest[key.hex()] = data[offset : offset + size]
+            self.put(rest)
+            os.utime(self._places[left[0]].path, (put_at, put_at))
+        pack.path.unlink(missing_ok=True)
+        Path(f"{pack.path}.gone").unlink(missing_ok=True)
+        self._drop(pack)
+
+    def all(self) -> Iterator[Packed]:
+        """All objects, each once."""
+        self._refresh()
+        with self._lock:
+            packs = dict.fromkeys(self._places.values())
+        for pack in packs:
+            try:
+                put_at = pack.path.stat().st_mtime
+            except FileNotFoundError:
+                continue
+            pack.read_gone()
+            for key, (_, size) in pack.entries.items():
+                if key not in pack.gone and self._places.get(key) is pack:
+                    yield Packed(key.hex(), size, put_at)
+
+    # What is known of the folder
+
+    def _find(self, key: bytes) -> _Pack | None:
+        pack = self._places.get(key)
+        if pack is None and self._refresh():
+            pack = self._places.get(key)
+        if pack is None:
+            return None
+        with self._lock:
+            pack.read_gone()
+            if key in pack.gone:
+                self._forget(key, pack)
+                return self._places.get(key)
+        return pack
+
+    def _refresh(self) -> bool:
+        """Read the packs that are new; whether there were any."""
+        try:
+            size = os.stat(self._names).st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self._seen:
+            return False
+        with self._lock:
+            seen, self._seen = self._seen, size
+            if 0 <= seen < size:
+                with open(self._names, "rb", buffering=0) as file:
+                    file.seek(seen)
+                    data = file.read(size - seen)
+                # What of a line is not there yet comes with the next look.
+                whole = data[: data.rfind(b"\n") + 1]
+                self._seen = seen + len(whole)
+                names = set(whole.decode("ascii", "replace").split())
+            else:
+                try:
+                    names = set(os.listdir(self._folder))
+                except FileNotFoundError:
+                    return False
+            for name in sorted(names - self._packs.keys()):
+                if name.endswith(".pack"):
+                    self._open(name)
+        return True
+
+    def _open(self, name: str) -> None:
+        path = self._folder / name
+        try:
+            self._take(_Pack(path, _read(path)))
+        except FileNotFoundError:
+            pass  # moved since
+        except BackendError as error:
+            # Its objects count as missing, and putting one again stores it anew.
+            _log.error("%s: %s", error.message, error.hint)
+            self._take(_Pack(path, {}))
+
+    def _again(self, pack: _Pack, digest: str) -> bool:
+        """Whether an object is in another pack now that this one is gone."""
+        self._drop(pack)
+        return self._find(bytes.fromhex(digest)) is not None
+
+    def _take(self, pack: _Pack) -> None:
+        pack.read_gone()
+        self._packs[pack.path.name] = pack
+        for key in pack.entries:
+            if key not in pack.gone:
+                self._places[key] = pack
+
+    def _forget(self, key: bytes, pack: _Pack) -> None:
+        """Drop a removed object, or say that it is in another pack."""
+        if self._places.get(key) is pack:
+            del self._places[key]
+            for other in self._packs.values():
+                if other is not pack and key in other.entries and key not in other.gone:
+                    self._places[key] = other
+                    return
+
+    def _drop(self, pack: _Pack) -> None:
+        with self._lock:
+            self._unlist(pack)
+            self._seen = -1
+
+    def _unlist(self, pack: _Pack) -> None:
+        self._packs.pop(pack.path.name, None)
+        for key in pack.entries:
+            self._forget(key, pack)
+
+
+def _write(file: Path, pieces: Sequence[bytes]) -> None:
+    with open(file, "xb", buffering=0) as target:
+        for start in range(0, len(pieces), _PIECES):
+            rest = b"".join(pieces[start : start + _PIECES])
+            view = memoryview(rest)
+            while view:
+                view = view[target.write(view) :]
+        os.fsync(target.fileno())
+
+
+def _read(path: Path) -> dict[bytes, tuple[int, int]]:
+    """The list of the objects of a pack.
+
+    Raises:
+        BackendError: If the file is no whole pack.
+    """
+    with open(path, "rb", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        tail = os.pread(file.fileno(), _TAIL.size, max(0, end - _TAIL.size))
+        if len(tail) == _TAIL.size:
+            count, digest, magic = _TAIL.unpack(tail)
+            size = count * _ENTRY.size
+            start = end - _TAIL.size - size
+            if magic == _MAGIC and start >= 0:
+                listed = os.pread(file.fileno(), size, start)
+                if blake3(listed).digest() == digest:
+                    found = _ENTRY.iter_unpack(listed)
+                    return {key: (offset, length) for key, offset, length in found}
+    raise BackendError(
+        f"the pack {path} is damaged: its list of objects is not what it was",
+        hint="restore this file from a copy of the store",
+        details={"pack": path.name},
+    )
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Wait until the names in a folder are on disk: a rename is durable only then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
