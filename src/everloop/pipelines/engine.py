@@ -393,6 +393,11 @@ class Execution:
             return self._most
         return usable_cores() if self._cluster is None else self._cluster.capacity(step)
 
+    def in_hand(self, workers: int) -> int:
+        """How many groups of a ``map`` are under way where so many are executed at once."""
+        # Here one is got ready while the others are executed; on a cluster the way is longer.
+        return workers + 1 if self._cluster is None else 2 * workers
+
     @property
     def group_s(self) -> float:
         """What a group of calls of a ``map`` should take, seconds."""

@@ -112,8 +112,7 @@ class FanOut:
 
     def _start(self) -> None:
         self._workers = self._execution.side_by_side(self._step)
-        # One more than workers: a group is got ready while the others are executed.
-        for number in range(self._workers + 1):
+        for number in range(self._execution.in_hand(self._workers)):
             work = threading.Thread(
                 target=copy_context().run, args=(self._work,), name=f"everloop-map-{number}"
             )

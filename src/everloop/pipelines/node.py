@@ -40,6 +40,8 @@ __all__ = ["Answer", "Order", "execute", "read_answer", "to_payload"]
 _COMMIT_S = 0.2
 #: Processes for steps that are kept beside the one in use, for another run or other resources.
 _KEPT_POOLS = 2
+#: A run is asked for again after so long, seconds.
+_SEEN_S = 1.0
 #: Unpacked code that nobody used for so long is removed, seconds.
 _KEEP_CODE_S = 7 * 86400
 
@@ -152,6 +154,8 @@ def _executed(order: Order, node: str) -> list[Outcome]:
 # The workspace
 
 _workspaces: dict[tuple[Place, str], Any] = {}
+#: When a run with its fence was last found to be the one that goes on.
+_seen: dict[tuple[Place, str, int], float] = {}
 
 
 def _workspace(order: Order, node: str) -> Any:
@@ -168,6 +172,10 @@ def _workspace(order: Order, node: str) -> Any:
         for key in list(_workspaces):
             _workspaces.pop(key).close()
         _workspaces[place, run.id] = opened
+        _seen.clear()
+    # What is executed in between by mistake is refused when it is committed.
+    if time.monotonic() - _seen.get((place, run.id, run.fence), -_SEEN_S) < _SEEN_S:
+        return opened
     try:
         found: Run = opened.tracking.run(run.id)
     except NotFound:
@@ -178,6 +186,7 @@ def _workspace(order: Order, node: str) -> Any:
             f"{run.fence}: it was not executed",
             hint="another process carries on with the run, or it ended",
         )
+    _seen[place, run.id, run.fence] = time.monotonic()
     return opened
 
 
