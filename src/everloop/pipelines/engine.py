@@ -59,8 +59,9 @@ RENEW_S = 15.0
 #: Metric points held back at most, and for how long, seconds. A step that dies is executed again
 #: and logs them again, so nothing that is acknowledged rests on them.
 _HELD_POINTS, _HELD_S = 500, 1.0
-#: What a group of calls should take, seconds: here, and on a cluster, where each costs more.
-_GROUP_S, _GROUP_AWAY_S = 0.05, 0.2
+#: What a group of calls should take, seconds: here, and on a cluster, where the way is longer and
+#: a worker commits while it executes.
+_GROUP_S, _GROUP_AWAY_S = 0.05, 0.5
 #: Between two looks at a result that another run computes, seconds.
 _LOOK_S, _LOOK_MOST_S = 0.01, 0.2
 

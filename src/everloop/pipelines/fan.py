@@ -24,7 +24,7 @@ __all__ = ["FanOut"]
 #: Calls looked up together.
 _TOGETHER = 64
 #: How many calls a group holds at most.
-_GROUP_MOST = 256
+_GROUP_MOST = 512
 #: Until a call is looked at again whose result another run computes, seconds.
 _LOOK_S = 0.05
 
