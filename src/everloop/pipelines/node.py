@@ -153,15 +153,15 @@ def _executed(order: Order, node: str) -> list[Outcome]:
 
 # The workspace
 
-_workspaces: dict[tuple[Place, str], Any] = {}
+_workspaces: dict[Place, Any] = {}
 #: When a run with its fence was last found to be the one that goes on.
 _seen: dict[tuple[Place, str, int], float] = {}
 
 
 def _workspace(order: Order, node: str) -> Any:
-    """The workspace of the driver, opened once; it has the run, so it is the same."""
+    """The workspace of the driver, kept open; it has the run, so it is the same."""
     place, run = order.place, order.task.run
-    opened = _workspaces.get((place, run.id))
+    opened = _workspaces.get(place)
     if opened is None:
         catalog = _file_of(place.location)
         if catalog is not None and not catalog.is_file():
@@ -171,7 +171,7 @@ def _workspace(order: Order, node: str) -> Any:
             _ = opened.tracking, opened.pipelines, opened.blobs, opened.data
         for key in list(_workspaces):
             _workspaces.pop(key).close()
-        _workspaces[place, run.id] = opened
+        _workspaces[place] = opened
         _seen.clear()
     # What is executed in between by mistake is refused when it is committed.
     if time.monotonic() - _seen.get((place, run.id, run.fence), -_SEEN_S) < _SEEN_S:
