@@ -15,7 +15,7 @@ from tests.clusters import ray_cluster
 __all__ = ["ray_row"]
 
 #: Calls in a task: about as many as our engine packs of this length.
-BATCH = 50
+BATCH = 500
 
 
 def ray_row(context: Context) -> Row:

@@ -6,6 +6,7 @@ driver looks up which of its calls were committed and sends the others again.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -54,12 +55,12 @@ class _Code(NamedTuple):
     Attributes:
         digest: Of the snapshot.
         checks: What must be on the worker as it is here.
-        environment: Variables that the step depends on.
+        variables: Names of environment variables that the step depends on.
     """
 
     digest: str
     checks: Checks
-    environment: tuple[tuple[str, str | None], ...]
+    variables: tuple[str, ...]
 
 
 class Cluster:
@@ -87,7 +88,7 @@ class Cluster:
         self._next_number = next_number
         self._place = workspace.place()
         self._lock = threading.Lock()
-        self._codes: dict[Step, _Code] = {}
+        self._codes: dict[tuple[Step, str], _Code] = {}
         # As the code is now: what is edited while the run is on counts for the next one.
         self._files: dict[str, str] = {}
         self._tree = self._snapshot(fingerprint(root))
@@ -108,13 +109,21 @@ class Cluster:
         Raises:
             EverloopError: If no worker can execute them, or commit for this run.
         """
+        start = 0
+        # What code reads (a file, a variable) may change between two calls; hardly ever.
+        for _, alike in itertools.groupby(calls, lambda call: call.prints[0].digest):
+            some = list(alike)
+            part = task._replace(calls=task.calls[start : start + len(some)])
+            start += len(some)
+            yield from self._group(part, some)
+
+    def _group(self, task: Task, calls: list[Call]) -> Iterator[Outcome]:
         numbers = [self._next_number() for _ in calls]
         try:
             outcomes = self._send(task, calls, numbers)
         except WorkerLost as lost:
-            _logger.warning(
-                "a worker of the cluster was lost over %s: %s", calls[0].step.name, lost
-            )
+            name = calls[0].step.name
+            _logger.warning("a worker of the cluster was lost over %s: %s", name, lost)
             outcomes = [Outcome(call.began, call.began, committed=2) for call in calls]
         for place, (call, outcome) in enumerate(zip(calls, outcomes, strict=True)):
             if outcome.committed == 2:
@@ -125,13 +134,13 @@ class Cluster:
 
     def _send(self, task: Task, calls: list[Call], numbers: list[int]) -> list[Outcome]:
         step = calls[0].step
-        code = self._code(step)
+        code = self._code(step, calls[0].prints[0])
         arguments = {path: text for call in calls for path, text in _paths_in(call)}
         order = Order(
             place=self._place,
             code=code.digest,
             main=module_name("__main__"),
-            environment=code.environment,
+            environment=tuple((name, os.environ.get(name)) for name in code.variables),
             task=task._replace(checks=msgspec.structs.replace(code.checks, arguments=arguments)),
             timeout_s=step.timeout_s,
             keys=[call.key() for call in calls],
@@ -192,16 +201,18 @@ class Cluster:
 
     # The code
 
-    def _code(self, step: Step) -> _Code:
+    def _code(self, step: Step, print_: CodePrint) -> _Code:
         with self._lock:
-            if step not in self._codes:
-                self._codes[step] = self._code_of(step)
-            return self._codes[step]
+            known = self._codes.get((step, print_.digest))
+            if known is None:
+                known = self._codes[step, print_.digest] = self._code_of(step, print_)
+            return known
 
-    def _code_of(self, step: Step) -> _Code:
-        print_ = fingerprint(step.function)
+    def _code_of(self, step: Step, print_: CodePrint) -> _Code:
         if not files_of(print_).keys() <= self._files.keys():
             self._tree |= self._snapshot(print_)  # reached by a way that the pipeline does not show
+        elif any(of_step is step for of_step, _ in self._codes):  # a data file was written
+            self._tree |= self._stored({}, data_of(print_))
         digest = self._workspace.blobs.put(canonical_json(self._tree))[0] if self._tree else ""
         kept = data_of(print_)
         inside = {*kept, *kept.values()}
@@ -218,12 +229,8 @@ class Cluster:
         )
         names = [p.removeprefix("env:") for p, _ in parts if p.startswith("env:")]
         names += list(step.environment)
-        environment = tuple(
-            (name, os.environ.get(name))
-            for name in dict.fromkeys(names)
-            if not name.startswith(_OF_THE_NODE)
-        )
-        return _Code(digest, checks, environment)
+        variables = [n for n in dict.fromkeys(names) if not n.startswith(_OF_THE_NODE)]
+        return _Code(digest, checks, tuple(variables))
 
     def _uncertain(self, step: Step, print_: CodePrint) -> dict[str, str]:
         """Parts to be compared there, where a file was written after this process began."""
@@ -251,6 +258,9 @@ class Cluster:
                 hint="install it as a package on the nodes, or keep data in datasets",
             )
         self._files |= files
+        return self._stored(files, data)
+
+    def _stored(self, files: dict[str, str], data: dict[str, str]) -> dict[str, str]:
         digest = snapshot_code(files, self._workspace.blobs, data=data)
         if not digest:
             return {}

@@ -64,6 +64,9 @@ RENEW_S = 15.0
 #: Metric points held back at most, and for how long, seconds. A step that dies is executed again
 #: and logs them again, so nothing that is acknowledged rests on them.
 _HELD_POINTS, _HELD_S = 500, 1.0
+#: What a group of calls should take, seconds: here, and on a cluster, where the way is longer and
+#: a worker commits while it executes.
+_GROUP_S, _GROUP_AWAY_S = 0.05, 0.5
 #: Between two looks at a result that another run computes, seconds.
 _LOOK_S, _LOOK_MOST_S = 0.01, 0.2
 
@@ -421,6 +424,16 @@ class Execution:
         if self._most is not None:
             return self._most
         return usable_cores() if self._cluster is None else self._cluster.capacity(step)
+
+    def in_hand(self, workers: int) -> int:
+        """How many groups of a ``map`` are under way where so many are executed at once."""
+        # Here one is got ready while the others are executed; on a cluster the way is longer.
+        return workers + 1 if self._cluster is None else 2 * workers
+
+    @property
+    def group_s(self) -> float:
+        """What a group of calls of a ``map`` should take, seconds."""
+        return _GROUP_S if self._cluster is None else _GROUP_AWAY_S
 
     def tell_retry(self, end: End, attempt: int) -> None:
         """Log that a call failed and is tried again."""

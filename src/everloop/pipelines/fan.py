@@ -23,8 +23,8 @@ __all__ = ["FanOut"]
 
 #: Calls looked up together.
 _TOGETHER = 64
-#: What a group of calls should take, seconds, and how many it holds at most.
-_GROUP_S, _GROUP_MOST = 0.05, 256
+#: How many calls a group holds at most.
+_GROUP_MOST = 512
 #: Until a call is looked at again whose result another run computes, seconds.
 _LOOK_S = 0.05
 
@@ -112,8 +112,7 @@ class FanOut:
 
     def _start(self) -> None:
         self._workers = self._execution.side_by_side(self._step)
-        # One more than workers: a group is got ready while the others are executed.
-        for number in range(self._workers + 1):
+        for number in range(self._execution.in_hand(self._workers)):
             work = threading.Thread(
                 target=copy_context().run, args=(self._work,), name=f"everloop-map-{number}"
             )
@@ -176,7 +175,7 @@ class FanOut:
     def _group_size(self) -> int:
         # Towards the end the groups get smaller, so that the workers end together.
         share = len(self._todo) // (2 * self._workers)
-        fitting = int(_GROUP_S / self._mean_s) if self._mean_s > 0 else 1
+        fitting = int(self._execution.group_s / self._mean_s) if self._mean_s > 0 else 1
         return max(1, min(_GROUP_MOST, fitting, share))
 
     def _do(self, group: list[_Todo]) -> None:

@@ -40,6 +40,8 @@ __all__ = ["Answer", "Order", "execute", "read_answer", "to_payload"]
 _COMMIT_S = 0.2
 #: Processes for steps that are kept beside the one in use, for another run or other resources.
 _KEPT_POOLS = 2
+#: A run is asked for again after so long, seconds.
+_SEEN_S = 1.0
 #: Unpacked code that nobody used for so long is removed, seconds.
 _KEEP_CODE_S = 7 * 86400
 
@@ -151,13 +153,15 @@ def _executed(order: Order, node: str) -> list[Outcome]:
 
 # The workspace
 
-_workspaces: dict[tuple[Place, str], Any] = {}
+_workspaces: dict[Place, Any] = {}
+#: When a run with its fence was last found to be the one that goes on.
+_seen: dict[tuple[Place, str, int], float] = {}
 
 
 def _workspace(order: Order, node: str) -> Any:
-    """The workspace of the driver, opened once; it has the run, so it is the same."""
+    """The workspace of the driver, kept open; it has the run, so it is the same."""
     place, run = order.place, order.task.run
-    opened = _workspaces.get((place, run.id))
+    opened = _workspaces.get(place)
     if opened is None:
         catalog = _file_of(place.location)
         if catalog is not None and not catalog.is_file():
@@ -167,7 +171,11 @@ def _workspace(order: Order, node: str) -> Any:
             _ = opened.tracking, opened.pipelines, opened.blobs, opened.data
         for key in list(_workspaces):
             _workspaces.pop(key).close()
-        _workspaces[place, run.id] = opened
+        _workspaces[place] = opened
+        _seen.clear()
+    # What is executed in between by mistake is refused when it is committed.
+    if time.monotonic() - _seen.get((place, run.id, run.fence), -_SEEN_S) < _SEEN_S:
+        return opened
     try:
         found: Run = opened.tracking.run(run.id)
     except NotFound:
@@ -178,6 +186,7 @@ def _workspace(order: Order, node: str) -> Any:
             f"{run.fence}: it was not executed",
             hint="another process carries on with the run, or it ended",
         )
+    _seen[place, run.id, run.fence] = time.monotonic()
     return opened
 
 

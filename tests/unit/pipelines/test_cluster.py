@@ -202,6 +202,7 @@ def test_a_task_of_an_older_owner_is_not_executed(
     with pytest.raises(UserCodeError):
         fails.run(on="ray", folder=folder)
     workspace.pipelines.start(fails.name, run_id=fails.run_id, owner=this_process())
+    node._seen.clear()  # as after a second
     with pytest.raises(StateError, match="with fence 2, and this task has the fence 1"):
         node.read_answer(node.execute(sent_again(there), "the node"))
     assert marks(folder) == ["2"]
@@ -419,3 +420,33 @@ def test_a_password_goes_to_the_workers_in_the_address() -> None:
     assert settings.server_login(settings.login_of(address, authorization)[0])[1] == authorization
     assert settings.login_of("http://a:1", "Bearer abc") == ("http://a:1", "abc")
     assert settings.login_of("http://a:1", "") == ("http://a:1", "")
+
+
+READER = """
+from pathlib import Path
+import everloop as ev
+
+@ev.step
+def read(turn: int) -> str:
+    return Path("rates.txt").read_text()
+
+@ev.pipeline
+def main(write: bool) -> list[str]:
+    first = read(1)
+    if write:
+        Path("rates.txt").write_text("new")
+    return [first, read(2)]
+"""
+
+
+def test_a_data_file_that_is_written_in_between_goes_along_anew(
+    workspace: Workspace, there: OneNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everloop.pipelines.load import load_module
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.txt").write_text("old")
+    (tmp_path / "reader_flow.py").write_text(READER)
+    flow = load_module(tmp_path / "reader_flow.py")
+    assert flow.main.run(on="ray", write=True) == ["old", "new"]
+    assert flow.main.run(write=False) == ["new", "new"]
