@@ -14,21 +14,31 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from everloop.automation.declare import (
-        alert,
         beats_champion,
         canary,
         charter,
         drift,
         loop,
-        new_data,
         no_group_worse,
         performance,
         prediction_drift,
         quality,
-        schedule,
         sla,
         slo,
         threshold,
+    )
+    from everloop.automation.triggers import (
+        alert,
+        alias_moved,
+        files,
+        gate_failed,
+        new_data,
+        on,
+        registered,
+        rolled_back,
+        run_failed,
+        schedule,
+        webhook,
     )
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
@@ -51,9 +61,12 @@ if TYPE_CHECKING:
 #: Public names by the module that they are loaded from.
 _NAMES = {
     "everloop.automation.declare": (
-        "alert", "beats_champion", "canary", "charter", "drift", "loop", "new_data",
-        "no_group_worse", "performance", "prediction_drift", "quality", "schedule", "sla",
-        "slo", "threshold",
+        "beats_champion", "canary", "charter", "drift", "loop", "no_group_worse", "performance",
+        "prediction_drift", "quality", "sla", "slo", "threshold",
+    ),
+    "everloop.automation.triggers": (
+        "alert", "alias_moved", "files", "gate_failed", "new_data", "on", "registered",
+        "rolled_back", "run_failed", "schedule", "webhook",
     ),
     "everloop.core.artifact": ("ModelArtifact",),
     "everloop.core.schema": ("Check", "Field", "Schema"),
@@ -89,6 +102,7 @@ __all__ = [
     "__version__",
     "agg",
     "alert",
+    "alias_moved",
     "beats_champion",
     "canary",
     "champion",
@@ -98,6 +112,8 @@ __all__ = [
     "drift",
     "feature_set",
     "feature_view",
+    "files",
+    "gate_failed",
     "lineage",
     "log",
     "loop",
@@ -105,6 +121,7 @@ __all__ = [
     "model",
     "new_data",
     "no_group_worse",
+    "on",
     "open",
     "performance",
     "pipeline",
@@ -112,7 +129,10 @@ __all__ = [
     "quality",
     "read",
     "register",
+    "registered",
+    "rolled_back",
     "run",
+    "run_failed",
     "runs",
     "schedule",
     "sla",
@@ -121,6 +141,7 @@ __all__ = [
     "step",
     "stop_if",
     "threshold",
+    "webhook",
 ]
 
 

@@ -15,6 +15,7 @@ from everloop.core.time import parse_instant
 from everloop.errors import NotFound
 
 __all__ = [
+    "OPEN",
     "WORKED",
     "chain",
     "event",
@@ -29,11 +30,14 @@ __all__ = [
     "run_of",
     "set_firing",
     "setbacks",
+    "work_times",
     "worked",
 ]
 
 # Outcomes of firings that took or will take a retraining, and so count for cooldown and budget.
-WORKED: tuple[FiringOutcome, ...] = ("queued", "running", "done", "failed")
+WORKED: tuple[FiringOutcome, ...] = ("queued", "running", "waiting", "done", "failed")
+# Those of them that are not done yet.
+OPEN: tuple[FiringOutcome, ...] = ("queued", "running", "waiting")
 # A chain of causes that is longer than this is cut: no loop of ours has so many links.
 _LONGEST_CHAIN = 1000
 
@@ -118,12 +122,19 @@ def set_firing(
 
 
 def worked(tx: Transaction, name: str, since: datetime) -> int:
-    """How many firings after `since` took a retraining."""
+    """How many firings that are due after `since` took work up."""
     table = tables.firings
     query = select(func.count()).where(
-        table.c.loop == name, table.c.outcome.in_(WORKED), table.c.created_at > since
+        table.c.loop == name, table.c.outcome.in_(WORKED), table.c.due_at > since
     )
     return int(tx.scalar(query) or 0)
+
+
+def work_times(tx: Transaction, name: str, most: int) -> list[datetime]:
+    """When the newest firings that took work up are due, newest first."""
+    table = tables.firings
+    query = select(table.c.due_at).where(table.c.loop == name, table.c.outcome.in_(WORKED))
+    return [row.due_at for row in tx.all(query.order_by(table.c.due_at.desc()).limit(most))]
 
 
 def setbacks(tx: Transaction, name: str) -> int:

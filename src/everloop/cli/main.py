@@ -28,6 +28,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "rerun": ("everloop.cli.rerun", "rerun", "Repeat a run exactly; name what differs."),
     "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
     "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),
+    "automation": ("everloop.cli.automation", "automation", "What happens by itself; firings."),
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
@@ -48,6 +49,7 @@ _HIDDEN: dict[str, tuple[str, str]] = {
     "_rerun": ("everloop.cli.rerun", "repeat_process"),
     "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
+    "_work": ("everloop.cli.server", "work_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),
 }
 
