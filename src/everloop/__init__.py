@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
+    from everloop.pipelines.approvals import approve
     from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
     from everloop.workspace import Workspace
@@ -80,6 +81,7 @@ _NAMES = {
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
+    "everloop.pipelines.approvals": ("approve",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
     "everloop.registry.api": ("champion", "register"),
     "everloop.workspace": ("Workspace",),
@@ -103,6 +105,7 @@ __all__ = [
     "agg",
     "alert",
     "alias_moved",
+    "approve",
     "beats_champion",
     "canary",
     "champion",

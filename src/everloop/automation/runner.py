@@ -35,18 +35,20 @@ from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Automation, Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
-from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound
+from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, RunWaiting
 from everloop.evaluation.gates import judge
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
 if TYPE_CHECKING:
+    from everloop.automation.messenger import Messenger
     from everloop.automation.service import AutomationService
     from everloop.catalog.engine import Catalog
     from everloop.deployment.predictions import PredictionService
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
     from everloop.monitoring.service import MonitoringService
+    from everloop.pipelines.approvals import ApprovalService
     from everloop.registry.service import RegistryService
     from everloop.tracking.service import TrackingService
 
@@ -78,6 +80,10 @@ class Workplace(Protocol):
     def predictions(self) -> PredictionService: ...
     @property
     def tracking(self) -> TrackingService: ...
+    @property
+    def messenger(self) -> Messenger: ...
+    @property
+    def approvals(self) -> ApprovalService: ...
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -176,6 +182,7 @@ class LoopRunner:
     def recover(self) -> list[Firing]:
         """Take up what a runner that died left behind; only one runner may be at work then."""
         self._ws.tracking.reap()
+        self._ws.approvals.expire()
         return self._ws.automation.recover()
 
     def run_forever(
@@ -242,6 +249,9 @@ class LoopRunner:
                 else:
                     version, run_id = made, made.run_id
                 reason = self._judge(spec, version, run_id)
+            except RunWaiting as waits:
+                outcome, reason = "waiting", waits.message
+                run_id = str(waits.details["run"])
             except EverloopError as error:
                 outcome, reason = "failed", told(error)
             except Exception as error:  # noqa: BLE001 - the model is not ours, and it was called

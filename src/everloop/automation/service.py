@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.automation.deciding import Decider, Due, insert_firing, past_of
 from everloop.automation.triggers import automation_faults, trigger_faults
+from everloop.automation.waiting import has_answers, settle_answers
 from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
@@ -58,6 +59,7 @@ class AutomationService(Service):
         self._catalog = catalog
         self._authorizer = authorizer
         self._decider = Decider()
+        self._answered = -1
 
     @action("loop:write")
     def declare(self, spec: LoopSpec) -> LoopSpec:
@@ -237,6 +239,12 @@ class AutomationService(Service):
         """
         with self._catalog.read() as tx:
             plan = self._decider.plan(tx)
+            newest = int(tx.scalar(select(func.max(tables.events.c.seq))) or 0)
+            answered = newest != self._answered and has_answers(tx)
+            self._answered = newest
+        if answered:
+            with self._catalog.write() as tx:
+                settle_answers(tx)
         if plan is None:
             return []
         with self._catalog.write() as tx:
@@ -333,11 +341,18 @@ class AutomationService(Service):
 
     @action("loop:run", on="firing")
     def give_back(
-        self, firing: str, fence: int, reason: str, *, after_s: float = 0, counts: bool = True
+        self,
+        firing: str,
+        fence: int,
+        reason: str,
+        *,
+        after_s: float = 0,
+        counts: bool = True,
+        tries: int = _TRIES,
     ) -> Firing:
         """Put a running firing back into the queue, as its work was cut off.
 
-        Its run, if it has one, goes on where it was. After three tries it is ``failed``.
+        Its run, if it has one, goes on where it was. After so many `tries` it is ``failed``.
 
         Args:
             firing: Its id.
@@ -345,6 +360,7 @@ class AutomationService(Service):
             reason: What cut it off.
             after_s: How long to wait before the next try.
             counts: Whether it counts as a try.
+            tries: How many there are.
 
         Raises:
             StateError: If it is not running, or somebody else took it over.
@@ -354,7 +370,7 @@ class AutomationService(Service):
             if was.outcome != "running":
                 raise StateError(f"a firing that is {was.outcome} cannot be given back")
             _check_fence(was, fence)
-            return _requeue(tx, was, reason, after_s=after_s, counts=counts)
+            return _requeue(tx, was, reason, after_s=after_s, counts=counts, tries=tries)
 
     @action("loop:run")
     def recover(self) -> list[Firing]:
@@ -434,11 +450,17 @@ def _is_left(tx: Transaction, firing: Firing) -> bool:
 
 
 def _requeue(
-    tx: Transaction, firing: Firing, reason: str, *, after_s: float = 0, counts: bool = True
+    tx: Transaction,
+    firing: Firing,
+    reason: str,
+    *,
+    after_s: float = 0,
+    counts: bool = True,
+    tries: int = _TRIES,
 ) -> Firing:
     run_id, state = statements.run_of(tx, firing.id)
     resumed = run_id if state in ("running", "lost", "killed", "finished", "waiting") else ""
-    if counts and firing.attempts >= _TRIES:
+    if counts and firing.attempts >= tries:
         told = f"given up after {firing.attempts} tries: {reason}"
         body = {"loop": firing.loop, "outcome": "failed", "reason": told, "run": run_id}
         tx.append("trigger.Finished", f"firing:{firing.id}", body)

@@ -10,16 +10,19 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from everloop.automation.messenger import Later, Messenger
 from everloop.automation.project import ProjectFiles
 from everloop.automation.triggers import collecting
 from everloop.core.context import acting, using
 from everloop.core.policy import Automation, Firing, FiringOutcome, RunPipeline
 from everloop.core.time import monotonic_ns, parse_instant
-from everloop.errors import EverloopError, InvalidInput, UserCodeError
+from everloop.core.webhook import retry_after_s
+from everloop.errors import EverloopError, InvalidInput, RunWaiting, UserCodeError
 from everloop.pipelines.load import load_pipeline
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
+    from everloop.pipelines.approvals import ApprovalService
     from everloop.tracking.service import TrackingService
 
 __all__ = ["SCHEDULED_TAG", "ActionWork", "arguments_for", "told"]
@@ -36,7 +39,11 @@ class Surroundings(Protocol):
     @property
     def automation(self) -> AutomationService: ...
     @property
+    def messenger(self) -> Messenger: ...
+    @property
     def tracking(self) -> TrackingService: ...
+    @property
+    def approvals(self) -> ApprovalService: ...
 
 
 class ActionWork:
@@ -62,10 +69,20 @@ class ActionWork:
         """
         began, run_id = monotonic_ns(), ""
         outcome: FiringOutcome = "done"
-        with acting(actor=f"automation:{firing.loop}", cause=cause):
+        actor = f"automation:{firing.loop}" if firing.action != "resume" else None
+        with acting(actor=actor, cause=cause):
             try:
-                spec = self._ws.automation.automation(firing.loop)
-                run_id, reason = self._act(spec, firing)
+                if firing.action == "resume":
+                    run_id, reason = self._resume(firing.run_id)
+                else:
+                    spec = self._ws.automation.automation(firing.loop)
+                    run_id, reason = self._act(spec, firing)
+            except RunWaiting as waits:
+                # One that only went on has its own firing for each answer.
+                outcome = "done" if firing.action == "resume" else "waiting"
+                reason, run_id = waits.message, str(waits.details["run"])
+            except Later as later:
+                return self._again(firing, later)
             except EverloopError as error:
                 outcome, reason = "failed", told(error)
                 run_id = getattr(error, "run_id", "")
@@ -81,8 +98,17 @@ class ActionWork:
         """Do it; the run and the sentence that says what came of it."""
         if isinstance(spec.action, RunPipeline):
             return self._run(spec, spec.action, firing)
-        _log.warning("%s: %s", spec.name, spec.action.text or firing.key)
-        return "", f"told {spec.action.to}"
+        events = self._ws.automation.reasons(firing.id)
+        return "", f"told {self._ws.messenger.tell(spec.action, firing, events)}"
+
+    def _again(self, firing: Firing, later: Later) -> Firing:
+        """Try a message again after a while, longer each time."""
+        wait = retry_after_s(firing.attempts, later.after_s)
+        service = self._ws.automation
+        if wait is None:
+            told = f"given up after {firing.attempts} tries: {later}"
+            return service.finish(firing.id, "failed", told, fence=firing.fence)
+        return service.give_back(firing.id, firing.fence, str(later), after_s=wait, tries=99)
 
     def _run(self, spec: Automation, action: RunPipeline, firing: Firing) -> tuple[str, str]:
         with using(self._ws), collecting():
@@ -108,6 +134,23 @@ class ActionWork:
                     at = firing.scheduled_for.isoformat()
                     self._ws.tracking.set_tag(pipeline.run_id, SCHEDULED_TAG, at)
         return pipeline.run_id, f"run {pipeline.run_id} finished"
+
+    def _resume(self, run_id: str) -> tuple[str, str]:
+        """Have a run go on that somebody approved."""
+        if self._ws.tracking.run(run_id).state != "waiting":
+            return run_id, f"run {run_id} went on elsewhere"
+        targets = [asked.target for asked in self._ws.approvals.approvals(run_id) if asked.target]
+        if not targets:
+            raise InvalidInput(
+                f"nobody knows the file of run {run_id}",
+                hint=f"go on where it was started: run(resume={run_id!r})",
+            )
+        with using(self._ws), collecting():
+            self._files.drop_edited()
+            pipeline = load_pipeline(targets[-1])
+            self._files.note()
+            pipeline.run(resume=run_id)
+        return run_id, f"run {run_id} finished"
 
     def _event(self, firing: Firing) -> dict[str, Any]:
         """What happened, as a pipeline gets it; empty for a schedule."""

@@ -15,7 +15,7 @@ from everloop.core.run import Run
 from everloop.core.time import parse_instant
 from everloop.errors import InvalidInput
 
-__all__ = ["run"]
+__all__ = ["read_arguments", "run"]
 
 
 class _RunGroup(click.Group):
@@ -59,7 +59,7 @@ def start(
 
     with open_workspace(location, must_exist=False) as workspace, using(workspace):
         pipeline = load_pipeline(target)
-        given = _arguments(pipeline.function, arguments)
+        given = read_arguments(pipeline.function, arguments)
         result = pipeline.run(resume=resume, force=force, workers=workers, **given)
         found = workspace.tracking.run(pipeline.run_id)
         steps = workspace.pipelines.steps(pipeline.run_id)
@@ -179,7 +179,8 @@ def _seconds(found: Run) -> float | None:
     return (found.ended_at - found.started_at).total_seconds() if found.ended_at else None
 
 
-def _arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+def read_arguments(function: Any, given: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of a pipeline, read from ``name=value`` by its types; all faults are listed."""
     hints = typing.get_type_hints(function)
     known = inspect.signature(function).parameters
     faults, arguments = [], {}

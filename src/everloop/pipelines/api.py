@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -26,6 +26,7 @@ from everloop.core.reads import READS_TAG, noting, to_text
 from everloop.core.run import Run
 from everloop.core.time import duration_micros
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
+from everloop.pipelines.approvals import Waits, waiting_error
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -42,6 +43,9 @@ from everloop.pipelines.snapshot import data_of, files_of
 from everloop.pipelines.values import Unreadable, load
 from everloop.tracking.current import logging_to
 from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
+
+if TYPE_CHECKING:
+    from everloop.pipelines.backfill import Backfill
 
 __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
 
@@ -255,6 +259,7 @@ class Pipeline(Generic[P, R]):
             UserCodeError: If the user's code raised; the run failed and can be resumed.
             Conflict: If the run to resume is alive.
             StateError: If the run to resume finished, or another process took this one over.
+            RunWaiting: If it waits for an approval, see :func:`everloop.approve`.
         """
         if executing.get() is not None or isinstance(logging_to.get(), Execution):
             raise StateError(
@@ -289,6 +294,23 @@ class Pipeline(Generic[P, R]):
                 with contextlib.suppress(EverloopError):
                     workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
 
+    def backfill(
+        self, *, concurrency: int = 1, fixed: dict[str, Any] | None = None, **values: Iterable[Any]
+    ) -> Backfill:
+        """Run the pipeline for each of many values; what is stored is not computed again.
+
+        Args:
+            concurrency: Runs at the same time, in threads.
+            fixed: The other arguments, the same for all.
+            **values: By argument: its values. Of several, each combination is run.
+
+        Raises:
+            InvalidInput: If there is nothing to run, or the arguments do not fit; nothing ran.
+        """
+        from everloop.pipelines.backfill import backfill
+
+        return backfill(self, values, concurrency=concurrency, **(fixed or {}))
+
     def _start(self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str) -> Run:
         stored: dict[str, Any] = {}
         if not resume:
@@ -322,6 +344,9 @@ class Pipeline(Generic[P, R]):
         try:
             result = self.function(*args, **kwargs)
             execution.join()
+        except Waits as waits:
+            execution.finish("waiting")
+            raise waiting_error(execution.run.id, waits.approval) from None
         except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
             execution.finish("failed", error=str(told))
