@@ -98,3 +98,15 @@ def test_a_secret_of_the_specification_and_our_own_headers_are_taken(
     with serve(ws) as url:
         answer = httpx.post(f"{url}/api/v1/hooks/retrain", content=BODY, headers=headers)
     assert answer.status_code == 202
+
+
+def test_the_first_page_shows_what_waits_and_what_happens_by_itself(ws: Workspace) -> None:
+    run = ws.pipelines.start("p", owner="somebody")
+    ws.approvals.ask(run.id, run.fence, "promote?", "<b>promote?</b>", four_eyes=True)
+    with serve(ws) as url:
+        page = httpx.get(url).text
+        twin = httpx.get(f"{url}/overview.json").json()
+    assert f"everloop approve {run.id}" in page
+    assert "&lt;b&gt;promote?" in page
+    assert "on-push" in page
+    assert [asked["question"] for asked in twin["waiting"]] == ["<b>promote?</b>"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from sqlalchemy import func, select
@@ -38,6 +38,9 @@ _AT_ONCE = 100
 #: Events that nobody is about are read again after a restart, up to so many.
 _UNREAD = 5_000
 _MOST_EVENTS = 100
+_REST = timedelta(seconds=1)
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_NO_TIME: datetime | None = None
 
 _Spec = LoopSpec | Automation
 
@@ -82,6 +85,28 @@ class Decider:
         self._topics: dict[tuple[str, str], list[tuple[str, Trigger, int]]] = {}
         self._schedules: dict[tuple[str, str], _Schedule] = {}
         self._read_to = 0
+        self._rested, self._rested_at, self._next_at = -1, _NO_TIME, _NEVER
+
+    def is_settled(self, newest: int, now: datetime) -> bool:
+        """Whether a look at `now` can find nothing: no event since the last one, and no time came.
+
+        What else depends on the time (an alert that cools down, a first model that failed) is
+        looked at every second.
+        """
+        with self._lock:
+            at = self._rested_at
+            return (
+                newest == self._rested
+                and at is not None
+                and at <= now < min(at + _REST, self._next_at)
+            )
+
+    def rest(self, newest: int, now: datetime) -> None:
+        """Remember that a look found nothing."""
+        with self._lock:
+            times = (known.next_at for known in self._schedules.values())
+            self._next_at = min(times, default=_NEVER)
+            self._rested, self._rested_at = newest, now
 
     def plan(self, tx: Transaction) -> Plan | None:
         """What is due now; None if nothing is."""

@@ -158,6 +158,11 @@ class Dispatcher:
         """Whether no child works on anything."""
         return not self._busy
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a child is warm and waits."""
+        return self._warm is not None and self._warm.is_warm
+
     def close(self) -> None:
         """End the children; what they worked on goes back into the queue."""
         busy, self._busy = self._busy, []

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
@@ -33,6 +33,7 @@ from everloop.core.policy import (
     LoopSpec,
     Trigger,
 )
+from everloop.core.time import to_micros
 from everloop.errors import Conflict, Fault, InvalidInput, NotFound, StateError
 from everloop.evaluation.gates import gate_faults
 from everloop.monitoring import ledger
@@ -43,6 +44,7 @@ __all__ = ["AutomationService"]
 
 _LEADER = "supervisor"
 _TRIES = 3
+_ANY_QUEUED = "SELECT 1 FROM firings WHERE outcome = 'queued' AND due_at <="
 #: Paths that an event names; the others are only counted.
 _MOST_PATHS = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -237,20 +239,30 @@ class AutomationService(Service):
         Returns:
             The new firings, also the ones held back.
         """
+        newest, now = self._newest_event(), self._catalog.clock.now()
+        if self._decider.is_settled(newest, now):
+            return []
         with self._catalog.read() as tx:
             plan = self._decider.plan(tx)
-            newest = int(tx.scalar(select(func.max(tables.events.c.seq))) or 0)
             answered = newest != self._answered and has_answers(tx)
             self._answered = newest
         if answered:
             with self._catalog.write() as tx:
                 settle_answers(tx)
         if plan is None:
+            if not answered:
+                self._decider.rest(newest, now)
             return []
         with self._catalog.write() as tx:
             made = self._decider.fire(tx, plan)
         self._decider.settle(made, plan)
         return made
+
+    def _newest_event(self) -> int:
+        """The end of the event log: the one thing that is asked all the time."""
+        with self._catalog.driver(write=False) as (cursor, _):
+            cursor.execute("SELECT max(seq) FROM events")
+            return int(cursor.fetchone()[0] or 0)
 
     @action("loop:run", on="name")
     def fire(self, name: str, reason: str = "") -> Firing:
@@ -287,9 +299,11 @@ class AutomationService(Service):
             lease_s: Seconds until it counts as left behind without :meth:`renew`; 0 means that only
                 the leader knows whether somebody works on it.
         """
-        queued = select(tables.firings.c.id).where(tables.firings.c.outcome == "queued")
-        with self._catalog.read() as tx:
-            if tx.first(queued.where(tables.firings.c.due_at <= tx.now).limit(1)) is None:
+        now = to_micros(self._catalog.clock.now())
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            mark = "?" if dialect == "sqlite" else "%s"
+            cursor.execute(f"{_ANY_QUEUED} {mark} LIMIT 1", (now,))
+            if cursor.fetchone() is None:
                 return None
         with self._catalog.write(ordered=False) as tx:
             until = lease_end(tx, lease_s) if lease_s else None
@@ -327,11 +341,14 @@ class AutomationService(Service):
             StateError: If it is not running: another supervisor took it over and closed it.
         """
         with self._catalog.write() as tx:
-            was = statements.firing(tx, firing)
-            if was.outcome != "running" or outcome not in ("done", "failed", "waiting"):
+            now = None
+            if outcome in ("done", "failed", "waiting"):
+                now = statements.close_firing(tx, firing, fence, outcome, reason, run_id)
+            if now is None:
+                was = statements.firing(tx, firing)
+                if was.outcome == "running":
+                    _check_fence(was, fence)
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
-            _check_fence(was, fence)
-            now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
             body: dict[str, Any] = {"loop": now.loop, "outcome": outcome, "reason": reason}
             body |= {"run": run_id}
             body |= {} if seconds is None else {"seconds": seconds}

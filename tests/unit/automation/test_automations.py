@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import everloop as ev
 from everloop.access.policy import EmbeddedAuthorizer
@@ -196,6 +199,52 @@ def test_the_time_that_is_free_keeps_cooldown_and_budget() -> None:
     two = [at, at + timedelta(hours=1)]
     assert free_at(rules, two, at + timedelta(hours=1)) == at + timedelta(days=1)
     assert free_at(rules, two, at + timedelta(days=9)) == at + timedelta(days=9)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.floats(0, 365), max_size=200),
+    st.sampled_from(["", "1h", "6h", "3d"]),
+    st.sampled_from(["", "1 per day", "4 per month", "3 per week"]),
+)
+def test_a_year_of_noisy_events_never_breaks_the_limits_and_loses_none(
+    days: list[float], cooldown: str, budget: str
+) -> None:
+    rules = ev.on(ev.run_failed(), cooldown=cooldown, budget=budget).run("a.py:b")
+    start = parse_instant("2013-01-01")
+    acts: list[datetime] = []
+    answered = 0
+    for event in (start + timedelta(days=day) for day in sorted(days)):
+        if acts and acts[-1] > event:
+            answered += 1  # it is one with the one that waits
+            continue
+        acts.append(free_at(rules, acts, event))
+        answered += 1
+    assert answered == len(days)
+    gaps = [(b - a).total_seconds() for a, b in pairwise(acts)]
+    assert all(gap >= rules.cooldown_s for gap in gaps)
+    if rules.budget:
+        spans = zip(acts, acts[rules.budget :], strict=False)
+        assert all((b - a).total_seconds() >= rules.budget_s for a, b in spans)
+
+
+def test_a_decider_that_dies_before_its_commit_loses_nothing(
+    automation: AutomationService, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    automation.automate(report(ev.new_data("flights")))
+    commit(catalog)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("everloop.monitoring.ledger.put_cursors", dies)
+        with pytest.raises(KeyboardInterrupt):
+            automation.decide()
+    assert automation.firings() == []
+    again = AutomationService(catalog, EmbeddedAuthorizer())
+    assert len(again.decide()) == 1
+    assert automation.decide() == []  # the other one read it, and this one sees that
 
 
 def test_what_it_did_itself_does_not_fire_it_again_unless_allowed(

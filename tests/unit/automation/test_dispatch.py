@@ -138,6 +138,17 @@ def test_what_a_supervisor_was_at_when_it_was_stopped_goes_on_under_the_next(
     assert (tmp_path / "long.first").read_text() == "x"
 
 
+def test_two_supervisors_at_once_do_everything_once(ws: Workspace, tmp_path: Path) -> None:
+    names = [f"job{number}" for number in range(4)]
+    with dispatching(ws, size=1), dispatching(ws, size=1):
+        for name in names:
+            fire(ws, name)
+        until(lambda: all(closed(ws, name) for name in names))
+    assert {f.outcome for f in ws.automation.firings()} == {"done"}
+    assert len(ws.tracking.runs().runs) == len(names)
+    assert all((tmp_path / f"{name}.first").read_text() == "x" for name in names)
+
+
 def test_a_file_that_is_gone_or_broken_fails_its_firing_alone(
     ws: Workspace, tmp_path: Path
 ) -> None:
