@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-__all__ = ["Received", "Receiver", "receiving"]
+__all__ = ["MailBox", "Received", "Receiver", "receiving", "receiving_mail"]
 
 
 class Received(NamedTuple):
@@ -79,6 +81,72 @@ def receiving() -> Iterator[Receiver]:
         thread.start()
         try:
             yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class MailBox:
+    """What a server of mail took: the conversation of each connection, and the messages."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.said: list[str] = []
+        self.mails: list[str] = []
+        self.encrypted: list[bool] = []
+        #: Answers to give in place of the usual ones, by command.
+        self.answers: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def receiving_mail(tls: ssl.SSLContext | None = None) -> Iterator[MailBox]:
+    """A server of mail (RFC 5321, with STARTTLS if `tls` is given) within the block."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            encrypted = False
+            self._say("220 here")
+            while line := self.rfile.readline().decode().strip():
+                box.said.append(line)
+                verb = line.split()[0].upper()
+                if verb in box.answers:
+                    self._say(box.answers[verb])
+                elif verb == "EHLO":
+                    more = "250-STARTTLS\r\n" if tls is not None and not encrypted else ""
+                    self._say(f"250-here\r\n{more}250 AUTH PLAIN")
+                elif verb == "STARTTLS" and tls is not None:
+                    self._say("220 go on")
+                    self.connection = tls.wrap_socket(self.connection, server_side=True)
+                    self.rfile = self.connection.makefile("rb")
+                    encrypted = True
+                elif verb == "DATA":
+                    self._say("354 go on")
+                    lines = []
+                    while (text := self.rfile.readline().decode()) != ".\r\n":
+                        lines.append(text)
+                    box.mails.append("".join(lines))
+                    box.encrypted.append(encrypted)
+                    self._say("250 taken")
+                elif verb == "QUIT":
+                    self._say("221 bye")
+                    return
+                else:
+                    self._say("235 welcome" if verb == "AUTH" else "250 fine")
+
+        def _say(self, text: str) -> None:
+            self.connection.sendall(f"{text}\r\n".encode())
+
+        def finish(self) -> None:
+            with contextlib.suppress(OSError):
+                super().finish()
+                self.connection.close()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        box = MailBox(server.server_address[1])
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield box
         finally:
             server.shutdown()
             thread.join()

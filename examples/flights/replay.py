@@ -26,8 +26,8 @@ import world
 from mark import Counts, Mark, mark_of, peak_memory_mb
 
 import everloop as ev
-from everloop.automation.declare import collecting
 from everloop.automation.runner import LoopRunner
+from everloop.automation.triggers import collecting
 from everloop.errors import NotFound, StateError
 from everloop.pipelines.load import load_module
 

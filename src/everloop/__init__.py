@@ -14,16 +14,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from everloop.automation.declare import (
-        alert,
         canary,
         charter,
         drift,
         loop,
-        new_data,
         performance,
         prediction_drift,
         quality,
-        schedule,
         sla,
         slo,
     )
@@ -41,6 +38,19 @@ if TYPE_CHECKING:
         not_worse,
         threshold,
     )
+    from everloop.automation.triggers import (
+        alert,
+        alias_moved,
+        files,
+        gate_failed,
+        new_data,
+        on,
+        registered,
+        rolled_back,
+        run_failed,
+        schedule,
+        webhook,
+    )
     from everloop.core.artifact import ModelArtifact
     from everloop.core.schema import Check, Field, Schema
     from everloop.core.secret import Secret
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
     from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
+    from everloop.pipelines.approvals import approve
     from everloop.pipelines.space import choice, integers, loguniform, uniform
     from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
@@ -64,13 +75,17 @@ if TYPE_CHECKING:
 #: Public names by the module that they are loaded from.
 _NAMES = {
     "everloop.automation.declare": (
-        "alert", "canary", "charter", "drift", "loop", "new_data", "performance",
-        "prediction_drift", "quality", "schedule", "sla", "slo",
+        "canary", "charter", "drift", "loop", "performance", "prediction_drift", "quality", "sla",
+        "slo",
     ),
     "everloop.automation.gates": (
         "answers", "beats_champion", "calibrated", "directional", "fair", "invariant",
         "max_latency_ms", "max_size_mb", "no_group_worse", "no_weak_slice", "not_worse",
         "threshold",
+    ),
+    "everloop.automation.triggers": (
+        "alert", "alias_moved", "files", "gate_failed", "new_data", "on", "registered",
+        "rolled_back", "run_failed", "schedule", "webhook",
     ),
     "everloop.core.artifact": ("ModelArtifact",),
     "everloop.core.schema": ("Check", "Field", "Schema"),
@@ -85,6 +100,7 @@ _NAMES = {
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
+    "everloop.pipelines.approvals": ("approve",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
     "everloop.pipelines.space": ("choice", "integers", "loguniform", "uniform"),
     "everloop.registry.api": ("champion", "register"),
@@ -109,7 +125,9 @@ __all__ = [
     "__version__",
     "agg",
     "alert",
+    "alias_moved",
     "answers",
+    "approve",
     "beats_champion",
     "calibrated",
     "canary",
@@ -123,6 +141,8 @@ __all__ = [
     "fair",
     "feature_set",
     "feature_view",
+    "files",
+    "gate_failed",
     "integers",
     "invariant",
     "lineage",
@@ -137,6 +157,7 @@ __all__ = [
     "no_group_worse",
     "no_weak_slice",
     "not_worse",
+    "on",
     "open",
     "performance",
     "pipeline",
@@ -144,7 +165,10 @@ __all__ = [
     "quality",
     "read",
     "register",
+    "registered",
+    "rolled_back",
     "run",
+    "run_failed",
     "runs",
     "schedule",
     "sla",
@@ -154,6 +178,7 @@ __all__ = [
     "stop_if",
     "threshold",
     "uniform",
+    "webhook",
 ]
 
 

@@ -9,6 +9,7 @@ The tree::
       Conflict                       somebody else was first; names the winner
       StateError                     not allowed in the present state; tells what led there
       RunStopped                     a rule of the user's own ended a hopeless run
+      RunWaiting                     a run waits for a person's approval; names the run
       NotAllowed     (PermissionError)
         NotAuthenticated             nobody knows who asks: no credentials, or wrong ones
       Throttled                      too many tries; says when the next one is taken
@@ -39,6 +40,7 @@ __all__ = [
     "NotAuthenticated",
     "NotFound",
     "RunStopped",
+    "RunWaiting",
     "StateError",
     "Throttled",
     "TooLarge",
@@ -160,6 +162,13 @@ class RunStopped(EverloopError):
     """A rule that the user gave ended a run that has no hope; the message says which and why."""
 
     code = "run_stopped"
+    status = 409
+
+
+class RunWaiting(EverloopError):
+    """A run waits for an approval and goes on when it is given; ``details['run']`` is its id."""
+
+    code = "run_waiting"
     status = 409
 
 

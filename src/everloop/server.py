@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from everloop.api import errors, mlflow, native, openlineage, otlp, stream
+from everloop.api import errors, hooks, mlflow, native, openlineage, otlp, stream
 from everloop.api.auth import SERVING, Authentication
 from everloop.api.guard import Guard
 from everloop.api.mlflow_hot import HotCalls
@@ -167,6 +167,7 @@ def make_app(
             Route("/health", health),
             Route("/metrics", prometheus),
             *openlineage.routes(workspace),
+            *hooks.routes(workspace),
             *native.routes(workspace),
             *stream.routes(workspace),
             *mlflow.routes(workspace),

@@ -11,6 +11,9 @@ webhooks may have although their addresses are private or their scheme is http, 
 ``EVERLOOP_UNDO`` is how long a delete can be undone, and ``EVERLOOP_SIGNING_KEY`` signs model
 versions. The variables of MLflow's own clients say who asks when runs are imported from a server
 of MLflow's.
+``EVERLOOP_SMTP`` is the server that mail goes through, ``smtp://user:password@host:587``, and
+``EVERLOOP_MAIL_FROM`` who it is from. Secrets of automations are where their references say:
+``env:VARIABLE`` or ``file:/path``.
 ``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
 ``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
 ``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means.
@@ -32,6 +35,7 @@ __all__ = [
     "load",
     "login_of",
     "mlflow_login",
+    "secret",
     "server_login",
 ]
 
@@ -52,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True):
     signing_key: str = ""
     webhook_hosts: tuple[str, ...] = ()
     secret_key: str = ""
+    smtp: str = ""
+    mail_from: str = "everloop@localhost"
     openlineage: str = ""
     openlineage_key: str = ""
     openlineage_namespace: str = "everloop"
@@ -87,6 +93,8 @@ def load() -> Settings:
         signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
         webhook_hosts=_names("EVERLOOP_WEBHOOK_HOSTS"),
         secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
+        smtp=os.environ.get("EVERLOOP_SMTP", ""),
+        mail_from=os.environ.get("EVERLOOP_MAIL_FROM") or "everloop@localhost",
         openlineage=os.environ.get("EVERLOOP_OPENLINEAGE", ""),
         openlineage_key=os.environ.get("EVERLOOP_OPENLINEAGE_KEY", ""),
         openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
@@ -98,6 +106,29 @@ def load() -> Settings:
 def _names(variable: str) -> tuple[str, ...]:
     given = os.environ.get(variable, "")
     return tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def secret(reference: str) -> str:
+    """What ``env:VARIABLE`` or ``file:/path`` stands for, without blanks around it.
+
+    Raises:
+        InvalidInput: If it is neither, or there is nothing; says where, never what.
+    """
+    from everloop.errors import InvalidInput
+
+    kind, _, place = reference.partition(":")
+    found = ""
+    if kind == "env":
+        found = os.environ.get(place, "")
+    elif kind == "file":
+        try:
+            with open(place, encoding="utf-8") as file:
+                found = file.read(65_536)
+        except (OSError, UnicodeError) as error:
+            raise InvalidInput(f"the secret in {place} cannot be read: {error}") from None
+    if not found.strip():
+        raise InvalidInput(f"there is no secret at {kind}:{place}", hint="set it where this runs")
+    return found.strip()
 
 
 def server_login(url: str, token: str | None = None) -> tuple[str, str]:

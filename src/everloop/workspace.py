@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from everloop.access.remote import Transport
     from everloop.access.users import AccessService
     from everloop.automation.courier import Courier
+    from everloop.automation.hooks import HookService
+    from everloop.automation.messenger import Messenger
     from everloop.automation.runner import LoopRunner
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from everloop.governance.service import GovernanceService
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
+    from everloop.pipelines.approvals import ApprovalService
     from everloop.pipelines.service import PipelineService
     from everloop.ports.executor import Executor
     from everloop.ports.notifier import Notifier
@@ -68,6 +71,7 @@ AREAS = (
     "tracking",
     "traces",
     "pipelines",
+    "approvals",
     "features",
     "registry",
     "evaluation",
@@ -76,6 +80,7 @@ AREAS = (
     "monitoring",
     "automation",
     "webhooks",
+    "hooks",
     "governance",
 )
 
@@ -258,6 +263,15 @@ class Workspace:
         return self._service(PipelineService)
 
     @cached_property
+    def approvals(self) -> ApprovalService:
+        """Questions of runs that people answer."""
+        from everloop.pipelines.approvals import ApprovalService
+
+        if self._transport is not None:
+            return self._remote(ApprovalService)
+        return ApprovalService(self._catalog, self._authorizer)
+
+    @cached_property
     def features(self) -> FeatureService:
         """Feature definitions."""
         from everloop.features.service import FeatureService
@@ -322,6 +336,15 @@ class Workspace:
         return WebhookService(self._catalog, self._authorizer, self._notifier, self._secrets)
 
     @cached_property
+    def hooks(self) -> HookService:
+        """Webhooks of others."""
+        from everloop.automation.hooks import HookService
+
+        if self._transport is not None:
+            return self._remote(HookService)
+        return HookService(self._catalog, self._authorizer, settings.secret)
+
+    @cached_property
     def _notifier(self) -> Notifier:
         from everloop.backends.notify.webhook import WebhookNotifier
 
@@ -332,6 +355,16 @@ class Workspace:
         from everloop.backends.secrets.fernet import FernetBox
 
         return FernetBox(self.folder / "secret.key", settings.load().secret_key)
+
+    @cached_property
+    def messenger(self) -> Messenger:
+        """What tells people of things, from this process."""
+        from everloop.automation.messenger import Messenger
+        from everloop.backends.notify.mail import MailNotifier
+
+        found = settings.load()
+        mail = MailNotifier(found.smtp, found.mail_from)
+        return Messenger(self._notifier, mail, settings.secret)
 
     def courier(self) -> Courier:
         """What delivers to the webhooks, in this process."""

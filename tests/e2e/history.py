@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from everloop.automation import declare
+import everloop as ev
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import acting, using
 from everloop.core.gate import Gate, GateResult, Verdict
@@ -54,28 +54,28 @@ def make_history(workspace: Workspace, clock: ManualClock) -> None:
 
 
 def _declare() -> None:
-    declare.loop(
+    ev.loop(
         NAME,
         owner="ops@example.org",
         pipeline="loop.py:retrain",
-        charter=declare.charter(
+        charter=ev.charter(
             problem="Will a flight arrive more than 15 minutes late?",
             value="Gates and crews are planned an hour earlier",
             owner="ops@example.org",
             success="Brier score below the frozen model's, every month",
             sla=[
-                declare.sla("prediction", "50ms"),
-                declare.sla("retraining", "2h"),
-                declare.sla("renewal", "60d"),
+                ev.sla("prediction", "50ms"),
+                ev.sla("retraining", "2h"),
+                ev.sla("renewal", "60d"),
             ],
         ),
         gate=[GATE],
-        rollout=declare.canary(25, 100, every="1d"),
+        rollout=ev.canary(25, 100, every="1d"),
         watch=[
-            declare.performance("auc", fire="3 of 5 days", min_rows=100),
-            declare.performance("brier", fire="3 of 5 days", min_rows=100, name="calibration"),
+            ev.performance("auc", fire="3 of 5 days", min_rows=100),
+            ev.performance("brier", fire="3 of 5 days", min_rows=100, name="calibration"),
         ],
-        retrain_on=[declare.alert("performance")],
+        retrain_on=[ev.alert("performance")],
         cooldown="7d",
         budget="4 per month",
     )

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from everloop.automation.declare import collecting
+from everloop.automation.triggers import collecting
 from everloop.evaluation.metrics import auc
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"

@@ -22,7 +22,7 @@ from everloop.core.machines import (
 )
 from everloop.errors import StateError
 
-EVENTS = ["start", "finish", "fail", "kill", "lose", "resume"]
+EVENTS = ["start", "finish", "fail", "kill", "lose", "resume", "wait"]
 PLAN = RolloutPlan(steps=(5, 25, 100), every_s=100, shadow_s=50, min_requests=10, error_rate=0.1)
 
 
@@ -39,6 +39,10 @@ def shadow(plan: RolloutPlan = PLAN) -> RolloutState:
         ("lost", "resume", "running"),
         ("failed", "resume", "running"),
         ("killed", "resume", "running"),
+        ("running", "wait", "waiting"),
+        ("waiting", "resume", "running"),
+        ("waiting", "fail", "failed"),
+        ("waiting", "kill", "killed"),
     ],
 )
 def test_run_moves(state: str, event: str, then: str) -> None:

@@ -34,9 +34,9 @@ RIGHTS: dict[Role, frozenset[str]] = {
     "maintainer": frozenset({
         "artifact:delete", "charter:write", "deployment:create", "deployment:promote",
         "deployment:serve", "deployment:write", "event:follow", "experiment:delete",
-        "loop:decide", "loop:pause", "loop:run", "loop:write", "model:approve", "model:delete",
-        "model:promote", "model:protect", "monitor:update", "monitor:write", "prediction:write",
-        "trace:delete", "verdict:give", "webhook:write",
+        "hook:receive", "loop:decide", "loop:pause", "loop:run", "loop:write", "model:approve",
+        "model:delete", "model:promote", "model:protect", "monitor:update", "monitor:write",
+        "prediction:write", "run:approve", "trace:delete", "verdict:give", "webhook:write",
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({

@@ -37,6 +37,9 @@ OPEN = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
 # to send it: it holds 128 random bits, given to whoever was allowed to begin the upload.
 _PART = re.compile(r"/(ajax-)?api/[23]\.0/mlflow-artifacts/mpu/parts/[0-9a-f]{32}/[0-9]{1,5}")
 
+# Webhooks of others are known by their signature.
+_HOOK = re.compile(r"/api/v1/hooks/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
 #: The paths of inference, which need the right to ask for predictions.
 SERVING = ("/v2", "/invocations", "/ping")
 _MLFLOW = (
@@ -65,6 +68,8 @@ def is_open(scope: Scope) -> bool:
     path = scope["path"]
     if path in OPEN:
         # Only when written plainly: a door may read an encoded path otherwise than we do.
+        return bool(scope.get("raw_path") in (None, path.encode()))
+    if scope["method"] == "POST" and _HOOK.fullmatch(path) is not None:
         return bool(scope.get("raw_path") in (None, path.encode()))
     return scope["method"] == "PUT" and _PART.fullmatch(path) is not None
 

@@ -34,6 +34,7 @@ calls = Calls()
 _STATUS: dict[RunState, str] = {
     "queued": "SCHEDULED",
     "running": "RUNNING",
+    "waiting": "SCHEDULED",
     "finished": "FINISHED",
     "failed": "FAILED",
     "killed": "KILLED",

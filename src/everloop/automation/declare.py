@@ -6,21 +6,24 @@ Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"`
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from datetime import timedelta
+from typing import Any, Literal
 
 import msgspec
-from cronsim import CronSim, CronSimError
 
-from everloop.automation.gates import beats_champion, no_group_worse, threshold
+from everloop.automation.gates import beats_champion
 from everloop.automation.texts import budget_of, rule_of, share_of
-from everloop.core.context import current_workspace, has_workspace
+from everloop.automation.triggers import (
+    declare,
+    is_collecting,
+    named_triggers,
+    parsed,
+    pipeline_path,
+    trigger_faults,
+)
+from everloop.core.context import current_workspace
 from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
 from everloop.core.monitor import Monitor
@@ -31,31 +34,18 @@ from everloop.evaluation.gates import gate_faults
 
 __all__ = [
     "Objective",
-    "alert",
-    "beats_champion",
     "canary",
     "charter",
-    "collecting",
-    "declared",
     "drift",
     "loop",
-    "new_data",
-    "no_group_worse",
     "performance",
     "prediction_drift",
     "quality",
-    "schedule",
     "sla",
     "slo",
-    "threshold",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-T = TypeVar("T")
-
-_declared: dict[str, LoopSpec] = {}
-_only_collect: ContextVar[bool] = ContextVar("everloop_only_collect", default=False)
 
 
 class Objective(msgspec.Struct, frozen=True):
@@ -63,21 +53,6 @@ class Objective(msgspec.Struct, frozen=True):
 
     name: Literal["p99_ms", "error_rate"]
     below: float
-
-
-def declared() -> list[LoopSpec]:
-    """The loops that files imported by this process have declared, in order."""
-    return list(_declared.values())
-
-
-@contextmanager
-def collecting() -> Iterator[None]:
-    """Within the block :func:`loop` only remembers: importing a file changes no workspace."""
-    token = _only_collect.set(True)
-    try:
-        yield
-    finally:
-        _only_collect.reset(token)
 
 
 def loop(
@@ -107,7 +82,7 @@ def loop(
             latest 21 days. There is no loop without one.
         rollout: How traffic moves, see :func:`canary`.
         watch: Monitors, see :func:`performance`, :func:`drift`, :func:`quality`.
-        retrain_on: Triggers, see :func:`alert`, :func:`schedule`, :func:`data`.
+        retrain_on: Triggers, see ``everloop.automation.triggers``.
         cooldown: Shortest time between two retrainings; it doubles with each refusal in a row.
         cooldown_most: What it doubles up to; eight times the cooldown if not given.
         min_new: Labels since the champion's training data that make a retraining worth while, as
@@ -118,15 +93,15 @@ def loop(
         InvalidInput: If anything does not fit together; all faults are listed.
     """
     faults: list[Fault] = []
-    path = _collect(faults, "pipeline", lambda: _pipeline_path(pipeline), "")
-    cooldown_s = _collect(faults, "cooldown", lambda: duration_micros(cooldown) / 1e6, 0.0)
+    path = parsed(faults, "pipeline", lambda: pipeline_path(pipeline), "")
+    cooldown_s = parsed(faults, "cooldown", lambda: duration_micros(cooldown) / 1e6, 0.0)
     longest_s = 8 * cooldown_s
     if cooldown_most:
-        longest_s = _collect(
+        longest_s = parsed(
             faults, "cooldown_most", lambda: duration_micros(cooldown_most) / 1e6, longest_s
         )
-    share = _collect(faults, "min_new", lambda: share_of(min_new) if min_new else 0.0, 0.0)
-    most, per_s = _collect(faults, "budget", lambda: budget_of(budget), (0, 0.0))
+    share = parsed(faults, "min_new", lambda: share_of(min_new) if min_new else 0.0, 0.0)
+    most, per_s = parsed(faults, "budget", lambda: budget_of(budget), (0, 0.0))
     monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
     faults += _loop_faults(name, owner, monitors, retrain_on)
     gates = (beats_champion("brier"),) if gate is None else tuple(gate)
@@ -153,10 +128,10 @@ def loop(
         created_at=now,
         updated_at=now,
     )
-    _declared[name] = spec
-    if has_workspace() and not _only_collect.get():
-        return current_workspace().automation.declare(spec)  # type: ignore[no-any-return]
-    return spec
+    declare(spec)
+    if is_collecting():
+        return spec
+    return current_workspace().automation.declare(spec)  # type: ignore[no-any-return]
 
 
 def charter(
@@ -314,28 +289,6 @@ def quality(
     )  # fmt: skip
 
 
-def alert(monitor: str) -> Trigger:
-    """Retrain when the monitor of that name alerts."""
-    return Trigger(on="alert", value=monitor)
-
-
-def schedule(cron: str) -> Trigger:
-    """Retrain at the times of a cron expression (five fields, UTC). Of missed times the latest."""
-    try:
-        CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
-    except CronSimError as error:
-        raise InvalidInput(
-            f"{cron!r} is no cron expression: {error}",
-            hint='five fields: minute hour day month weekday, such as "0 3 1 * *"',
-        ) from error
-    return Trigger(on="schedule", value=cron)
-
-
-def new_data(dataset: str) -> Trigger:
-    """Retrain when a version of `dataset` is committed by anything but this loop."""
-    return Trigger(on="data", value=dataset)
-
-
 def _monitor(
     name: str,
     kind: Literal["performance", "quality", "feature_drift", "prediction_drift"],
@@ -351,17 +304,17 @@ def _monitor(
     bound: float | None = None,
 ) -> Monitor:
     faults: list[Fault] = []
-    k, m, unit_s = _collect(faults, "fire", lambda: rule_of(fire), (1, 1, 86_400))
-    quiet = _collect(faults, "clear", lambda: rule_of(clear)[:2] if clear else (0, m), (0, m))
+    k, m, unit_s = parsed(faults, "fire", lambda: rule_of(fire), (1, 1, 86_400))
+    quiet = parsed(faults, "clear", lambda: rule_of(clear)[:2] if clear else (0, m), (0, m))
     length = unit_s or 86_400
     if window is not None:
-        given = _collect(faults, "window", lambda: duration_micros(window) // 1_000_000, length)
+        given = parsed(faults, "window", lambda: duration_micros(window) // 1_000_000, length)
         if unit_s and given != unit_s:
             faults.append(Fault("window", f"{window} is not what {fire!r} says"))
         length = given
     delay_s = 0
     if delay is not None and delay not in ("0", "0d", "0s", timedelta(0)):
-        delay_s = _collect(faults, "label_delay", lambda: duration_micros(delay) // 1_000_000, 0)
+        delay_s = parsed(faults, "label_delay", lambda: duration_micros(delay) // 1_000_000, 0)
     if faults:
         raise InvalidInput(f"the monitor {name!r} is wrong", faults)
     return Monitor(
@@ -380,32 +333,5 @@ def _loop_faults(
     names = [monitor.name for monitor in monitors]
     for twice in sorted({n for n in names if names.count(n) > 1}):
         yield Fault("watch", f"two monitors are called {twice!r}; give one another name=")
-    for index, trigger in enumerate(triggers):
-        if trigger.on == "alert" and trigger.value not in names:
-            known = ", ".join(names) or "none"
-            yield Fault(f"retrain_on[{index}]", f"no monitor {trigger.value!r}; there are: {known}")
-
-
-def _collect(faults: list[Fault], path: str, parse: Callable[[], T], default: T) -> T:
-    try:
-        return parse()
-    except InvalidInput as error:
-        faults.append(Fault(path, error.summary))
-        return default
-
-
-def _pipeline_path(pipeline: Callable[..., Any] | str) -> str:
-    if isinstance(pipeline, str):
-        if not re.fullmatch(r".+\.py:[A-Za-z_]\w*", pipeline):
-            raise InvalidInput(f"{pipeline!r} is not path/to/file.py:function")
-        return pipeline
-    function = inspect.unwrap(getattr(pipeline, "function", pipeline))
-    code = getattr(function, "__code__", None)
-    if code is None or not Path(code.co_filename).is_file():
-        raise InvalidInput(f"{pipeline!r} must be a function in a file: the supervisor imports it")
-    if function.__qualname__ != function.__name__:
-        raise InvalidInput(f"{function.__qualname__} must stand at the top level of its file")
-    path = Path(code.co_filename).resolve()
-    # Relative to the project, so that the folder can be copied elsewhere and still runs.
-    here = Path.cwd().resolve()
-    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{function.__name__}"
+    yield from named_triggers(triggers, names)
+    yield from trigger_faults(triggers)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import linecache
+import os
 import sys
 from pathlib import Path
 
-__all__ = ["ProjectFiles"]
+__all__ = ["ProjectFiles", "matching_files"]
+
+#: Files of one pattern that are looked at; a folder with more needs a trigger of another kind.
+_MOST_FILES = 10_000
 
 _State = tuple[int, int]
 
@@ -53,3 +59,18 @@ class ProjectFiles:
             else:
                 found[name] = (status.st_mtime_ns, status.st_size)
         return found
+
+
+def matching_files(root: Path, pattern: str) -> dict[str, str]:
+    """The files that match a pattern below `root`, with what changes when one is written."""
+    found = {}
+    matches = glob.iglob(pattern, root_dir=root, recursive=True)
+    for name in itertools.islice(matches, _MOST_FILES):
+        path = root / name
+        try:
+            status = path.stat()
+        except OSError:  # gone meanwhile
+            continue
+        if os.path.isfile(path):
+            found[name] = f"{status.st_size} {status.st_mtime_ns}"
+    return found

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,29 +22,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from everloop.automation.declare import collecting, declared
+from everloop.automation.dispatch import Dispatcher
 from everloop.automation.holdout import build_holdout, reference_of, subject_of
-from everloop.automation.project import ProjectFiles
+from everloop.automation.project import ProjectFiles, matching_files
+from everloop.automation.triggers import collecting, declared
+from everloop.automation.work import ActionWork, told
 from everloop.core.context import acting, using
 from everloop.core.deploy import Deployment, Rollout
 from everloop.core.gate import Verdict
 from everloop.core.ids import new_id
 from everloop.core.machines import RolloutObservation
 from everloop.core.model import ModelVersion
-from everloop.core.policy import Firing, FiringOutcome, LoopSpec
+from everloop.core.policy import Automation, Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
-from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, UserCodeError
+from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, RunWaiting
 from everloop.evaluation.gates import first_verdict, judge, needs_subject, same_model
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
 if TYPE_CHECKING:
+    from everloop.automation.messenger import Messenger
     from everloop.automation.service import AutomationService
     from everloop.catalog.engine import Catalog
     from everloop.deployment.predictions import PredictionService
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
     from everloop.monitoring.service import MonitoringService
+    from everloop.pipelines.approvals import ApprovalService
     from everloop.registry.service import RegistryService
     from everloop.tracking.service import TrackingService
 
@@ -76,6 +80,10 @@ class Workplace(Protocol):
     def predictions(self) -> PredictionService: ...
     @property
     def tracking(self) -> TrackingService: ...
+    @property
+    def messenger(self) -> Messenger: ...
+    @property
+    def approvals(self) -> ApprovalService: ...
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -107,10 +115,14 @@ class LoopRunner:
         self._ws = workspace
         self._root = (root or Path.cwd()).resolve()
         self._files = ProjectFiles(self._root)
+        self._leads = threading.Event()
+        self._work = ActionWork(workspace, self._root, self._files)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
 
-    def load(self, path: str | Path) -> list[LoopSpec]:
-        """Import a file and declare the loops that it writes, in this runner's workspace.
+    def load(self, path: str | Path) -> list[LoopSpec | Automation]:
+        """Import a file and declare what it writes, in this runner's workspace.
+
+        Automations that the file declared before and does not any more are removed.
 
         Raises:
             NotFound: If there is no such file.
@@ -126,48 +138,103 @@ class LoopRunner:
             for spec in declared()
             if before.get(spec.name) is not spec or self._file_of(spec) == file
         ]
-        return [self._ws.automation.declare(spec) for spec in found]
+        service = self._ws.automation
+        names = {spec.name for spec in found}
+        for known in service.automations():
+            if self._file_of(known) == file and known.name not in names:
+                service.remove(known.name, f"{path} declares it no more")
+        return [
+            service.declare(spec) if isinstance(spec, LoopSpec) else service.automate(spec)
+            for spec in found
+        ]
 
     def tick(self) -> Tick:
-        """Bring everything up to the clock's now once.
+        """Bring everything up to the clock's now once, in this process.
 
         A loop that is in trouble does not hold up the others; its trouble goes to the log of this
         process, and to the event log where it is its own.
         """
-        loops = self._ws.automation.loops()
-        # First the rollouts: a promotion that is due settles an alert before it can fire again.
-        rollouts = [r for spec in loops for r in self._guarded(spec, self._advance, [])]
-        alerts = [a for spec in loops for a in self._guarded(spec, self._watch, [])]
+        seen = self.watch()
         fired = self._ws.automation.decide()
         finished = []
         while (firing := self._ws.automation.claim()) is not None:
             finished.append(self.run(firing))
-        return Tick(tuple(alerts), tuple(fired), tuple(finished), tuple(rollouts))
+        return msgspec.structs.replace(seen, fired=tuple(fired), finished=tuple(finished))
+
+    def watch(self) -> Tick:
+        """Move the rollouts on, look at the monitors and at the files that are watched."""
+        loops = self._ws.automation.loops()
+        # First the rollouts: a promotion that is due settles an alert before it can fire again.
+        rollouts = [r for spec in loops for r in self._guarded(spec, self._advance, [])]
+        alerts = [a for spec in loops for a in self._guarded(spec, self._watch, [])]
+        self.look_at_files()
+        return Tick(alerts=tuple(alerts), rollouts=tuple(rollouts))
+
+    def look_at_files(self) -> None:
+        """Tell the automation of files that came, changed or went, of each pattern watched."""
+        service = self._ws.automation
+        triggers = [t for spec in service.loops() for t in spec.triggers]
+        triggers += [t for spec in service.automations() for t in spec.triggers]
+        patterns = {trigger.value for trigger in triggers if trigger.on == "files"}
+        for pattern in sorted(patterns):
+            service.note_files(pattern, matching_files(self._root, pattern))
 
     def recover(self) -> list[Firing]:
         """Take up what a runner that died left behind; only one runner may be at work then."""
         self._ws.tracking.reap()
+        self._ws.approvals.expire()
         return self._ws.automation.recover()
 
-    def run_forever(self, stop: threading.Event, interval_s: float = 5.0) -> None:
-        """Tick until `stop` is set, while this runner leads; stands by while another does."""
-        leads = False
+    def run_forever(
+        self,
+        stop: threading.Event,
+        interval_s: float = 5.0,
+        *,
+        workers: Sequence[str] = (),
+        size: int = 4,
+    ) -> None:
+        """Supervise until `stop` is set, while this runner leads; stands by while another does.
+
+        Args:
+            stop: Ends it.
+            interval_s: Between two looks at rollouts, monitors and files.
+            workers: What starts a child that works on a firing, see ``dispatch``; without it the
+                work is done here, and all else waits for it.
+            size: Children that work at the same time.
+        """
+        dispatcher = None
+        if workers:
+            leads = self._leads.is_set
+            dispatcher = Dispatcher(self._ws, workers, size=size, leads=leads)
+            thread = threading.Thread(
+                target=dispatcher.run_forever, args=(stop,), name="everloop-dispatch"
+            )
+            thread.start()
         while not stop.is_set():
             try:
-                leads = self._ws.automation.lead(self.holder, _LEASE_S)
-                if leads:
+                if self._ws.automation.lead(self.holder, _LEASE_S):
                     with self._heartbeat():
                         self.recover()
-                        self.tick()
+                        self._leads.set()
+                        if dispatcher is None:
+                            self.tick()
+                        else:
+                            self.watch()
+                else:
+                    self._leads.clear()
             except EverloopError:
                 # The catalog may be away for a while; a supervisor outlives that.
                 _log.exception("the supervisor could not tick; it tries again")
             stop.wait(interval_s)
-        if leads:
+        if dispatcher is not None:
+            thread.join()
+        if self._leads.is_set():
             self._ws.automation.resign(self.holder)
 
     def run(self, firing: Firing) -> Firing:
-        """Work a claimed firing off: train, judge, then roll out or archive."""
+        """Work a claimed firing off; of a loop: train, judge, then roll out or archive."""
+        if firing.action != "train":
+            return self._work.run(firing, self._event_of(firing))
         spec = self._ws.automation.loop(firing.loop)
         with acting(actor=f"loop:{spec.name}", cause=self._event_of(firing)):
             run_id, began = "", monotonic_ns()
@@ -182,12 +249,17 @@ class LoopRunner:
                 else:
                     version, run_id = made, made.run_id
                 reason = self._judge(spec, version, run_id)
+            except RunWaiting as waits:
+                outcome, reason = "waiting", waits.message
+                run_id = str(waits.details["run"])
             except EverloopError as error:
-                outcome, reason = "failed", _told(error)
+                outcome, reason = "failed", told(error)
             except Exception as error:  # noqa: BLE001 - the model is not ours, and it was called
                 _log.exception("firing %s of loop %s failed", firing.id, spec.name)
                 outcome, reason = "failed", f"{type(error).__name__}: {error}"
-            return self._ws.automation.finish(firing.id, outcome, reason, run_id, seconds)
+            return self._ws.automation.finish(
+                firing.id, outcome, reason, run_id, seconds, fence=firing.fence
+            )
 
     # --- watching and rolling out ----------------------------------------------------------------
 
@@ -404,7 +476,9 @@ class LoopRunner:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _file_of(self, spec: LoopSpec) -> Path:
+    def _file_of(self, spec: LoopSpec | Automation) -> Path:
+        if isinstance(spec, Automation):
+            return (self._root / spec.source).resolve()
         return (self._root / spec.pipeline.rpartition(":")[0]).resolve()
 
     def _deployed(self, spec: LoopSpec) -> Deployment | None:
@@ -442,7 +516,8 @@ class LoopRunner:
         def renew() -> None:
             while not done.wait(_LEASE_S / 3):
                 try:
-                    self._ws.automation.lead(self.holder, _LEASE_S)
+                    if not self._ws.automation.lead(self.holder, _LEASE_S):
+                        self._leads.clear()
                     self._ws.tracking.reap()
                 except EverloopError:
                     _log.exception("the lead could not be renewed; it is tried again")
@@ -454,9 +529,3 @@ class LoopRunner:
         finally:
             done.set()
             thread.join()
-
-
-def _told(error: EverloopError) -> str:
-    """The last line says what happened; a traceback stays with the run."""
-    lines = error.message.strip().splitlines()
-    return lines[-1] if isinstance(error, UserCodeError) else error.message

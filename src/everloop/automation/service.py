@@ -6,7 +6,7 @@ looked at cooldown, budget and what is going on: of any number of deciders one w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,16 +15,26 @@ from sqlalchemy import select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.automation.policy import Obstacle, Past, latest_tick, obstacle, own_depth
+from everloop.automation.deciding import Decider, Due, insert_firing, past_of
+from everloop.automation.triggers import automation_faults, trigger_faults
+from everloop.automation.waiting import has_answers, settle_answers
+from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
 from everloop.core.context import current_actor
 from everloop.core.events import Event
-from everloop.core.ids import new_id
-from everloop.core.policy import Firing, FiringOutcome, LoopSpec, Trigger
-from everloop.errors import Conflict, Fault, InvalidInput, StateError
+from everloop.core.owner import is_dead
+from everloop.core.policy import (
+    Automation,
+    Firing,
+    FiringAction,
+    FiringOutcome,
+    LoopSpec,
+    Trigger,
+)
+from everloop.core.time import to_micros
+from everloop.errors import Conflict, Fault, InvalidInput, NotFound, StateError
 from everloop.evaluation.gates import gate_faults
 from everloop.monitoring import ledger
 from everloop.monitoring.service import monitor_faults
@@ -32,21 +42,14 @@ from everloop.tracking.leases import lease_end
 
 __all__ = ["AutomationService"]
 
-_CURSOR = "automation"
 _LEADER = "supervisor"
-_FIRST = "first"
-_FIRST_RETRY_S = 60.0
-
-
-class _Due(msgspec.Struct, frozen=True):
-    """Something that a trigger of a loop matched."""
-
-    key: str
-    trigger: Trigger
-    cause: str
-    scheduled_for: datetime
-    # A waiting alert is no new fact: it fires when it may, and is not recorded as skipped again.
-    is_waiting: bool = False
+_TRIES = 3
+_ANY_QUEUED = "SELECT 1 FROM firings WHERE outcome = 'queued' AND due_at <="
+#: Paths that an event names; the others are only counted.
+_MOST_PATHS = 1_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: Everything that can be asked of a worker; one that trains in this process does it all.
+_ACTIONS: tuple[FiringAction, ...] = ("train", "run", "notify", "resume")
 
 
 class AutomationService(Service):
@@ -57,6 +60,8 @@ class AutomationService(Service):
     def __init__(self, catalog: Catalog, authorizer: Authorizer) -> None:
         self._catalog = catalog
         self._authorizer = authorizer
+        self._decider = Decider()
+        self._answered = -1
 
     @action("loop:write")
     def declare(self, spec: LoopSpec) -> LoopSpec:
@@ -78,9 +83,14 @@ class AutomationService(Service):
             for monitor in spec.monitors
             if monitor.deployment != spec.name
         ]
+        faults += trigger_faults(spec.triggers)
         if faults:
             raise InvalidInput(f"the loop {spec.name!r} is wrong", faults)
         with self._catalog.write() as tx:
+            if queue.taken_name(tx, spec.name, by_loop=False):
+                raise Conflict(
+                    f"there is an automation {spec.name!r}", hint="give the loop another name"
+                )
             before = _find(tx, spec.name)
             spec = _continued(spec, before, tx.now)
             if before is not None and _same(before, spec):
@@ -109,18 +119,114 @@ class AutomationService(Service):
         with self._catalog.read() as tx:
             return statements.firings(tx, loop, limit=limit)
 
-    @action("loop:pause", on="name")
-    def pause(self, name: str, paused: bool = True, reason: str = "") -> LoopSpec:
-        """Stop a loop from retraining, or let it again. What runs already goes on."""
+    @action("loop:write")
+    def automate(self, spec: Automation) -> Automation:
+        """Declare an automation, or change it; the same again changes nothing.
+
+        Whether it is paused stays as it is. Without an owner it belongs to who declares it.
+
+        Raises:
+            InvalidInput: With everything that is wrong with it.
+            Conflict: If a loop has the name.
+        """
+        faults = [] if _NAME.fullmatch(spec.name) else [Fault("name", _NAME_TOLD)]
+        faults += automation_faults(spec)
+        if faults:
+            raise InvalidInput(f"the automation {spec.name!r} is wrong", faults)
         with self._catalog.write() as tx:
-            spec = statements.loop(tx, name)
+            if queue.taken_name(tx, spec.name, by_loop=True):
+                raise Conflict(
+                    f"there is a loop {spec.name!r}", hint="give the automation another name="
+                )
+            before = queue.find_automation(tx, spec.name)
+            spec = msgspec.structs.replace(
+                spec,
+                owner=spec.owner or (before.owner if before else current_actor() or tx.actor),
+                paused=before.paused if before else spec.paused,
+                created_at=before.created_at if before else tx.now,
+                updated_at=before.updated_at if before else tx.now,
+            )
+            if spec == before:
+                return spec
+            spec = msgspec.structs.replace(spec, updated_at=tx.now)
+            body = {"owner": spec.owner, "action": msgspec.to_builtins(spec.action)}
+            body |= {"is_new": before is None}
+            event = tx.append("automation.Declared", f"automation:{spec.name}", body)
+            queue.put_automation(tx, spec, event.seq)
+        return spec
+
+    @action("loop:write", on="name")
+    def remove(self, name: str, reason: str = "") -> None:
+        """Remove an automation. What it has done stays; what waits to be done is not done any more.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        with self._catalog.write() as tx:
+            queue.automation(tx, name)
+            queue.drop_automation(tx, name)
+            for firing in statements.firings(tx, name, outcomes=("queued",)):
+                statements.set_firing(tx, firing.id, "paused", reason="the automation was removed")
+            tx.append("automation.Removed", f"automation:{name}", {"reason": reason})
+
+    @action("loop:read")
+    def automations(self) -> list[Automation]:
+        """All automations, by name."""
+        with self._catalog.read() as tx:
+            return queue.automations(tx)
+
+    @action("loop:read", on="name")
+    def automation(self, name: str) -> Automation:
+        """One automation; NotFound with near names if there is none."""
+        with self._catalog.read() as tx:
+            return queue.automation(tx, name)
+
+    @action("loop:read", on="firing")
+    def reasons(self, firing: str) -> list[Event]:
+        """The events that a firing answers, oldest first; none for a schedule."""
+        with self._catalog.read() as tx:
+            found = statements.firing(tx, firing)
+            ids = found.body.get("events") or ([found.cause] if found.cause else [])
+            return [event for id_ in ids if (event := statements.event(tx, id_)) is not None]
+
+    @action("loop:pause", on="name")
+    def pause(self, name: str, paused: bool = True, reason: str = "") -> LoopSpec | Automation:
+        """Stop a loop or an automation from acting, or let it again. What runs already goes on."""
+        with self._catalog.write() as tx:
+            spec = _declared_as(tx, name)
             if spec.paused == paused:
                 return spec
             spec = msgspec.structs.replace(spec, paused=paused, updated_at=tx.now)
-            statements.put_loop(tx, spec)
-            kind = "loop.Paused" if paused else "loop.Resumed"
-            tx.append(kind, f"loop:{name}", {"reason": reason})
+            noun = "loop" if isinstance(spec, LoopSpec) else "automation"
+            event = tx.append(
+                f"{noun}.{'Paused' if paused else 'Resumed'}", f"{noun}:{name}", {"reason": reason}
+            )
+            if isinstance(spec, LoopSpec):
+                statements.put_loop(tx, spec)
+            else:
+                queue.put_automation(tx, spec, event.seq)
         return spec
+
+    @action("loop:decide")
+    def note_files(self, pattern: str, files: dict[str, str]) -> bool:
+        """Tell what matches a pattern now, as path and state of each file; whether it changed.
+
+        The first time nothing is told of it: what is there then is where it begins.
+        """
+        table = tables.watched_files
+        query = select(table.c.state).where(table.c.pattern == pattern)
+        with self._catalog.read() as tx:
+            if tx.scalar(query) == files:
+                return False
+        with self._catalog.write() as tx:
+            before = tx.scalar(query)
+            if before == files:
+                return False
+            row = {"pattern": pattern, "state": files, "updated_at": tx.now}
+            tx.upsert(table, row, ["pattern"])
+            if before is not None:
+                tx.append("files.Changed", f"files:{pattern}", _changes(before, files))
+        return before is not None
 
     @action("loop:decide")
     def decide(self) -> list[Firing]:
@@ -133,50 +239,83 @@ class AutomationService(Service):
         Returns:
             The new firings, also the ones held back.
         """
+        newest, now = self._newest_event(), self._catalog.clock.now()
+        if self._decider.is_settled(newest, now):
+            return []
         with self._catalog.read() as tx:
-            if not any(_due(tx, spec) for spec in statements.loops(tx)):
-                return []
-        made = []
+            plan = self._decider.plan(tx)
+            answered = newest != self._answered and has_answers(tx)
+            self._answered = newest
+        if answered:
+            with self._catalog.write() as tx:
+                settle_answers(tx)
+        if plan is None:
+            if not answered:
+                self._decider.rest(newest, now)
+            return []
         with self._catalog.write() as tx:
-            for spec in statements.loops(tx):
-                for due in _due(tx, spec):
-                    firing = _fire(tx, spec, due)
-                    if firing is not None:
-                        made.append(firing)
-            newest = select(tables.events.c.seq).order_by(tables.events.c.seq.desc()).limit(1)
-            ledger.put_cursors(tx, {_CURSOR: int(tx.scalar(newest) or 0)})
+            made = self._decider.fire(tx, plan)
+        self._decider.settle(made, plan)
         return made
+
+    def _newest_event(self) -> int:
+        """The end of the event log: the one thing that is asked all the time."""
+        with self._catalog.driver(write=False) as (cursor, _):
+            cursor.execute("SELECT max(seq) FROM events")
+            return int(cursor.fetchone()[0] or 0)
 
     @action("loop:run", on="name")
     def fire(self, name: str, reason: str = "") -> Firing:
-        """Retrain now because a person says so: neither cooldown nor budget holds it back.
+        """Act now because a person says so: neither cooldown nor budget holds it back.
 
         Raises:
-            NotFound: If there is no such loop.
-            Conflict: If a firing is queued or running, or a rollout is open.
+            NotFound: If there is no such loop or automation.
+            Conflict: If it is a loop, and a firing is queued or running or a rollout is open.
         """
         with self._catalog.write() as tx:
-            spec = statements.loop(tx, name)
-            past = _past(tx, spec)
-            if past.working or past.rollout:
-                raise Conflict(
-                    f"the loop {name!r} is busy",
-                    hint="wait for it, or abort the rollout",
-                    details={"winner": past.working or past.rollout},
-                )
-            asked = tx.append("loop.Asked", f"loop:{name}", {"reason": reason})
+            spec = _declared_as(tx, name)
+            noun = "automation"
+            if isinstance(spec, LoopSpec):
+                past, noun = past_of(tx, spec), "loop"
+                if past.working or past.rollout:
+                    raise Conflict(
+                        f"the loop {name!r} is busy",
+                        hint="wait for it, or abort the rollout",
+                        details={"winner": past.working or past.rollout},
+                    )
+            asked = tx.append(f"{noun}.Asked", f"{noun}:{name}", {"reason": reason})
             trigger = Trigger(on="hand", value=reason or current_actor() or "a person")
-            return _insert(tx, spec, _Due(asked.id, trigger, asked.id, tx.now), None)[0]
+            return insert_firing(tx, spec, Due(asked.id, trigger, asked.id, tx.now), None)[0]
 
     @action("loop:run")
-    def claim(self) -> Firing | None:
-        """Take the oldest queued firing up; None if there is none."""
-        with self._catalog.read() as tx:
-            if not statements.firings(tx, outcomes=("queued",), limit=1):
+    def claim(
+        self, actions: list[FiringAction] | None = None, holder: str = "", lease_s: float = 0
+    ) -> Firing | None:
+        """Take up the queued firing that is due first and whose name has a slot free, or None.
+
+        Args:
+            actions: What the caller can do; everything if not given.
+            holder: The process that works on it, as :func:`everloop.core.owner.this_process` says.
+            lease_s: Seconds until it counts as left behind without :meth:`renew`; 0 means that only
+                the leader knows whether somebody works on it.
+        """
+        now = to_micros(self._catalog.clock.now())
+        with self._catalog.driver(write=False) as (cursor, dialect):
+            mark = "?" if dialect == "sqlite" else "%s"
+            cursor.execute(f"{_ANY_QUEUED} {mark} LIMIT 1", (now,))
+            if cursor.fetchone() is None:
                 return None
-        with self._catalog.write() as tx:
-            queued = statements.firings(tx, outcomes=("queued",))
-            return statements.set_firing(tx, queued[-1].id, "running") if queued else None
+        with self._catalog.write(ordered=False) as tx:
+            until = lease_end(tx, lease_s) if lease_s else None
+            return queue.claim(tx, actions or _ACTIONS, holder, until)
+
+    @action("loop:run")
+    def renew(self, firings: list[str], holder: str, lease_s: float = 30.0) -> list[str]:
+        """Say that the holder of running firings lives; the ids of those that are still its own."""
+        if not firings:
+            return []
+        with self._catalog.write(ordered=False) as tx:
+            return queue.renew(tx, firings, holder, lease_end(tx, lease_s))
 
     @action("loop:run", on="firing")
     def finish(
@@ -186,47 +325,85 @@ class AutomationService(Service):
         reason: str = "",
         run_id: str = "",
         seconds: float | None = None,
+        fence: int = 0,
     ) -> Firing:
-        """Close a running firing as ``done`` or ``failed``.
+        """Close a running firing as ``done`` or ``failed``, or as ``waiting`` for an approval.
 
         Args:
             firing: Its id.
             outcome: What it came to.
             reason: The sentence that says it.
-            run_id: The run that trained.
+            run_id: The run that it started.
             seconds: How long the training took by a watch, for the service levels.
+            fence: As :meth:`claim` gave it; 0 asks for nothing.
 
         Raises:
             StateError: If it is not running: another supervisor took it over and closed it.
         """
         with self._catalog.write() as tx:
-            was = statements.firing(tx, firing)
-            if was.outcome != "running" or outcome not in ("done", "failed"):
+            now = None
+            if outcome in ("done", "failed", "waiting"):
+                now = statements.close_firing(tx, firing, fence, outcome, reason, run_id)
+            if now is None:
+                was = statements.firing(tx, firing)
+                if was.outcome == "running":
+                    _check_fence(was, fence)
                 raise StateError(f"a firing that is {was.outcome} cannot become {outcome}")
-            now = statements.set_firing(tx, firing, outcome, run_id=run_id, reason=reason)
             body: dict[str, Any] = {"loop": now.loop, "outcome": outcome, "reason": reason}
             body |= {"run": run_id}
             body |= {} if seconds is None else {"seconds": seconds}
-            tx.append("trigger.Finished", f"firing:{firing}", body)
+            kind = "trigger.Waiting" if outcome == "waiting" else "trigger.Finished"
+            tx.append(kind, f"firing:{firing}", body)
         return now
+
+    @action("loop:run", on="firing")
+    def give_back(
+        self,
+        firing: str,
+        fence: int,
+        reason: str,
+        *,
+        after_s: float = 0,
+        counts: bool = True,
+        tries: int = _TRIES,
+    ) -> Firing:
+        """Put a running firing back into the queue, as its work was cut off.
+
+        Its run, if it has one, goes on where it was. After so many `tries` it is ``failed``.
+
+        Args:
+            firing: Its id.
+            fence: As :meth:`claim` gave it.
+            reason: What cut it off.
+            after_s: How long to wait before the next try.
+            counts: Whether it counts as a try.
+            tries: How many there are.
+
+        Raises:
+            StateError: If it is not running, or somebody else took it over.
+        """
+        with self._catalog.write() as tx:
+            was = statements.firing(tx, firing)
+            if was.outcome != "running":
+                raise StateError(f"a firing that is {was.outcome} cannot be given back")
+            _check_fence(was, fence)
+            return _requeue(tx, was, reason, after_s=after_s, counts=counts, tries=tries)
 
     @action("loop:run")
     def recover(self) -> list[Firing]:
         """Queue the firings that a dead supervisor left running, each with its run if it has one.
 
-        A firing whose run still counts as running waits until its lease has run out. Only the
-        leader may call it, between its own firings.
+        A firing whose run still counts as running waits until its lease has run out, and so does
+        one whose holder may be alive. Only the leader may call it, between its own firings.
         """
         with self._catalog.read() as tx:
-            if not statements.firings(tx, outcomes=("running",), limit=1):
+            if not any(_is_left(tx, f) for f in statements.firings(tx, outcomes=("running",))):
                 return []
         found = []
         with self._catalog.write() as tx:
             for firing in statements.firings(tx, outcomes=("running",)):
-                run_id, state = statements.run_of(tx, firing.id)
-                if state != "running":
-                    resumed = run_id if state in ("lost", "killed", "finished") else ""
-                    found.append(statements.set_firing(tx, firing.id, "queued", run_id=resumed))
+                if _is_left(tx, firing) and statements.run_of(tx, firing.id)[1] != "running":
+                    found.append(_requeue(tx, firing, "its supervisor died", counts=False))
         return found
 
     @action("loop:run")
@@ -250,6 +427,69 @@ class AutomationService(Service):
         with self._catalog.write() as tx:
             mine = (table.c.name == _LEADER) & (table.c.holder == holder)
             tx.execute(table.update().where(mine).values(until=tx.now))
+
+
+_NAME_TOLD = "must be letters, digits, '.', '_' or '-', and no more than that"
+
+
+def _declared_as(tx: Transaction, name: str) -> LoopSpec | Automation:
+    found = queue.find_automation(tx, name) or _find(tx, name)
+    if found is None:
+        known = [spec.name for spec in statements.loops(tx)]
+        known += [spec.name for spec in queue.automations(tx)]
+        raise NotFound.named("loop or automation", name, known)
+    return found
+
+
+def _changes(before: dict[str, str], now: dict[str, str]) -> dict[str, Any]:
+    return {
+        "added": sorted(now.keys() - before.keys())[:_MOST_PATHS],
+        "changed": sorted(p for p in now.keys() & before.keys() if now[p] != before[p])[
+            :_MOST_PATHS
+        ],
+        "removed": sorted(before.keys() - now.keys())[:_MOST_PATHS],
+        "files": len(now),
+    }
+
+
+def _check_fence(firing: Firing, fence: int) -> None:
+    if fence and firing.fence != fence:
+        raise StateError(
+            f"firing {firing.id} was taken over by {firing.holder or 'another process'}",
+            hint="stop this process; the other one carries on",
+        )
+
+
+def _is_left(tx: Transaction, firing: Firing) -> bool:
+    """Whether nobody works on a running firing any more."""
+    leased = firing.lease_until is not None and firing.lease_until > tx.now
+    return not leased or is_dead(firing.holder)
+
+
+def _requeue(
+    tx: Transaction,
+    firing: Firing,
+    reason: str,
+    *,
+    after_s: float = 0,
+    counts: bool = True,
+    tries: int = _TRIES,
+) -> Firing:
+    run_id, state = statements.run_of(tx, firing.id)
+    resumed = run_id if state in ("running", "lost", "killed", "finished", "waiting") else ""
+    if counts and firing.attempts >= tries:
+        told = f"given up after {firing.attempts} tries: {reason}"
+        body = {"loop": firing.loop, "outcome": "failed", "reason": told, "run": run_id}
+        tx.append("trigger.Finished", f"firing:{firing.id}", body)
+        return statements.set_firing(tx, firing.id, "failed", run_id=run_id, reason=told)
+    table = tables.firings
+    values: dict[str, Any] = {
+        "due_at": tx.now + timedelta(seconds=after_s),
+        "lease_until": None,
+        "attempts": firing.attempts - (not counts),
+    }
+    tx.execute(table.update().where(table.c.id == firing.id).values(**values))
+    return statements.set_firing(tx, firing.id, "queued", run_id=resumed, reason=reason)
 
 
 def _find(tx: Transaction, name: str) -> LoopSpec | None:
@@ -282,135 +522,3 @@ def _put_monitors(tx: Transaction, spec: LoopSpec, before: LoopSpec | None) -> N
     gone = {m.name for m in before.monitors} if before is not None else set()
     for name in sorted(gone - {monitor.name for monitor in spec.monitors}):
         ledger.drop_monitor(tx, spec.name, name)
-
-
-def _due(tx: Transaction, spec: LoopSpec) -> list[_Due]:
-    found = list(_due_first(tx, spec))
-    if found:
-        return found
-    for trigger in spec.triggers:
-        if trigger.on == "alert":
-            found += _due_alerts(tx, spec, trigger)
-        elif trigger.on == "data":
-            found += _due_data(tx, spec, trigger)
-        else:
-            found += _due_schedule(tx, spec, trigger)
-    return found
-
-
-def _due_first(tx: Transaction, spec: LoopSpec) -> Iterator[_Due]:
-    """A loop that serves nothing yet trains its first model; where that fails, again and again."""
-    table = tables.deployments
-    if spec.paused or tx.first(select(table.c.name).where(table.c.name == spec.name)) is not None:
-        return
-    earlier = statements.firings(tx, spec.name, key_prefix=_FIRST)
-    if not earlier:
-        yield _Due(_FIRST, Trigger(on="first", value="model"), "", tx.now)
-    elif earlier[0].outcome in ("done", "failed"):
-        wait = min(_FIRST_RETRY_S * 2 ** len(earlier), spec.cooldown_s)
-        if tx.now >= earlier[0].updated_at + timedelta(seconds=wait):
-            key = f"{_FIRST}+{len(earlier)}"
-            yield _Due(key, Trigger(on="first", value="model"), "", tx.now)
-
-
-def _due_alerts(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
-    """New alerts; open ones too that no retraining has settled."""
-    new = {
-        event.subject.partition(":")[2]: event
-        for event in _new_events(tx, "alert.Fired")
-        if event.body.get("deployment") == spec.name and event.body.get("monitor") == trigger.value
-    }
-    still_open = {
-        alert.id for alert in ledger.open_alerts(tx, spec.name) if alert.monitor == trigger.value
-    }
-    for identifier in sorted(new.keys() | still_open):
-        earlier = statements.firings(tx, spec.name, key_prefix=identifier)
-        event = new.get(identifier) or statements.event_of(tx, f"alert:{identifier}", "alert.Fired")
-        cause = event.id if event is not None else ""
-        if not earlier:
-            yield _Due(identifier, trigger, cause, tx.now)
-        elif identifier in still_open and obstacle(spec, _past(tx, spec), tx.now) is None:
-            yield _Due(f"{identifier}+{len(earlier)}", trigger, cause, tx.now, is_waiting=True)
-
-
-def _due_data(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
-    declared = statements.event_of(tx, f"loop:{spec.name}", "loop.Declared")
-    since = declared.seq if declared is not None else 0
-    for event in _new_events(tx, "dataset.VersionCommitted"):
-        name = event.subject.partition(":")[2].rpartition("@")[0]
-        if name == trigger.value and event.seq > since:
-            yield _Due(event.id, trigger, event.id, event.at)
-
-
-def _due_schedule(tx: Transaction, spec: LoopSpec, trigger: Trigger) -> Iterator[_Due]:
-    prefix = f"cron {trigger.value} "
-    earlier = [f.scheduled_for for f in statements.firings(tx, spec.name, key_prefix=prefix)]
-    # Whatever lies before a time that has fired is settled, also when the clock steps back.
-    tick = latest_tick(trigger.value, max([spec.created_at, *earlier]), tx.now)
-    if tick is not None:
-        yield _Due(f"{prefix}{tick:%Y-%m-%dT%H:%M}", trigger, "", tick)
-
-
-def _new_events(tx: Transaction, kind: str) -> Iterator[Event]:
-    table = tables.events
-    query = select(table).where(table.c.seq > ledger.cursors(tx, _CURSOR)[0], table.c.kind == kind)
-    for row in tx.all(query.order_by(table.c.seq)):
-        yield Event(**row._asdict())
-
-
-def _fire(tx: Transaction, spec: LoopSpec, due: _Due) -> Firing | None:
-    held = None if due.trigger.on == "first" else obstacle(spec, _past(tx, spec), tx.now)
-    if own_depth(spec.name, statements.chain(tx, due.cause)):
-        held = Obstacle("guarded", "the loop's own output led here")
-    if held is not None and due.is_waiting:
-        return None  # something else fired meanwhile; it goes on waiting
-    firing, is_new = _insert(tx, spec, due, held)
-    return firing if is_new else None
-
-
-def _insert(
-    tx: Transaction, spec: LoopSpec, due: _Due, held: Obstacle | None
-) -> tuple[Firing, bool]:
-    """Write a firing and its event; whether its key was free."""
-    firing = Firing(
-        id=new_id(),
-        loop=spec.name,
-        key=due.key,
-        cause=due.cause,
-        outcome="queued" if held is None else held.outcome,
-        reason="" if held is None else held.reason,
-        scheduled_for=due.scheduled_for,
-        created_at=tx.now,
-        updated_at=tx.now,
-    )
-    if not statements.put_firing(tx, firing):
-        return firing, False
-    told = {"loop": spec.name, "trigger": f"{due.trigger.on} {due.trigger.value}", "key": due.key}
-    if held is None:
-        about = tx.scalar(select(tables.events.c.subject).where(tables.events.c.id == due.cause))
-        if about is not None:
-            link(tx, about, f"firing:{firing.id}", "triggered")
-        tx.append("trigger.Fired", f"firing:{firing.id}", told, cause=due.cause)
-    else:
-        told |= {"outcome": held.outcome, "reason": held.reason}
-        tx.append("trigger.Skipped", f"firing:{firing.id}", told, cause=due.cause)
-    return firing, True
-
-
-def _past(tx: Transaction, spec: LoopSpec) -> Past:
-    worked = statements.firings(tx, spec.name, outcomes=statements.WORKED, limit=1)
-    busy = statements.firings(tx, spec.name, outcomes=("queued", "running"), limit=1)
-    rollouts = tables.rollouts
-    rollout = tx.scalar(
-        select(rollouts.c.id).where(rollouts.c.deployment == spec.name, rollouts.c.open.is_(True))
-    )
-    trained_rows, new_labels = statements.learned(tx, spec)
-    return Past(
-        working=busy[0].id if busy else "",
-        rollout=rollout or "",
-        last_at=worked[0].created_at if worked else None,
-        spent=statements.worked(tx, spec.name, tx.now - timedelta(seconds=spec.budget_s)),
-        setbacks=statements.setbacks(tx, spec.name),
-        new_labels=new_labels,
-        trained_rows=trained_rows,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, Text, bindparam, case, func, or_, select, update
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
@@ -15,8 +15,10 @@ from everloop.core.time import parse_instant
 from everloop.errors import NotFound
 
 __all__ = [
+    "OPEN",
     "WORKED",
     "chain",
+    "close_firing",
     "event",
     "event_of",
     "firing",
@@ -29,13 +31,40 @@ __all__ = [
     "run_of",
     "set_firing",
     "setbacks",
+    "work_times",
     "worked",
 ]
 
 # Outcomes of firings that took or will take a retraining, and so count for cooldown and budget.
-WORKED: tuple[FiringOutcome, ...] = ("queued", "running", "done", "failed")
+WORKED: tuple[FiringOutcome, ...] = ("queued", "running", "waiting", "done", "failed")
+# Those of them that are not done yet.
+OPEN: tuple[FiringOutcome, ...] = ("queued", "running", "waiting")
 # A chain of causes that is longer than this is cut: no loop of ours has so many links.
 _LONGEST_CHAIN = 1000
+
+_F = tables.firings
+_CLOSE = (
+    update(_F)
+    .where(
+        _F.c.id == bindparam("of"),
+        _F.c.outcome == "running",
+        or_(
+            bindparam("held", type_=BigInteger) == 0,
+            _F.c.fence == bindparam("held", type_=BigInteger),
+        ),
+    )
+    .values(
+        outcome=bindparam("to"),
+        reason=case(
+            (bindparam("why", type_=Text) != "", bindparam("why", type_=Text)), else_=_F.c.reason
+        ),
+        run_id=case(
+            (bindparam("by", type_=Text) != "", bindparam("by", type_=Text)), else_=_F.c.run_id
+        ),
+        updated_at=bindparam("at"),
+    )
+    .returning(*_F.c)
+)
 
 
 def loops(tx: Transaction) -> list[LoopSpec]:
@@ -113,17 +142,36 @@ def set_firing(
     values |= {"run_id": run_id} if run_id else {}
     values |= {"reason": reason} if reason else {}
     table = tables.firings
-    tx.execute(table.update().where(table.c.id == identifier).values(values))
-    return firing(tx, identifier)
+    change = table.update().where(table.c.id == identifier).values(values)
+    row = tx.connection.execute(change.returning(*table.c)).first()
+    if row is None:
+        raise NotFound.named("firing", identifier)
+    return Firing(**row._asdict())
+
+
+def close_firing(
+    tx: Transaction, identifier: str, fence: int, outcome: FiringOutcome, reason: str, run_id: str
+) -> Firing | None:
+    """Close a firing that is running, under its fence unless that is 0; None where it is not."""
+    given = {"of": identifier, "to": outcome, "why": reason, "at": tx.now}
+    row = tx.connection.execute(_CLOSE, {**given, "held": fence, "by": run_id}).first()
+    return None if row is None else Firing(**row._asdict())
 
 
 def worked(tx: Transaction, name: str, since: datetime) -> int:
-    """How many firings after `since` took a retraining."""
+    """How many firings that are due after `since` took work up."""
     table = tables.firings
     query = select(func.count()).where(
-        table.c.loop == name, table.c.outcome.in_(WORKED), table.c.created_at > since
+        table.c.loop == name, table.c.outcome.in_(WORKED), table.c.due_at > since
     )
     return int(tx.scalar(query) or 0)
+
+
+def work_times(tx: Transaction, name: str, most: int) -> list[datetime]:
+    """When the newest firings that took work up are due, newest first."""
+    table = tables.firings
+    query = select(table.c.due_at).where(table.c.loop == name, table.c.outcome.in_(WORKED))
+    return [row.due_at for row in tx.all(query.order_by(table.c.due_at.desc()).limit(most))]
 
 
 def setbacks(tx: Transaction, name: str) -> int:

@@ -542,8 +542,58 @@ firings = _table(
     Column("scheduled_for", Instant, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("action", Text, nullable=False, server_default="train"),
+    Column("due_at", Instant, nullable=False, server_default="0"),
+    Column("slots", Integer, nullable=False, server_default="1"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("holder", Text, nullable=False, server_default=""),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("lease_until", Instant),
+    Column("body", Json, nullable=False, server_default="{}"),
     UniqueConstraint("loop", "key", name="firings_once"),
     Index("firings_loop", "loop", "created_at"),
+    Index("firings_queue", "outcome", "due_at", "id"),
+)
+# What happens by itself and is no loop. `since` is the place in the event log of each trigger's
+# declaration.
+automations = _table(
+    "automations",
+    Column("name", Text, primary_key=True),
+    Column("spec", Json, nullable=False),
+    Column("since", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+# The files that match a pattern, as they were when they were last looked at.
+watched_files = _table(
+    "watched_files",
+    Column("pattern", Text, primary_key=True),
+    Column("state", Json, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+# A question within a run, and what came of it: `actor` answered, `target` is where the run goes on.
+run_approvals = _table(
+    "run_approvals",
+    Column("run_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("question", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("four_eyes", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("at", Instant),
+    Index("run_approvals_state", "state", "expires_at"),
+)
+# What webhooks of others brought, so that the same delivery counts once.
+hook_deliveries = _table(
+    "hook_deliveries",
+    Column("hook", Text, primary_key=True),
+    Column("delivery", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Index("hook_deliveries_at", "at"),
 )
 webhooks = _table(
     "webhooks",

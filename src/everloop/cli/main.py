@@ -26,9 +26,13 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "server": ("everloop.cli.server", "server", "Run the API and the pages alone."),
     "run": ("everloop.cli.run", "run", "Run a pipeline; list and show runs."),
     "sweep": ("everloop.cli.sweep", "sweep", "Run a pipeline with many arguments; find the best."),
+    "approve": ("everloop.cli.approval", "approve", "Let a run that waits go on; list them."),
+    "refuse": ("everloop.cli.approval", "refuse", "Refuse what a run waits for."),
+    "backfill": ("everloop.cli.backfill", "backfill", "Run a pipeline for many values."),
     "rerun": ("everloop.cli.rerun", "rerun", "Repeat a run exactly; name what differs."),
     "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
     "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),
+    "automation": ("everloop.cli.automation", "automation", "What happens by itself; firings."),
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
@@ -51,6 +55,7 @@ _HIDDEN: dict[str, tuple[str, str]] = {
     "_rerun": ("everloop.cli.rerun", "repeat_process"),
     "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),
+    "_work": ("everloop.cli.server", "work_process"),
     "_serve-worker": ("everloop.cli.server", "serve_worker_process"),
 }
 

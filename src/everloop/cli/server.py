@@ -23,10 +23,19 @@ from everloop.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from everloop.workspace import Workspace
 
-__all__ = ["scheduler_process", "serve_worker_process", "server", "server_process", "up"]
+__all__ = [
+    "scheduler_process",
+    "serve_worker_process",
+    "server",
+    "server_process",
+    "up",
+    "work_process",
+]
 
 _HOST = click.option("--host", default=None, help="Address to listen on (default: 127.0.0.1).")
 _PARTING_S = 2.0
+#: Firings that are worked on at the same time.
+_WORKERS = 4
 _ANONYMOUS = click.option(
     "--allow-anonymous",
     is_flag=True,
@@ -130,6 +139,7 @@ def server_process(fd: int, location: str | None, as_json: bool) -> None:
 @common
 def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: bool) -> None:
     """Triggers, retraining, gates, rollouts."""
+    from everloop.cli import processes
     from everloop.core.process import watch_lifeline
 
     watch_lifeline()
@@ -140,9 +150,24 @@ def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: boo
         runner = workspace.loop_runner()
         for file in loops:
             for spec in runner.load(file):
-                say(f"loop {spec.name}: {spec.pipeline}")
+                say(f"{spec.name}: {', '.join(t.on for t in spec.triggers) or 'by hand'}")
         with _handing_on(workspace, stop):
-            runner.run_forever(stop, interval_s=2.0)
+            where = location or settings.load().location
+            workers = processes.command("_work", where)
+            runner.run_forever(stop, interval_s=2.0, workers=workers, size=_WORKERS)
+
+
+@click.command(hidden=True)
+@click.option("--fd", type=int, required=True)
+@common
+def work_process(fd: int, location: str | None, as_json: bool) -> None:
+    """One firing of a loop or an automation, told by the scheduler."""
+    from everloop.automation.dispatch import serve_one
+    from everloop.core.process import watch_lifeline
+
+    watch_lifeline()
+    with open_workspace(location) as workspace:
+        serve_one(fd, workspace.loop_runner().run)
 
 
 @click.command(hidden=True)

@@ -31,10 +31,11 @@ __all__ = [
     "next_version_state",
 ]
 
-RunState = Literal["queued", "running", "finished", "failed", "killed", "lost"]
+RunState = Literal["queued", "running", "waiting", "finished", "failed", "killed", "lost"]
 RUN_STATES: tuple[str, ...] = RunState.__args__  # type: ignore[attr-defined]
 
 # (state, event) -> state. "lost" is a running run whose owner's lease ran out; it can be resumed.
+# "waiting" is for an approval: it has no owner, and is resumed when it is answered.
 _RUN: dict[tuple[str, str], RunState] = {
     ("queued", "start"): "running",
     ("queued", "kill"): "killed",
@@ -42,6 +43,10 @@ _RUN: dict[tuple[str, str], RunState] = {
     ("running", "fail"): "failed",
     ("running", "kill"): "killed",
     ("running", "lose"): "lost",
+    ("running", "wait"): "waiting",
+    ("waiting", "resume"): "running",
+    ("waiting", "fail"): "failed",
+    ("waiting", "kill"): "killed",
     ("running", "resume"): "running",
     ("lost", "resume"): "running",
     ("failed", "resume"): "running",

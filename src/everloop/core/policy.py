@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,11 +11,31 @@ from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
 from everloop.core.monitor import Monitor
 
-__all__ = ["Charter", "Firing", "FiringOutcome", "LoopSpec", "ServiceLevel", "Trigger"]
+__all__ = [
+    "Automation",
+    "Charter",
+    "Firing",
+    "FiringAction",
+    "FiringOutcome",
+    "LoopSpec",
+    "Missed",
+    "Notify",
+    "RunPipeline",
+    "ServiceLevel",
+    "Trigger",
+    "TriggerKind",
+]
 
 FiringOutcome = Literal[
-    "queued", "running", "done", "failed", "cooldown", "budget", "busy", "paused", "guarded", "data"
-]
+    "queued", "running", "waiting", "done", "failed",
+    "cooldown", "budget", "busy", "paused", "guarded", "data",
+]  # fmt: skip
+FiringAction = Literal["train", "run", "notify", "resume"]
+TriggerKind = Literal[
+    "alert", "schedule", "data", "registered", "alias", "gate_failed", "rolled_back",
+    "run_failed", "webhook", "files", "first", "hand",
+]  # fmt: skip
+Missed = Literal["skip", "latest", "all"]
 
 
 class ServiceLevel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,15 +57,83 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Event filter -> start the loop's pipeline.
+    """Event filter -> action.
 
     Attributes:
-        on: ``alert`` (value: monitor name), ``schedule`` (value: cron, UTC) or ``data``
-            (value: dataset name). A loop fires by itself for its ``first`` model, and by ``hand``.
+        on: What happened. A loop fires by itself for its ``first`` model, and by ``hand``.
+        value: Of what: a monitor (or ``deployment/monitor``), a cron expression, a dataset, a
+            model, ``model@alias``, a deployment, a pipeline, a webhook or a pattern of paths. Empty
+            is any.
+        where: What the event's body must say besides, see ``everloop.automation.matching``.
+        zone: Time zone of a schedule; empty is UTC.
+        missed: Which of the times of a schedule that nobody was there for fire afterwards.
+        secret: Where the secret of a webhook is, such as ``env:RETRAIN_SECRET``.
     """
 
-    on: Literal["alert", "schedule", "data", "first", "hand"]
-    value: str
+    on: TriggerKind
+    value: str = ""
+    where: dict[str, Any] = {}
+    zone: str = ""
+    missed: Missed = "latest"
+    secret: str = ""
+
+
+class RunPipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="run"):
+    """Run ``path/to/file.py:function`` with these arguments, which JSON can hold."""
+
+    pipeline: str
+    arguments: dict[str, Any] = {}
+
+
+class Notify(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="notify"):
+    """Tell somebody: `to` is ``log:``, ``slack:``, ``webhook:`` or ``mail:`` with the address.
+
+    A secret address is named, not given: ``slack:env:SLACK_WEBHOOK``.
+    """
+
+    to: str
+    text: str = ""
+
+
+class Automation(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happens by itself: triggers, an action, and what keeps it calm.
+
+    Attributes:
+        name: Its own; no loop has the same.
+        debounce_s: Events within this time of the first one are one firing, at its end.
+        cooldown_s: Shortest time between two firings; what comes earlier waits, as one firing.
+        budget: Most firings within `budget_s`, 0 is no limit; what is above waits, as one firing.
+        concurrency: How many of its runs may be open at once, with those that wait for an
+            approval.
+        depth: How many firings of its own may stand behind an event that fires it. With 1 what it
+            does itself never fires it again.
+        source: The file that declares it, or empty; with the file's declaration it goes.
+    """
+
+    name: str
+    owner: str = ""
+    triggers: tuple[Trigger, ...]
+    action: RunPipeline | Notify
+    debounce_s: float = 0
+    cooldown_s: float = 0
+    budget: int = 0
+    budget_s: float = 0
+    concurrency: int = 1
+    depth: int = 1
+    paused: bool = False
+    source: str = ""
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def cooldown_most_s(self) -> float:
+        """Its cooldown does not grow: nobody judges what it does."""
+        return self.cooldown_s
+
+    @property
+    def new_share(self) -> float:
+        """It asks for no new labels."""
+        return 0.0
 
 
 class LoopSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,9 +172,20 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """One firing of a trigger; unique by (loop, key), so that an event fires once.
 
     Attributes:
+        loop: Name of the loop or the automation; ``run:ID`` where a run goes on by itself.
         outcome: ``queued`` work, or why not: ``cooldown``, ``budget``, ``busy``, ``paused``,
             ``guarded`` (the loop's own output led here),
-            ``data`` (too few new labels); ``done`` and ``failed`` after the work.
+            ``data`` (too few new labels); ``waiting`` for an approval; ``done`` and ``failed``
+            after the work.
+        action: What is to be done.
+        due_at: When it may be taken up.
+        slots: How many of this name may be open at once.
+        attempts: How often it was taken up.
+        holder: The process that works on it, as :func:`everloop.core.owner.this_process` says.
+        fence: Grows with each holder; what an older one says is refused.
+        lease_until: Until when the holder has said it lives; None if it need not.
+        body: ``events``: ids of all events that it answers, up to 100, ``merged``: how many came
+            after the first.
     """
 
     id: str
@@ -97,5 +196,13 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     reason: str = ""
     scheduled_for: datetime
+    action: FiringAction = "train"
+    due_at: datetime
+    slots: int = 1
+    attempts: int = 0
+    holder: str = ""
+    fence: int = 0
+    lease_until: datetime | None = None
+    body: dict[str, Any] = {}
     created_at: datetime
     updated_at: datetime

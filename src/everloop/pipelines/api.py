@@ -36,6 +36,7 @@ from everloop.errors import (
     StateError,
     UserCodeError,
 )
+from everloop.pipelines.approvals import Waits, waiting_error
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -58,6 +59,7 @@ from everloop.tracking.current import logging_to
 from everloop.tracking.surroundings import environment_of, git_of, snapshot_code
 
 if TYPE_CHECKING:
+    from everloop.pipelines.backfill import Backfill
     from everloop.pipelines.sweep import Sweep
 
 __all__ = ["Pipeline", "Step", "current_run", "log", "pipeline", "step"]
@@ -295,6 +297,7 @@ class Pipeline(Generic[P, R]):
             StateError: If the run to resume finished, or another process took this one over.
             BackendError: If there is no cluster at `on`; nothing ran.
             MissingExtra: Without the library of the cluster; nothing ran.
+            RunWaiting: If it waits for an approval, see :func:`everloop.approve`.
         """
         return self.run_watched(
             Watcher(),
@@ -447,6 +450,23 @@ class Pipeline(Generic[P, R]):
                 with contextlib.suppress(EverloopError):
                     workspace.tracking.set_tag(run.id, READS_TAG, to_text(reads))
 
+    def backfill(
+        self, *, concurrency: int = 1, fixed: dict[str, Any] | None = None, **values: Iterable[Any]
+    ) -> Backfill:
+        """Run the pipeline for each of many values; what is stored is not computed again.
+
+        Args:
+            concurrency: Runs at the same time, in threads.
+            fixed: The other arguments, the same for all.
+            **values: By argument: its values. Of several, each combination is run.
+
+        Raises:
+            InvalidInput: If there is nothing to run, or the arguments do not fit; nothing ran.
+        """
+        from everloop.pipelines.backfill import backfill
+
+        return backfill(self, values, concurrency=concurrency, **(fixed or {}))
+
     def _start(
         self, workspace: Any, bound: dict[str, Any], resume: str, trigger: str, watcher: Watcher
     ) -> Run:
@@ -507,6 +527,9 @@ class Pipeline(Generic[P, R]):
         except RunStopped as error:
             execution.finish("killed", error=error.message)
             raise
+        except Waits as waits:
+            execution.finish("waiting")
+            raise waiting_error(execution.run.id, waits.approval) from None
         except Exception as error:  # the user's: the run keeps it, the caller gets it
             told = _told(self, execution, error)
             execution.finish("failed", error=masked(str(told)))

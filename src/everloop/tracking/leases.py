@@ -32,11 +32,12 @@ __all__ = [
     "take_over",
 ]
 
-EndState = Literal["finished", "failed", "killed"]
+EndState = Literal["finished", "failed", "killed", "waiting"]
 
 _LONGEST_S = 7 * 86400
 _EVENTS = {"finished": "run.Finished", "failed": "run.Failed", "killed": "run.Failed"}
-_MOVES = {"finished": "finish", "failed": "fail", "killed": "kill"}
+_EVENTS |= {"waiting": "run.Waiting"}
+_MOVES = {"finished": "finish", "failed": "fail", "killed": "kill", "waiting": "wait"}
 
 
 def lease_end(tx: Transaction, lease_s: float) -> datetime:
@@ -138,6 +139,8 @@ def end(
     was = "running" if row.state == "lost" else row.state  # its owner is here after all
     after = next_run_state(was, _MOVES[state], f"run {row.id} is {_told(row)}")
     ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
+    if after == "waiting":
+        ended |= {"ended_at": None, "owner": ""}
     tx.execute(update(runs).where(runs.c.id == row.id).values(**ended))
     body: dict[str, Any] = {"pipeline": row.pipeline, "state": after}
     if result:

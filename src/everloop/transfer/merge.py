@@ -69,7 +69,11 @@ STAYS = {
     "monitor_windows": _WATCHES,
     "alerts": _WATCHES,
     "loops": "a loop that runs there must not run twice",
+    "automations": "what happens by itself there must not happen twice",
     "firings": "what a loop did there",
+    "watched_files": "the files of that machine",
+    "run_approvals": "what waits there is answered there",
+    "hook_deliveries": "what was delivered there",
     "webhooks": "their secrets are sealed there, and an address can be a secret itself",
     "webhook_deliveries": "what is still to be told is told there",
 }

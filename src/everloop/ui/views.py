@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from everloop.core.approval import RunApproval
 from everloop.core.deploy import Deployment, Rollout
 from everloop.core.model import Model
 from everloop.core.monitor import Alert, Window
-from everloop.core.policy import Firing, LoopSpec
+from everloop.core.policy import Automation, Firing, LoopSpec
 from everloop.core.run import Run
 from everloop.workspace import Workspace
 
@@ -39,6 +40,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     models: list[Model]
     deployments: list[Deployment]
     alerts: list[Alert]
+    waiting: list[RunApproval]
+    automations: list[Automation]
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,8 @@ def overview(workspace: Workspace) -> Overview:
         models=workspace.registry.models(),
         deployments=deployments,
         alerts=sorted(alerts, key=lambda alert: alert.opened_at, reverse=True)[:15],
+        waiting=workspace.approvals.approvals(state="asked"),
+        automations=workspace.automation.automations(),
     )
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import everloop as ev
 from everloop.access.policy import EmbeddedAuthorizer
-from everloop.automation import declare as ev
-from everloop.automation.policy import latest_tick
+from everloop.automation.schedule import latest_tick
 from everloop.automation.service import AutomationService
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog

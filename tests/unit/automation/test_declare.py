@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from everloop.automation import declare as ev
+import everloop as ev
+from everloop.automation.triggers import collecting, declared
 from everloop.core.context import using
 from everloop.core.gate import Gate
 from everloop.core.policy import LoopSpec
@@ -58,7 +59,7 @@ def test_a_loop_says_what_was_written() -> None:
     assert weekly.label_delay_s == 2 * 86_400
     assert {monitor.deployment for monitor in spec.monitors} == {"flights-delay"}
     assert spec.charter.service_levels[0].at_most_s == 0.1
-    assert spec in ev.declared()
+    assert spec in declared()
 
 
 def test_the_path_of_a_pipeline_is_relative_to_the_project(
@@ -155,6 +156,6 @@ def test_a_loop_is_declared_where_a_workspace_is_current() -> None:
     workspace = _Workspace()
     with using(workspace):
         spec = whole()
-        with ev.collecting():
+        with collecting():
             whole()
     assert workspace.seen == [spec]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from everloop.automation import declare as ev
+import everloop as ev
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog
 from everloop.core.ids import new_id

@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from everloop.automation import declare as ev
+import everloop as ev
 from everloop.core.artifact import ModelArtifact
 from everloop.core.gate import Gate, GateResult, Verdict
 from everloop.core.ids import new_id
