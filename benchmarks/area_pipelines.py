@@ -22,6 +22,7 @@ from benchmarks.pipelines_keys import key_rows
 from benchmarks.pipelines_peers import measure_peers
 from benchmarks.pipelines_ray import ray_row
 from benchmarks.pipelines_sweep import sweep_rows
+from benchmarks.pipelines_whole import hand_over_rows, whole_process_rows
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
@@ -216,3 +217,13 @@ def fan_of_small_steps_on_ray(context: Context) -> Row:
 @bench
 def trials_of_a_sweep(context: Context) -> Iterator[Row]:
     yield from sweep_rows(context)
+
+
+@bench
+def whole_processes(context: Context) -> list[Row]:
+    return whole_process_rows(context)
+
+
+@bench
+def large_results(context: Context) -> list[Row]:
+    return hand_over_rows(context)
