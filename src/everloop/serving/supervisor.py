@@ -33,6 +33,10 @@ _LONGEST_DELAY_S = 10.0
 #: A child that lived so long has recovered: its next death counts as the first.
 _WELL_AFTER_S = 10.0
 
+#: A worker may take this long to stop: its requests end, then the log of predictions is stored,
+#: which waits up to 30 s for a catalog that is away.
+_WORKER_GRACE_S = 40.0
+
 
 class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A command to keep running.
@@ -301,6 +305,7 @@ def worker_children(
             environment={"PROMETHEUS_MULTIPROC_DIR": metrics_folder, **threads},
             pass_fds=(fd,),
             order=order,
+            grace_s=_WORKER_GRACE_S,
         )
         for number in range(workers)
     ]
