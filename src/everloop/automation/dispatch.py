@@ -22,7 +22,7 @@ from everloop.core.owner import this_process
 from everloop.core.policy import Firing, FiringAction
 from everloop.core.process import ChildProcess
 from everloop.core.time import monotonic_ns
-from everloop.errors import EverloopError, StateError
+from everloop.errors import StateError
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
@@ -130,8 +130,8 @@ class Dispatcher:
                 try:
                     self.step()
                     self._wait(_LOOK_S)
-                except EverloopError:
-                    # The catalog may be away for a while; a supervisor outlives that.
+                except Exception:  # noqa: BLE001 (a dead thread would be noticed by nobody)
+                    # Most likely the catalog is away for a while; a supervisor outlives that.
                     _log.exception("the queue could not be looked after; it is tried again")
                     stop.wait(_AFTER_TROUBLE_S)
         finally:

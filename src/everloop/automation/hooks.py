@@ -85,7 +85,7 @@ class HookService(Service):
             )
         try:
             payload = msgspec.json.decode(body) if body.strip() else {}
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise InvalidInput("the body is no JSON") from None
         table = hook_deliveries
         with self._catalog.write() as tx:

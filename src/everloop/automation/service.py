@@ -190,12 +190,16 @@ class AutomationService(Service):
             return [event for id_ in ids if (event := statements.event(tx, id_)) is not None]
 
     @action("loop:pause", on="name")
-    def pause(self, name: str, paused: bool = True, reason: str = "") -> LoopSpec | Automation:
-        """Stop a loop or an automation from acting, or let it again. What runs already goes on."""
+    def pause(self, name: str, paused: bool = True, reason: str = "") -> bool:
+        """Stop a loop or an automation from acting, or let it again. What runs already goes on.
+
+        Returns:
+            Whether that changed anything.
+        """
         with self._catalog.write() as tx:
             spec = _declared_as(tx, name)
             if spec.paused == paused:
-                return spec
+                return False
             spec = msgspec.structs.replace(spec, paused=paused, updated_at=tx.now)
             noun = "loop" if isinstance(spec, LoopSpec) else "automation"
             event = tx.append(
@@ -205,7 +209,7 @@ class AutomationService(Service):
                 statements.put_loop(tx, spec)
             else:
                 queue.put_automation(tx, spec, event.seq)
-        return spec
+        return True
 
     @action("loop:decide")
     def note_files(self, pattern: str, files: dict[str, str]) -> bool:

@@ -139,10 +139,10 @@ def fire(name: str, reason: str, location: str | None, as_json: bool) -> None:
 
 def _set_paused(location: str | None, name: str, paused: bool, reason: str, as_json: bool) -> None:
     with open_workspace(location) as workspace:
-        found = workspace.automation.pause(name, paused, reason)
+        changed = workspace.automation.pause(name, paused, reason)
     if as_json:
-        return json_document(found)
-    say(f"{name} is {'paused' if found.paused else 'on'}")
+        return json_document({"name": name, "paused": paused, "changed": changed})
+    say(f"{name} is {'paused' if paused else 'on'}{'' if changed else ', as it was'}")
 
 
 def _firings(found: list[Firing]) -> None:

@@ -94,8 +94,10 @@ _FEW = 1000
 
 def _attribute(key: str) -> Any:
     if key == "status":
-        # Clients know SCHEDULED and upper case; ours are queued and lower case.
-        return case((runs.c.state == "queued", "SCHEDULED"), else_=func.upper(runs.c.state))
+        # Clients know SCHEDULED and upper case; ours are queued or waiting, and lower case.
+        return case(
+            (runs.c.state.in_(("queued", "waiting")), "SCHEDULED"), else_=func.upper(runs.c.state)
+        )
     if key == "artifact_uri":
         ours = literal(OURS) + cast(experiments_table.c.pk, Text)
         location = select(

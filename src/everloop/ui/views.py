@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from everloop.catalog.loops import OPEN, WORKED
 from everloop.core.approval import RunApproval
 from everloop.core.deploy import Deployment, Rollout
 from everloop.core.model import Model
@@ -130,7 +131,7 @@ def _loop_row(
     firings = workspace.automation.firings(spec.name)
     mine = [alert for alert in alerts if alert.deployment == spec.name and alert.state == "firing"]
     deployment = next((d for d in deployments if d.name == spec.name), None)
-    acted = [f for f in firings if f.outcome in ("queued", "running", "done", "failed")]
+    acted = [f for f in firings if f.outcome in WORKED]
     return LoopRow(
         name=spec.name,
         owner=spec.owner,
@@ -174,7 +175,7 @@ def _state(
 ) -> str:
     if spec.paused:
         return "paused"
-    if any(f.outcome in ("queued", "running") for f in firings):
+    if any(f.outcome in OPEN for f in firings):
         return "retraining"
     if deployment is None:
         return "not deployed"

@@ -149,3 +149,9 @@ def test_the_supervisor_goes_on_with_what_was_approved(tmp_path: Path, clock: Ma
         runner.recover()
         runner.tick()
         assert [f.outcome for f in ws.automation.firings("asking")] == ["failed", "done"]
+
+
+def test_a_client_of_mlflow_finds_what_waits_as_scheduled(ws: Workspace) -> None:
+    run_id = ask()
+    found = ws.tracking.runs(filter="attributes.status = 'SCHEDULED'")
+    assert [run.id for run in found.runs] == [run_id]
