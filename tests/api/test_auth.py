@@ -101,6 +101,8 @@ def test_nothing_is_answered_without_credentials(app: ASGIApp) -> None:
     for path, method in itertools.product(paths, METHODS):
         answer = ask(app, method, path)
         assert answer.status == 401, f"{method} {path}"
+        if method == "POST" and path.startswith("/hooks/"):
+            continue  # by a signature, which no browser can be asked for
         assert "www-authenticate" in answer.headers
 
 

@@ -38,7 +38,7 @@ def post(url: str, body: str = BODY, name: str = "retrain", **changes: Any) -> h
     signed = signature(given["secret"], given["id"], given["at"], changes.get("signed", body))
     headers = {"webhook-id": given["id"], "webhook-timestamp": given["at"]}
     headers |= {"webhook-signature": f"v1,AAAA {signed}"}
-    return httpx.post(f"{url}/api/v1/hooks/{name}", content=body, headers=headers)
+    return httpx.post(f"{url}/hooks/{name}", content=body, headers=headers)
 
 
 def test_a_signed_delivery_is_one_event_however_often_it_comes(ws: Workspace) -> None:
@@ -67,7 +67,7 @@ def test_what_is_forged_old_or_unknown_is_refused_alike(ws: Workspace) -> None:
             post(url, at="1" * 30),
             post(url, id="a b"),
             post(url, name="nobody"),
-            httpx.post(f"{url}/api/v1/hooks/retrain", content=BODY),
+            httpx.post(f"{url}/hooks/retrain", content=BODY),
         ]
         assert {answer.status_code for answer in refused} == {401}
         assert len({answer.json()["message"] for answer in refused}) == 1
@@ -96,7 +96,7 @@ def test_a_secret_of_the_specification_and_our_own_headers_are_taken(
     headers = {"X-MLflow-Delivery-Id": "d1", "X-MLflow-Timestamp": at}
     headers |= {"X-MLflow-Signature": f"v1,{base64.b64encode(made).decode()}"}
     with serve(ws) as url:
-        answer = httpx.post(f"{url}/api/v1/hooks/retrain", content=BODY, headers=headers)
+        answer = httpx.post(f"{url}/hooks/retrain", content=BODY, headers=headers)
     assert answer.status_code == 202
 
 

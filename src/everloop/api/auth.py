@@ -38,7 +38,7 @@ OPEN = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
 _PART = re.compile(r"/(ajax-)?api/[23]\.0/mlflow-artifacts/mpu/parts/[0-9a-f]{32}/[0-9]{1,5}")
 
 # Webhooks of others are known by their signature.
-_HOOK = re.compile(r"/api/v1/hooks/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HOOK = re.compile(r"/hooks/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 #: The paths of inference, which need the right to ask for predictions.
 SERVING = ("/v2", "/invocations", "/ping")

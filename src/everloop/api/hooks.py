@@ -1,4 +1,4 @@
-"""``POST /api/v1/hooks/NAME``: webhooks of others, known by their signature and not by a login."""
+"""``POST /hooks/NAME``: webhooks of others, known by their signature and not by a login."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def routes(workspace: Workspace) -> list[Route]:
         is_new = await run_in_threadpool(work)
         return JSONResponse({"received": True, "duplicate": not is_new}, 202 if is_new else 200)
 
-    return [Route("/api/v1/hooks/{name:str}", receive, methods=["POST"])]
+    return [Route("/hooks/{name:str}", receive, methods=["POST"])]
 
 
 #: What our own webhooks send, by what the specification calls it.

@@ -35,7 +35,7 @@ _ID = re.compile(r"[!-~]{1,200}")
 
 
 class HookService(Service):
-    """Takes what others post to ``/api/v1/hooks/NAME``.
+    """Takes what others post to ``/hooks/NAME``.
 
     Args:
         catalog: Where it is kept.

@@ -153,7 +153,7 @@ def run_failed(pipeline: str = "", *, where: _Where = None) -> Trigger:
 
 
 def webhook(name: str, *, secret: str, where: _Where = None) -> Trigger:
-    """When somebody who knows the secret posts to ``/api/v1/hooks/NAME``.
+    """When somebody who knows the secret posts to ``/hooks/NAME``.
 
     Args:
         name: The last part of the path.
