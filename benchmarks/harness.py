@@ -23,13 +23,17 @@ before has `(quoted)` in the peer's name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,16 +221,25 @@ class PeerEnv:
         if self.fault is not None:
             return Missing(self.fault)
         command = [str(self.python), str(Path(__file__).parent / script), *args]
+        # Files and not pipes: what a peer leaves running would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+            process = subprocess.Popen(command, stdout=said, stderr=complained, process_group=0)
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return Missing(f"{script} took longer than {timeout_s:g} s")
+            finally:
+                # And it would disturb what is measured next.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            said.seek(0)
+            complained.seek(0)
+            out, err = said.read(), complained.read()
+        if process.returncode:
+            return Missing(f"{script} failed: {_last_line(err)}")
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=timeout_s
-            )
-        except subprocess.TimeoutExpired:
-            return Missing(f"{script} took longer than {timeout_s:g} s")
-        if done.returncode:
-            return Missing(f"{script} failed: {_last_line(done.stderr)}")
-        try:
-            answer = json.loads(_last_line(done.stdout))
+            answer = json.loads(_last_line(out))
         except json.JSONDecodeError:
             answer = None
         if not isinstance(answer, dict):

@@ -37,6 +37,7 @@ from everloop.errors import (
     UserCodeError,
 )
 from everloop.pipelines.approvals import Waits, waiting_error
+from everloop.pipelines.arguments import shown_arguments, stored_arguments
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name
@@ -44,8 +45,6 @@ from everloop.pipelines.engine import (
     LEASE_S,
     Execution,
     executing,
-    shown_arguments,
-    stored_arguments,
 )
 from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.kept import kept_modules

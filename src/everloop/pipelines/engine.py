@@ -21,8 +21,6 @@ from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from everloop.catalog.claims import Claims, OwnClaims
 from everloop.core.pipeline import Memo, StoredValue
 from everloop.core.reads import Read, fixed_answers, note, noting
@@ -53,8 +51,6 @@ __all__ = [
     "End",
     "Execution",
     "executing",
-    "shown_arguments",
-    "stored_arguments",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -672,38 +668,3 @@ def _tables_in(value: Any) -> list[tuple[str, Any]]:
     if is_table or isinstance(value, list | tuple | dict):
         encoder.text(value, "result")
     return encoder.tables
-
-
-def stored_arguments(bound: dict[str, Any], blobs: Any, where: str) -> dict[str, Any]:
-    """Arguments in stored form, for a resume.
-
-    Raises:
-        InvalidInput: If one of them has no stored form.
-    """
-    return {
-        name: msgspec.to_builtins(store(value, blobs, f"{where}, argument {name},")[0])
-        for name, value in bound.items()
-    }
-
-
-def shown_arguments(stored: dict[str, Any]) -> dict[str, str]:
-    """Arguments as text for people: short ones as they are, others by their digest."""
-    shown = {}
-    for name, value in stored.items():
-        text = value["meta"].get("text", "")
-        plain = msgspec.json.decode(text) if text else None
-        if isinstance(plain, str):
-            shown[name] = plain
-        elif isinstance(plain, dict) and "$datetime" in plain:
-            shown[name] = plain["$datetime"]
-        elif isinstance(plain, dict) and "$date" in plain:
-            shown[name] = plain["$date"]
-        elif isinstance(plain, dict) and "$path" in plain:
-            shown[name] = plain["$path"]
-        elif isinstance(plain, dict) and "$secret" in plain:
-            shown[name] = plain["$secret"]
-        elif value["kind"] == "json" and text and len(text) <= 500:
-            shown[name] = text
-        else:
-            shown[name] = f"{value['kind']}:{value['digest'][:16]}"
-    return shown

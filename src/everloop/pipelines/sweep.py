@@ -28,7 +28,8 @@ from everloop.core.run import PARENT_TAG, Metric, Run
 from everloop.core.stop import StopIf
 from everloop.core.time import ManualClock
 from everloop.errors import EverloopError, InvalidInput, MissingExtra, StateError, UserCodeError
-from everloop.pipelines.engine import LEASE_S, RENEW_S, stored_arguments
+from everloop.pipelines.arguments import stored_arguments
+from everloop.pipelines.engine import LEASE_S, RENEW_S
 from everloop.pipelines.pool import Pool
 from everloop.pipelines.shipping import StepReference, call_to_bytes
 from everloop.pipelines.space import Choice, Space
