@@ -23,7 +23,7 @@ import everloop as ev
 from everloop.workspace import Workspace
 from tests.e2e.trees import descendants, wait_for
 
-KILLS = int(os.environ.get("EVERLOOP_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("EVERLOOP_TEST_KILLS", "2"))
 SEED = int(os.environ.get("EVERLOOP_TEST_SEED", random.randrange(1 << 20)))
 #: Executions of steps by a run that nobody disturbs: less can be waited for before the kill.
 _MARKS = 84
