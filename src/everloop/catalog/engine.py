@@ -264,7 +264,7 @@ class Catalog:
                     _give_up(raw)
                     if is_new or not is_lost:
                         raise
-                except BaseException:
+                except BaseException:  # Ctrl-C too: half of a transaction must not stay open
                     _give_up(raw)
                     raise
                 else:

@@ -37,6 +37,7 @@ from everloop.pipelines.trial import (
     Order,
     TrialEnd,
     execute_order,
+    finished_end,
     place_of,
     run_trial,
 )
@@ -402,8 +403,8 @@ class _Driver:
             return TrialEnd(run.id, "pruned", None, curve, run.error)
         if run.state == "failed":
             return TrialEnd(run.id, "failed", None, curve, run.error)
-        if run.state == "finished" and curve:
-            return TrialEnd(run.id, "finished", curve[next(reversed(curve))], curve)
+        if run.state == "finished":
+            return finished_end(run.id, self._plan.metric, curve)
         return None
 
     def run(self) -> None:
@@ -448,7 +449,7 @@ class _Driver:
                 end = self._try(number, params, resume)
                 with self._lock:
                     self._note(number, params, end)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the other threads begin no further trial
             self._is_over.set()
             raise
 

@@ -23,6 +23,7 @@ __all__ = [
     "Runnable",
     "TrialEnd",
     "execute_order",
+    "finished_end",
     "place_of",
     "run_trial",
 ]
@@ -135,13 +136,18 @@ def run_trial(pipeline: Runnable, order: Order) -> TrialEnd:
         if not judge.run_id:
             raise
         return TrialEnd(judge.run_id, "failed", None, judge.curve, str(error))
-    if not judge.curve:
-        told = f"the run logged no metric {order.metric!r}, and the pipeline returned none"
-        return TrialEnd(judge.run_id, "failed", None, {}, told)
-    value = judge.curve[next(reversed(judge.curve))]
+    return finished_end(judge.run_id, order.metric, judge.curve)
+
+
+def finished_end(run_id: str, metric: str, curve: Curve) -> TrialEnd:
+    """What came of a trial whose run finished: it has failed without a value of the metric."""
+    if not curve:
+        told = f"the run logged no metric {metric!r}, and the pipeline returned none"
+        return TrialEnd(run_id, "failed", None, {}, told)
+    value = curve[next(reversed(curve))]
     if math.isnan(value):
-        return TrialEnd(judge.run_id, "failed", None, judge.curve, f"{order.metric} is NaN")
-    return TrialEnd(judge.run_id, "finished", value, judge.curve)
+        return TrialEnd(run_id, "failed", None, curve, f"{metric} is NaN")
+    return TrialEnd(run_id, "finished", value, curve)
 
 
 # In a worker process

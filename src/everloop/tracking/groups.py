@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -40,7 +41,7 @@ class _Entry(Generic[_Item, _Result]):
         self.turn.acquire()
 
 
-class Together(Generic[_Item, _Result]):
+class Together(ABC, Generic[_Item, _Result]):
     """Lets one thread write for all that wait; safe to keep over a fork."""
 
     def __init__(self) -> None:
@@ -52,9 +53,9 @@ class Together(Generic[_Item, _Result]):
         self._waiting: list[_Entry[_Item, _Result]] = []
         self._is_led = False
 
+    @abstractmethod
     def _write(self, items: list[_Item]) -> list[_Result]:
         """Write all items or none; the result of each."""
-        raise NotImplementedError
 
     def put(self, item: _Item) -> _Result:
         """Write an item, with those of other threads; raises what its writing raised."""

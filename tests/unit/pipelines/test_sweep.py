@@ -188,6 +188,24 @@ def test_a_sweep_that_was_stopped_goes_on_with_its_trials(
     assert sum(after.values()) == sum(before.values()) + 4
 
 
+def test_a_trial_without_the_metric_has_failed_after_a_resume_too(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"x": choice(0.0, 1.0, 2.0)}
+
+    def stop(self: Any, number: int, params: Any, end: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(sweeps._Driver, "_note", stop)
+    with pytest.raises(Killed):
+        scored.sweep(plan, maximize="score", sampler="grid")
+    monkeypatch.undo()
+    [own] = [r for r in place.tracking.runs().runs if "everloop.sweep" in r.tags]
+    found = scored.sweep(plan, maximize="score", sampler="grid", resume=own.id)
+    states = {trial.params["x"]: trial.state for trial in found.trials}
+    assert states == {0.0: "failed", 1.0: "finished", 2.0: "finished"}
+
+
 def test_a_sweep_is_resumed_as_it_was_started(place: Workspace, tmp_path: Path) -> None:
     first = tune.sweep(space(tmp_path), trials=2, minimize="loss")
     with pytest.raises(InvalidInput, match="other values of: space"):
