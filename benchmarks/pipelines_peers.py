@@ -14,7 +14,7 @@ __all__ = ["Peers", "measure_peers"]
 #: Shape (chain, fan) and kind (first, again) of the work; by it the figure of each peer.
 Peers = dict[tuple[str, str], dict[str, float | Missing]]
 
-TURNS = 3
+TURNS = 2
 
 
 class _Peer(NamedTuple):
