@@ -10,6 +10,9 @@ PYTEST := $(PY) -m pytest tests -n 2 --dist loadfile
 ARGS ?=
 AREA ?=
 
+# Where this is set, each of the many processes that a run starts compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix bench lock clean
 # One writer of .venv at a time; the tests bring their own parallelism.
@@ -27,13 +30,13 @@ help:
 # The demo's environment is a part of the tests' one, so it installs in a fraction of the time.
 $(VENV)/demo.stamp: requirements-demo.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --use-pep517 --require-hashes -r requirements-demo.lock
+	$(PIP) install --quiet --no-compile --use-pep517 --require-hashes -r requirements-demo.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --use-pep517 --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-compile --use-pep517 --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -75,6 +75,8 @@ _KNOWN = GLOBALS | ATTRIBUTES | LOCALS | STORES | _IMPORTS | _NEUTRAL
 _FILLERS = frozenset({"CACHE", "EXTENDED_ARG", "NOP"})
 
 
+# A new function is looked at three times in a row, and to read its instructions is most of that.
+@functools.lru_cache(maxsize=1024)
 def instructions_of(code: CodeType) -> list[dis.Instruction]:
     """The instructions of `code`, without those that only fill the space between others."""
     return [step for step in dis.get_instructions(code) if step.opname not in _FILLERS]
@@ -88,4 +90,4 @@ def unknown_instructions(code: CodeType) -> frozenset[str]:
 @functools.cache
 def _used(code: CodeType) -> frozenset[str]:
     nested = (_used(item) for item in code.co_consts if isinstance(item, CodeType))
-    return frozenset(step.opname for step in dis.get_instructions(code)).union(*nested)
+    return frozenset(step.opname for step in instructions_of(code)).union(*nested)

@@ -106,7 +106,7 @@ def _use(path: tuple[str, ...], steps: list[dis.Instruction], last: int) -> Use:
 def climbs(code: CodeType) -> int:
     """How many folders up from a file the code may go, by the names that it reads."""
     ups = {"parent": 1, "dirname": 1, "parents": 3}
-    found = sum(ups.get(str(step.argval), 0) for step in dis.get_instructions(code))
+    found = sum(ups.get(str(step.argval), 0) for step in instructions_of(code))
     found += sum(str(item).count("..") for item in code.co_consts if isinstance(item, str))
     return found + sum(climbs(item) for item in code.co_consts if isinstance(item, CodeType))
 

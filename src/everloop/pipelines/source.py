@@ -69,7 +69,10 @@ def file_digest_of_syntax(filename: str) -> str:
             return ""
         if filename.endswith(".py"):
             with _trees, contextlib.suppress(RecursionError):
-                return _syntax_digest(ast.parse(_text(filename)))
+                tree = ast.parse(_text(filename))
+                for node in ast.walk(tree):
+                    _drop_docstring(node)
+                return _syntax_digest(tree)
         with open(filename, "rb") as file:
             return blake3(file.read()).hexdigest()[:32]
     except (OSError, SyntaxError, ValueError):
@@ -95,11 +98,12 @@ def _source(filename: str, text: str) -> _Source | None:
         return None
     try:
         tree = ast.parse(text)
-        module = compile(text, filename, "exec", dont_inherit=True)
+        module = compile(tree, filename, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError):
         return None
     nodes: dict[tuple[str, int], list[ast.AST]] = defaultdict(list)
     for node in ast.walk(tree):
+        _drop_docstring(node)
         if isinstance(node, _Function):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             nodes[node.name, first].append(node)
@@ -149,26 +153,22 @@ def bytecode_digest(code: CodeType) -> str:
 
 
 def _syntax_digest(node: ast.AST) -> str:
+    """Digest of a tree without docstrings."""
     decorators = getattr(node, "decorator_list", None)
     try:
         if decorators:
             # What decorators did is followed on the live object: its wrapper and closure.
             node.decorator_list = []  # type: ignore[attr-defined]
-        text = ast.dump(_Bare().visit(node), annotate_fields=False)
+        text = ast.dump(node, annotate_fields=False)
     finally:
         if decorators:
             node.decorator_list = decorators  # type: ignore[attr-defined]
     return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-class _Bare(ast.NodeTransformer):
-    """Drops docstrings."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        if isinstance(node, _Function | ast.ClassDef | ast.Module):
-            first = node.body[0] if node.body else None
-            value = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-        return node
+def _drop_docstring(node: ast.AST) -> None:
+    if isinstance(node, _Function | ast.ClassDef | ast.Module):
+        first = node.body[0] if node.body else None
+        value = first.value if isinstance(first, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
