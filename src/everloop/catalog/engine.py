@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,11 +92,9 @@ class Transaction:
         text_ = column if self.dialect == "sqlite" else collate(column, "C")
         return and_(text_ >= f"{folder}/", text_ < f"{folder}0")  # "0" is the sign after "/"
 
-    def insert_new(self, table: Any, values: dict[str, Any]) -> bool:
-        """Insert a row unless its key is taken; whether it was inserted."""
-        insert = _insert(self.dialect, table).values(values).on_conflict_do_nothing()
-        key = next(iter(table.primary_key.columns))
-        return self.execute(insert.returning(key)).first() is not None
+    def insert_new(self, table: Any, values: dict[str, Any]) -> Any:
+        """Insert a row unless its key is taken; its key (the first column of it), or None."""
+        return self.execute(_insert_new(self.dialect, table), values).scalar()
 
     def insert_missing(self, table: Any, rows: list[dict[str, Any]]) -> None:
         """Insert those of `rows` whose key is not taken, in one statement."""
@@ -109,12 +108,7 @@ class Transaction:
         many = rows if isinstance(rows, list) else [rows]
         if not many:
             return
-        insert = _insert(self.dialect, table)
-        rest = {name: insert.excluded[name] for name in many[0] if name not in key}
-        if rest:
-            statement = insert.on_conflict_do_update(index_elements=list(key), set_=rest)
-        else:
-            statement = insert.on_conflict_do_nothing(index_elements=list(key))
+        statement = _upsert(self.dialect, table, tuple(many[0]), tuple(key))
         self.execute(statement, many)
 
     def append(
@@ -137,8 +131,7 @@ class Transaction:
             "cause": cause or current_cause(),
             "body": body or {},
         }
-        statement = tables.events.insert().values(fact).returning(tables.events.c.seq)
-        return Event(seq=int(self.scalar(statement)), **fact)
+        return Event(seq=int(self.execute(_APPEND, fact).scalar_one()), **fact)
 
     @property
     def dialect(self) -> str:
@@ -193,6 +186,11 @@ class Catalog:
                 self.url.database,
                 self._network,
             )
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._reader.dialect.name
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -416,6 +414,25 @@ def _give_up(raw: Any) -> None:
     # Closing rolls back; what broke already cannot be closed, and need not be.
     with suppress(Exception):
         raw.close()
+
+
+# To put a statement together takes longer than SQLite needs for it.
+_APPEND = tables.events.insert().returning(tables.events.c.seq)
+
+
+@cache
+def _insert_new(dialect: str, table: Any) -> Any:
+    key = next(iter(table.primary_key.columns))
+    return _insert(dialect, table).on_conflict_do_nothing().returning(key)
+
+
+@cache
+def _upsert(dialect: str, table: Any, names: tuple[str, ...], key: tuple[str, ...]) -> Any:
+    insert = _insert(dialect, table)
+    rest = {name: insert.excluded[name] for name in names if name not in key}
+    if rest:
+        return insert.on_conflict_do_update(index_elements=list(key), set_=rest)
+    return insert.on_conflict_do_nothing(index_elements=list(key))
 
 
 def _insert(dialect: str, table: Any) -> Any:

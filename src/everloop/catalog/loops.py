@@ -131,7 +131,7 @@ def firings(
 
 def put_firing(tx: Transaction, made: Firing) -> bool:
     """Store a firing; False where its loop has fired by that key already."""
-    return tx.insert_new(tables.firings, msgspec.structs.asdict(made))
+    return tx.insert_new(tables.firings, msgspec.structs.asdict(made)) is not None
 
 
 def set_firing(

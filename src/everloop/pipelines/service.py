@@ -14,7 +14,7 @@ from sqlalchemy import Row, select
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.tables import memos, runs, step_runs
+from everloop.catalog.tables import memos, step_runs
 from everloop.core.ids import new_id
 from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
 from everloop.core.run import Run, RunInput, StepRun
@@ -36,8 +36,6 @@ from everloop.tracking.store import (
     add_inputs,
     insert_run,
     open_experiment,
-    put_params,
-    put_tags,
     read_run,
     run_row,
 )
@@ -56,7 +54,14 @@ _INSERT_MEMO = (
     "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _READ_MEMO = "SELECT step, parts, notes, value, run_id, created_at FROM memos WHERE key = ?"
+# Of this run, if it is resumed, and of the two before it.
+_RECENT = (
+    "SELECT key, value FROM memos WHERE key IN (SELECT key FROM step_runs WHERE run_id IN ("
+    "SELECT ? UNION ALL SELECT id FROM (SELECT id FROM runs WHERE id <> ? AND pipeline = "
+    "(SELECT pipeline FROM runs WHERE id = ?) ORDER BY pk DESC LIMIT 2) AS newest)) LIMIT 5000"
+)
 _encode = msgspec.json.Encoder().encode
+_stored = msgspec.json.Decoder(StoredValue).decode
 #: Keys asked for by one statement.
 _KEYS = 500
 
@@ -116,10 +121,12 @@ class PipelineService(Service):
                 self._take_over(tx, run_id, pipeline, owner, until)
                 return read_run(tx, run_id)
             id_ = new_id()
-            pk = insert_run(
+            run = insert_run(
                 tx,
                 id_,
                 open_experiment(tx, pipeline),
+                params=params or {},
+                tags=tags or {},
                 pipeline=pipeline,
                 code=code,
                 git=git or {},
@@ -130,10 +137,8 @@ class PipelineService(Service):
                 fence=1,
                 lease_until=until,
             )
-            put_params(tx, pk, id_, params or {})
-            put_tags(tx, pk, tags or {})
             tx.append("run.Started", f"run:{id_}", {"pipeline": pipeline, "trigger": trigger})
-            return read_run(tx, id_)
+        return run
 
     def _take_over(
         self, tx: Transaction, run_id: str, pipeline: str, owner: str, until: Any
@@ -230,22 +235,9 @@ class PipelineService(Service):
 
         The next run most likely asks for these, so the engine fetches them together.
         """
-        with self._catalog.read() as tx:
-            newest = (
-                select(runs.c.id)
-                .where(runs.c.pipeline == run_row(tx, run_id).pipeline, runs.c.id != run_id)
-                .order_by(runs.c.pk.desc())
-                .limit(2)
-            )
-            ids = [run_id, *(row.id for row in tx.all(newest))]
-            query = (
-                select(memos.c.key, memos.c.value)
-                .join(step_runs, step_runs.c.key == memos.c.key)
-                .where(step_runs.c.run_id.in_(ids))
-                .limit(5000)
-            )
-            found = {row.key: row.value for row in tx.all(query)}
-        return {key: msgspec.convert(value, StoredValue) for key, value in found.items()}
+        with self._catalog.driver(write=False) as (cursor, _):
+            cursor.execute(self._sql.recent, (run_id, run_id, run_id))
+            return {key: _stored(value) for key, value in cursor.fetchall()}
 
     @action("run:write", on="run_id")
     def commit_steps(
@@ -398,12 +390,12 @@ class _Statements(msgspec.Struct, frozen=True):
     insert_step: str
     insert_memo: str
     read_memo: str
+    recent: str
 
 
 def _for_dialect(catalog: Catalog) -> _Statements:
-    with catalog.read() as tx:
-        mark = "?" if tx.dialect == "sqlite" else "%s"
-    texts = (text.replace("?", mark) for text in (_INSERT_STEP, _INSERT_MEMO, _READ_MEMO))
+    mark = "?" if catalog.dialect == "sqlite" else "%s"
+    texts = (text.replace("?", mark) for text in (_INSERT_STEP, _INSERT_MEMO, _READ_MEMO, _RECENT))
     return _Statements(*texts)
 
 
@@ -432,7 +424,7 @@ def _memo(key: str, row: Any) -> Memo:
             parts=decode(parts, type=dict[str, str]),
             notes=decode(notes, type=tuple[str, ...]),
         ),
-        value=decode(value, type=StoredValue),
+        value=_stored(value),
         run_id=run_id,
         created_at=from_micros(created),
     )

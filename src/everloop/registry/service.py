@@ -445,7 +445,7 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             "created_at": tx.now,
             "updated_at": tx.now,
         }
-        made = tx.insert_new(tables.models, row)
+        made = tx.insert_new(tables.models, row) is not None
         if made:
             body = {"owner": owner, "description": description, "tags": tags}
             tx.append("model.Created", f"model:{name}", body)

@@ -131,10 +131,12 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             if lease_s:
                 until = lease_end(tx, lease_s)
                 values |= {"owner": owner, "fence": 1, "lease_until": until}
-            run_pk = insert_run(
+            run = insert_run(
                 tx,
                 id_,
                 pk,
+                params=params or {},
+                tags=tags or {},
                 name=name or logged.made_up_name(id_),
                 pipeline=pipeline,
                 code=code,
@@ -143,10 +145,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
                 trigger=trigger,
                 **values,
             )
-            put_params(tx, run_pk, id_, params or {})
-            put_tags(tx, run_pk, tags or {})
             tx.append("run.Started", f"run:{id_}", {"experiment": str(pk)})
-            return read_run(tx, id_)
+        return run
 
     def _open(self, tx: Transaction, experiment: str) -> int:
         if not experiment.isdecimal():

@@ -68,6 +68,9 @@ _NAMES = [column.name for column in runs.c]
 _SAID = [name for name in _NAMES if name in (*Run.__struct_fields__, "experiment_pk")]
 _said = itemgetter(*map(_NAMES.index, _SAID))
 _BY_ID = select(runs).where(runs.c.id == bindparam("id"))
+_BY_NAME = select(experiments.c.pk, experiments.c.lifecycle).where(
+    experiments.c.name == bindparam("name")
+)
 
 
 def chunks(items: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
@@ -92,7 +95,7 @@ def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = No
         "Invalid value for parameter 'name' supplied",
         text_faults("name", name, longest=MAX_NAME, empty=False),
     )
-    wanted = select(experiments.c.pk, experiments.c.lifecycle).where(experiments.c.name == name)
+    wanted = _BY_NAME.params(name=name)
     row = tx.first(wanted)
     if row is None:
         fresh = {
@@ -112,8 +115,16 @@ def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = No
     return int(row.pk)
 
 
-def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> int:
-    """Insert a run and return its key.
+def insert_run(
+    tx: Transaction,
+    id_: str,
+    experiment_pk: int,
+    *,
+    params: dict[str, str],
+    tags: dict[str, str],
+    **values: Any,
+) -> Run:
+    """Insert a run with its parameters and tags.
 
     Raises:
         InvalidInput: If the id is taken.
@@ -137,12 +148,18 @@ def insert_run(tx: Transaction, id_: str, experiment_pk: int, **values: Any) -> 
         "lifecycle": "active",
         "started_at": tx.now,
         "ended_at": None,
-    }
-    if not tx.insert_new(runs, row | values):
+    } | values
+    pk = tx.insert_new(runs, row)
+    if pk is None:
         raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
-    if values.get("trigger"):
-        link(tx, f"firing:{values['trigger']}", f"run:{id_}", "started")
-    return int(tx.scalar(select(runs.c.pk).where(runs.c.id == id_)))
+    if row["trigger"]:
+        link(tx, f"firing:{row['trigger']}", f"run:{id_}", "started")
+    stored = _insert_params(tx, pk, params)
+    put_tags(tx, pk, tags)
+    if stored != params or any(len(value) > MAX_TAG for value in tags.values()):
+        return read_run(tx, id_)  # with the tag that says what was cut
+    said = {name: row[name] for name in _SAID if name != "experiment_pk"}
+    return Run(experiment=str(experiment_pk), **said, params=params, tags=tags)
 
 
 def run_row(tx: Transaction, id_: str) -> Row[Any]:
@@ -188,12 +205,7 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
     Raises:
         InvalidInput: Naming every parameter that has another value already.
     """
-    if not params:
-        return
-    values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
-    rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
-    tx.insert_missing(run_params, rows)
-    _note_cut(tx, run_pk, params, values)
+    values = _insert_params(tx, run_pk, params)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
         query = select(run_params.c.key, run_params.c.value).where(
@@ -211,6 +223,15 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
             faults,
             hint="log it under another key, or in another run",
         )
+
+
+def _insert_params(tx: Transaction, run_pk: int, params: dict[str, str]) -> dict[str, str]:
+    """Write those parameters that the run does not have; all of them as they are kept."""
+    values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
+    rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
+    tx.insert_missing(run_params, rows)
+    _note_cut(tx, run_pk, params, values)
+    return values
 
 
 def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
@@ -238,6 +259,9 @@ def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> No
 
     A dataset that is not ours is noted once, as whatever it was first said to be.
     """
+    inputs = list(inputs)
+    if not inputs:
+        return
     table = run_inputs.c
     query = select(table.dataset, table.digest).where(table.run_pk == run.pk, table.version == 0)
     known = {(row.dataset, row.digest) for row in tx.all(query)}
