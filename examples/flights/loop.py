@@ -189,4 +189,5 @@ ev.loop(
                       abort_on=[ev.slo("p99_ms < 50"), ev.slo("error_rate < 0.1%")]),
     cooldown="7d", cooldown_most="14d", budget="4 per month",
     min_new="10%",  # fewer new labels could hardly make a difference that the gate can see
+    contracts={"flights": FLIGHTS, "weather": WEATHER, "planes": PLANES},
 )  # fmt: skip

@@ -16,7 +16,8 @@ of MLflow's.
 ``env:VARIABLE`` or ``file:/path``.
 ``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
 ``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
-``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means.
+``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means. ``everloop ci`` reads what GitHub
+and GitLab say of the branch, and writes to GitHub's ``GITHUB_STEP_SUMMARY``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ import msgspec
 
 __all__ = [
     "DEFAULT_DIR",
+    "CiPlace",
     "MlflowLogin",
     "Settings",
+    "ci_place",
     "load",
     "login_of",
     "mlflow_login",
@@ -189,6 +192,25 @@ def _netrc(host: str) -> tuple[str, str]:
             f"{path} cannot be used: {error.msg}", hint="correct it, or set EVERLOOP_TOKEN"
         ) from None
     return (found[0] or "", found[2] or "") if found else ("", "")
+
+
+class CiPlace(msgspec.Struct, frozen=True):
+    """What the CI that this runs in says.
+
+    Attributes:
+        branch: That is built; of a pull request the one that it comes from.
+        summary: File whose Markdown is shown beside the run, or empty.
+    """
+
+    branch: str = ""
+    summary: str = ""
+
+
+def ci_place() -> CiPlace:
+    """Read the variables of GitHub's and GitLab's CI."""
+    names = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME")
+    branch = next((found for name in names if (found := os.environ.get(name))), "")
+    return CiPlace(branch=branch, summary=os.environ.get("GITHUB_STEP_SUMMARY", ""))
 
 
 class MlflowLogin(msgspec.Struct, frozen=True):

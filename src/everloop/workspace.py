@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from everloop import settings
 from everloop.access.policy import Authorizer
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
+    from everloop.data.mirror import MirrorData
     from everloop.data.objects import ObjectService
+    from everloop.data.sample import Sample
     from everloop.data.service import DataService
     from everloop.deployment.predictions import PredictionService
     from everloop.deployment.service import DeploymentService
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from everloop.tracking.traces import TraceService
     from everloop.transfer.report import TransferReport
 
-__all__ = ["AREAS", "Workspace", "open_workspace"]
+__all__ = ["AREAS", "MirrorWorkspace", "Workspace", "open_workspace"]
 
 #: The services by the name of their area, which is also the attribute of the workspace.
 AREAS = (
@@ -580,7 +582,7 @@ class Workspace:
         if self._transport is not None:
             self._transport.close()
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -618,6 +620,37 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
+
+
+class MirrorWorkspace(Workspace):
+    """A workspace of its own that reads the datasets of another one, which it never changes.
+
+    Args:
+        folder: Where it is.
+        objects: Folder of its objects; several may share one.
+        origin: The other; None mirrors nothing.
+        sample: What is kept of each table; None is all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        objects: Path,
+        origin: Workspace | None,
+        sample: Sample | None = None,
+    ) -> None:
+        super().__init__(str(folder), objects=str(objects), actor=settings.load().actor)
+        self.origin = origin
+        self._sample = sample
+
+    @cached_property
+    def data(self) -> MirrorData:
+        """Datasets of the other workspace, and those that were committed here."""
+        from everloop.data.mirror import MirrorData, Origin
+
+        theirs = None if self.origin is None else Origin(self.origin.data, self.origin.blobs)
+        return MirrorData(self._catalog, self.blobs, self._authorizer, theirs, self._sample)
 
 
 def _plugged_in(scheme: str, address: str) -> Executor:

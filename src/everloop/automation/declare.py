@@ -7,7 +7,7 @@ Times are text such as ``"7d"``; rules read as people say them: ``"3 of 5 days"`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
 from everloop.core.monitor import Monitor
 from everloop.core.policy import Charter, LoopSpec, ServiceLevel, Trigger
+from everloop.core.schema import Schema
 from everloop.core.time import SystemClock, duration_micros
 from everloop.errors import Fault, InvalidInput
 from everloop.evaluation.gates import gate_faults
@@ -36,6 +37,7 @@ __all__ = [
     "Objective",
     "canary",
     "charter",
+    "contracts_of",
     "drift",
     "loop",
     "performance",
@@ -46,6 +48,14 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: What loops of files imported by this process say of their datasets. A matter of the code, not of
+#: the loop as it is kept: a dataset keeps the schema that it was committed with.
+_contracts: dict[str, dict[str, Schema]] = {}
+
+
+def contracts_of(loop: str) -> dict[str, Schema]:
+    """The schemas that a loop states, by dataset."""
+    return _contracts.get(loop, {})
 
 
 class Objective(msgspec.Struct, frozen=True):
@@ -69,6 +79,7 @@ def loop(
     cooldown_most: str | timedelta = "",
     min_new: str = "",
     budget: str = "4 per month",
+    contracts: Mapping[str, Schema] | None = None,
 ) -> LoopSpec:
     """Declare a production loop; in the current workspace, where one is set.
 
@@ -88,6 +99,8 @@ def loop(
         min_new: Labels since the champion's training data that make a retraining worth while, as
             a share of the rows it was trained on, such as ``"10%"``; needs ``ev.model(rows=...)``.
         budget: Most retrainings in a time, such as ``"4 per month"``.
+        contracts: What must hold of the datasets that the pipeline reads, by name;
+            ``everloop ci`` holds their newest rows against it.
 
     Raises:
         InvalidInput: If anything does not fit together; all faults are listed.
@@ -104,6 +117,11 @@ def loop(
     most, per_s = parsed(faults, "budget", lambda: budget_of(budget), (0, 0.0))
     monitors = tuple(msgspec.structs.replace(monitor, deployment=name) for monitor in watch)
     faults += _loop_faults(name, owner, monitors, retrain_on)
+    faults += [
+        Fault(f"contracts.{dataset}", f"must be an ev.Schema, not a {type(schema).__name__}")
+        for dataset, schema in dict[str, Any](contracts or {}).items()
+        if not isinstance(schema, Schema)
+    ]
     gates = (beats_champion("brier"),) if gate is None else tuple(gate)
     faults += gate_faults(gates)
     if not gates:
@@ -129,6 +147,7 @@ def loop(
         updated_at=now,
     )
     declare(spec)
+    _contracts[name] = dict(contracts or {})
     if is_collecting():
         return spec
     return current_workspace().automation.declare(spec)  # type: ignore[no-any-return]

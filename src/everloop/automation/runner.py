@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from everloop.automation.dispatch import Dispatcher
-from everloop.automation.holdout import build_holdout, reference_of, subject_of
+from everloop.automation.holdout import subject_of
+from everloop.automation.judging import Judged, judge_on_log
 from everloop.automation.project import ProjectFiles, matching_files
 from everloop.automation.triggers import collecting, declared
 from everloop.automation.work import ActionWork, told
@@ -36,7 +37,7 @@ from everloop.core.model import ModelVersion
 from everloop.core.policy import Automation, Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
 from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, RunWaiting
-from everloop.evaluation.gates import first_verdict, judge, needs_subject, same_model
+from everloop.evaluation.gates import first_verdict, same_model
 from everloop.pipelines.load import load_module, load_pipeline
 from everloop.registry.flavors import load_predictor
 
@@ -379,13 +380,13 @@ class LoopRunner:
         nothing = same_model(version, holder, now=self._ws.clock.now(), run_id=run_id)
         if nothing is not None:
             return self._refused(spec, version, given or self._ws.evaluation.record(nothing))
-        verdict, reference = self._verdict(spec, version, champion.version, run_id)
-        verdict = given or self._ws.evaluation.record(verdict)
+        judged = self._verdict(spec, version, champion.version, run_id)
+        verdict = given or self._ws.evaluation.record(judged.verdict)
         if not verdict.passed:
             return self._refused(spec, version, verdict)
         with acting(cause=self._event_id(f"verdict:{verdict.id}")):
             if not version.reference:
-                self._ws.registry.set_reference(spec.name, version.version, reference())
+                self._ws.registry.set_reference(spec.name, version.version, judged.reference())
             rollout = self._ws.deployment.start_rollout(
                 spec.name, version.version, spec.rollout, verdict=verdict.id
             )
@@ -431,43 +432,20 @@ class LoopRunner:
             )
         return f"{version.ref} went live: there was no champion yet"
 
-    def _verdict(
-        self, spec: LoopSpec, version: ModelVersion, champion: int, run_id: str
-    ) -> tuple[Verdict, Callable[[], bytes]]:
-        """The verdict, and a way to make the reference of the candidate from the same rows."""
-        now = self._ws.clock.now()
+    def _verdict(self, spec: LoopSpec, version: ModelVersion, champion: int, run_id: str) -> Judged:
+        now, registry = self._ws.clock.now(), self._ws.registry
         since = now - timedelta(days=max(gate.days for gate in spec.gates))
-        log = self._ws.predictions.read(spec.name, since=since, until=now, labelled=True, as_of=now)
-        holder = self._ws.registry.version(spec.name, champion)
-        wanted = set(version.signature.inputs.names) | set(holder.signature.inputs.names)
-        served = {int(number) for number in pc.unique(log.column("version")).to_pylist()}
-        same = {
-            number
-            for number in served
-            if wanted <= set(self._ws.registry.version(spec.name, number).signature.inputs.names)
-        }
-        scorer = self._load(version)
-        rows, facts = build_holdout(
-            log,
-            champion=(holder, self._load(holder)),
-            candidate=(version, scorer),
-            groups=[gate.group for gate in spec.gates if gate.group],
-            same_features=frozenset(same | {champion}),
-        )
-        verdict = judge(
+        holder = registry.version(spec.name, champion)
+        return judge_on_log(
             spec.gates,
-            model=spec.name,
-            candidate=version.version,
-            champion=champion,
-            rows=rows,
+            self._ws.predictions.read(spec.name, since=since, until=now, labelled=True, as_of=now),
+            candidate=(version, self._load(version)),
+            champion=(holder, self._load(holder)),
+            version_of=lambda number: registry.version(spec.name, number),
             now=now,
             run_id=run_id,
-            subject=subject_of(version, scorer, log) if needs_subject(spec.gates) else None,
             uses=self._ws.evaluation.uses(spec.name, since, now),
-            versions=(version, holder),
         )
-        verdict = msgspec.structs.replace(verdict, holdout=verdict.holdout | facts)
-        return verdict, lambda: reference_of(log, version, rows, frozenset(same | {champion}))
 
     def _load(self, version: ModelVersion) -> Any:
         registry = self._ws.registry

@@ -22,6 +22,7 @@ from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.core.ci import CiSummary
 from everloop.core.context import current_actor
 from everloop.core.events import Event
 from everloop.core.owner import is_dead
@@ -112,6 +113,16 @@ class AutomationService(Service):
         """One loop; NotFound with near names if there is none."""
         with self._catalog.read() as tx:
             return statements.loop(tx, name)
+
+    @action("ci:record")
+    def record_ci(self, summary: CiSummary) -> Event:
+        """Keep that CI ran: ``ci.Finished`` about the code snapshot, or about the loop without one.
+
+        It changes nothing else: no trigger looks at it.
+        """
+        subject = f"code:{summary.code}" if summary.code else f"loop:{summary.loop}"
+        with self._catalog.write() as tx:
+            return tx.append("ci.Finished", subject, msgspec.to_builtins(summary))
 
     @action("loop:read", on="loop")
     def firings(self, loop: str = "", limit: int = 1000) -> list[Firing]:

@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("everloop.cli.server", "up", "Run everything: server, pages, scheduler, serving."),
     "server": ("everloop.cli.server", "server", "Run the API and the pages alone."),
     "run": ("everloop.cli.run", "run", "Run a pipeline; list and show runs."),
+    "ci": ("everloop.cli.ci", "ci", "Judge a commit: contracts, pipeline, model tests."),
     "sweep": ("everloop.cli.sweep", "sweep", "Run a pipeline with many arguments; find the best."),
     "approve": ("everloop.cli.approval", "approve", "Let a run that waits go on; list them."),
     "refuse": ("everloop.cli.approval", "refuse", "Refuse what a run waits for."),

@@ -35,6 +35,8 @@ from everloop.evaluation.rows import (
 from everloop.evaluation.slices import find_slices
 
 __all__ = [
+    "ROWLESS",
+    "SUBJECT",
     "HoldOut",
     "Subject",
     "first_verdict",
@@ -62,9 +64,10 @@ _WITHOUT_METRIC = (
     "calibrated", "fair", "invariant", "directional", "functionality", "max_latency_ms",
     "max_size_mb",
 )  # fmt: skip
-#: What can be judged before anything was ever asked.
-_WITHOUT_ROWS = ("functionality", "max_latency_ms", "max_size_mb")
-_OF_SUBJECT = ("invariant", "directional", *_WITHOUT_ROWS)
+#: Kinds that can be judged before anything was ever asked.
+ROWLESS = ("functionality", "max_latency_ms", "max_size_mb")
+#: Kinds that ask for the candidate itself, and not for what it is compared with.
+SUBJECT = ("invariant", "directional", *ROWLESS)
 _OF_GROUPS = ("no_group_worse", "fair")
 _WORST_SHOWN = 5
 
@@ -171,12 +174,12 @@ def first_verdict(
         NotFound: If a case names a feature that the model does not take.
     """
     empty, _ = later_rows(HoldOut(*(np.empty(0),) * 3, np.empty(0, dtype=np.int64)))
-    judged = [gate for gate in gates if gate.kind in _WITHOUT_ROWS]
+    judged = [gate for gate in gates if gate.kind in ROWLESS]
     itself = subject() if judged else None
     results = tuple(
         _KINDS[gate.kind](Question(gate, None, empty, 0, itself, Uses())) for gate in judged
     )
-    left = [gate.name for gate in gates if gate.kind not in _WITHOUT_ROWS]
+    left = [gate.name for gate in gates if gate.kind not in ROWLESS]
     reason = "no champion yet" + (", and nothing was asked yet" if left else "")
     return Verdict(
         id=new_id(),
@@ -193,7 +196,7 @@ def first_verdict(
 
 def needs_subject(gates: Sequence[Gate]) -> bool:
     """Whether any gate asks for the candidate itself."""
-    return any(gate.kind in _OF_SUBJECT for gate in gates)
+    return any(gate.kind in SUBJECT for gate in gates)
 
 
 # --- what is kept beside the gates --------------------------------------------------------------

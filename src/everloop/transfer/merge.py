@@ -48,7 +48,7 @@ TOLD = (
     "logged_model.Created", "logged_model.Ready", "logged_model.Failed", "logged_model.Deleted",
     "logged_model.Imported", "model.Registered", "model.VersionImported", "model.CardWritten",
     "model.ReferenceSet", "model.StageChanged", "model.VersionApproved", "model.ApprovalWithdrawn",
-    "verdict.Given", "trace.Deleted", "feature.Applied", "lineage.Reported",
+    "verdict.Given", "trace.Deleted", "feature.Applied", "lineage.Reported", "ci.Finished",
 )  # fmt: skip
 _SERVES = "what is served, and by whom, is a matter of its workspace"
 _WATCHES = "what is watched belongs to a deployment, which stays"

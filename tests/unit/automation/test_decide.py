@@ -19,6 +19,7 @@ from everloop.automation.service import AutomationService
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog
 from everloop.catalog.lineage import walk
+from everloop.core.ci import CiSummary
 from everloop.core.context import acting
 from everloop.core.time import ManualClock, parse_instant
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
@@ -417,3 +418,17 @@ def test_a_loop_whose_gates_could_not_be_judged_is_not_declared(
     with pytest.raises(InvalidInput, match="must not be empty"):
         automation.declare(msgspec.structs.replace(spec(), gates=()))
     assert automation.loops() == []
+
+
+def test_that_ci_ran_is_a_fact_that_fires_nothing(
+    automation: AutomationService, catalog: Catalog
+) -> None:
+    automation.declare(spec())
+    automation.decide()
+    summary = CiSummary(loop=NAME, code="c0de", outcome="refused", report="d", counts={"passed": 3})
+    event = automation.record_ci(summary)
+    assert (event.kind, event.subject) == ("ci.Finished", "code:c0de")
+    assert msgspec.convert(catalog.events(kind="ci.Finished")[0].body, CiSummary) == summary
+    unrun = automation.record_ci(CiSummary(loop=NAME, code="", outcome="failed", report="d"))
+    assert unrun.subject == f"loop:{NAME}"
+    assert automation.decide() == []

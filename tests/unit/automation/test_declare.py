@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import everloop as ev
+from everloop.automation.declare import contracts_of
 from everloop.automation.triggers import collecting, declared
 from everloop.core.context import using
 from everloop.core.gate import Gate
@@ -159,3 +161,14 @@ def test_a_loop_is_declared_where_a_workspace_is_current() -> None:
         with collecting():
             whole()
     assert workspace.seen == [spec]
+
+
+def test_contracts_are_stated_beside_the_loop_and_not_kept_with_it() -> None:
+    schema = ev.Schema((ev.Field("id", "string"),))
+    spec = ev.loop("churn", owner="o", pipeline=retrain, contracts={"visits": schema})
+    assert contracts_of("churn") == {"visits": schema}
+    assert "visits" not in msgspec.json.encode(spec).decode()
+    ev.loop("churn", owner="o", pipeline=retrain)
+    assert contracts_of("churn") == {}
+    with pytest.raises(InvalidInput, match=r"contracts\.visits: must be an ev\.Schema, not a dict"):
+        ev.loop("churn", owner="o", pipeline=retrain, contracts={"visits": {}})  # type: ignore[dict-item]

@@ -1,0 +1,188 @@
+"""MirrorData: datasets of another workspace, brought here when they are first asked for.
+
+What is brought are blocks, by their digests, so that what is here already is not brought again.
+The other workspace is only read; what is committed here stays here.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+
+from everloop.access.policy import Authorizer
+from everloop.access.service import action
+from everloop.catalog import datasets as statements
+from everloop.catalog.engine import Catalog
+from everloop.core.dataset import Block, DatasetVersion
+from everloop.core.schema import Schema
+from everloop.data.blocks import read_blocks, version_digest, write_blocks
+from everloop.data.sample import Sample, sampled
+from everloop.data.service import DataService
+from everloop.errors import NotFound
+from everloop.ports.blobs import BlobStore
+
+__all__ = ["MirrorData", "Origin"]
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The datasets of the other workspace, and its objects."""
+
+    data: DataService
+    blobs: BlobStore
+
+
+class MirrorData(DataService):
+    """Datasets of a workspace that mirrors another.
+
+    The latest version there is looked up once in the life of this object, so that all of a run
+    sees one state; what earlier ones committed here is not seen. Versions keep their numbers as
+    long as nothing was committed here.
+
+    Attributes:
+        stated: The schemas that commits here have stated, by dataset.
+
+    Args:
+        origin: What is mirrored; None is an empty workspace.
+        sample: What is kept of each table, also of those that are committed here; None is all.
+    """
+
+    area = "data"
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        authorizer: Authorizer,
+        origin: Origin | None,
+        sample: Sample | None,
+    ) -> None:
+        super().__init__(catalog, blobs, authorizer)
+        self._origin = origin
+        self._sample = sample
+        self._lock = threading.RLock()
+        self._found: dict[str, DatasetVersion | None] = {}
+        self._made: set[str] = set()
+        self.stated: dict[str, Schema] = {}
+
+    @property
+    def asked(self) -> dict[str, DatasetVersion]:
+        """The latest versions there of what was read or committed here so far, by dataset."""
+        with self._lock:
+            return {name: found for name, found in self._found.items() if found is not None}
+
+    @action("dataset:read", on="name")
+    def version(self, name: str, number: int | None = None) -> DatasetVersion:
+        """A version; the latest if `number` is None. Brought here if it is not here yet."""
+        if number is None:
+            if self._bring_latest(name) is None and name not in self._made:
+                raise NotFound.named("dataset", name, self._names())
+        else:
+            with self._catalog.read() as tx:
+                is_here = statements.find_version(tx, name, number) is not None
+            if not is_here and self._origin is not None:
+                self._take(self._origin.data.version(name, number), latest=False)
+        return super().version(name, number)
+
+    @action("dataset:write", on="name")
+    def commit(
+        self,
+        name: str,
+        rows: pa.Table,
+        *,
+        schema: Schema | None = None,
+        mode: Literal["append", "replace"] = "append",
+        owner: str = "",
+        note: str = "",
+        run_id: str = "",
+        expect: int | None = None,
+        sources: list[str] | None = None,
+    ) -> DatasetVersion:
+        """Commit here, on top of the latest version there."""
+        is_new = self._bring_latest(name) is None and name not in self._made
+        if schema is not None:
+            self.stated[name] = schema
+        if self._sample is not None and isinstance(rows, pa.Table):
+            rows = sampled(rows, schema or Schema(()), self._sample)
+        made = super().commit(
+            name,
+            rows,
+            schema=schema,
+            mode="replace" if is_new else mode,
+            owner=owner,
+            note=note,
+            run_id=run_id,
+            expect=expect,
+            sources=sources,
+        )
+        self._made.add(name)
+        return made
+
+    def _names(self) -> list[str]:
+        theirs = [] if self._origin is None else self._origin.data.datasets()
+        return sorted({found.name for found in theirs} | self._made)
+
+    def _bring_latest(self, name: str) -> DatasetVersion | None:
+        """The latest version there, which is here then, or what was committed here on top."""
+        with self._lock:
+            if name in self._found:
+                return self._found[name]
+            found = None
+            if self._origin is not None:
+                try:
+                    found = self._origin.data.version(name)
+                except NotFound:  # it is made here, or asked for in vain
+                    found = None
+            if found is not None:
+                self._take(found, latest=True)
+            self._found[name] = found
+            return found
+
+    def _take(self, found: DatasetVersion, *, latest: bool) -> None:
+        note = f"mirrored from {found.digest}" + (
+            f", a sample of {self._sample.name}" if self._sample is not None else ""
+        )
+        with self._catalog.read() as tx:
+            known = statements.find_version(tx, found.dataset)
+        if latest and known is not None and known.note == note:
+            return
+        blocks = self._blocks(found)
+        with self._catalog.write() as tx:
+            known = statements.find_version(tx, found.dataset)
+            newest = known.number if known is not None else 0
+            made = msgspec.structs.replace(
+                found,
+                number=max(found.number, newest + 1) if latest else found.number,
+                digest=version_digest(found.schema, blocks),
+                blocks=blocks,
+                rows=sum(block.rows for block in blocks),
+                parent=0,
+                run_id="",
+                note=note,
+                created_at=tx.now,
+            )
+            statements.add_objects(tx, [(block.digest, block.size) for block in blocks])
+            statements.add_version(tx, made, "")
+            body = {
+                "dataset": made.dataset,
+                "number": made.number,
+                "rows": made.rows,
+                "mode": "mirrored",
+                "digest": made.digest,
+                "run_id": "",
+            }
+            tx.append("dataset.VersionCommitted", f"dataset:{made.ref}", body)
+
+    def _blocks(self, found: DatasetVersion) -> tuple[Block, ...]:
+        assert self._origin is not None
+        theirs = self._origin.blobs
+        if self._sample is not None:
+            rows = read_blocks(theirs, found.blocks, found.schema, found.schema.names)
+            kept = sampled(rows, found.schema, self._sample)
+            return tuple(block for block, _ in write_blocks(self._blobs, kept))
+        for block in found.blocks:
+            if not self._blobs.keep(block.digest):
+                self._blobs.put(theirs.stream(block.digest))
+        return found.blocks
