@@ -15,14 +15,14 @@ from everloop.catalog.engine import Catalog
 from everloop.core.dataset import RowChangeSummary
 from everloop.core.gate import Verdict
 from everloop.core.model import ModelVersion
-from everloop.core.policy import Charter, LoopSpec
+from everloop.core.policy import Charter, LoopSpec, MeasuredLevel
 from everloop.core.run import Run, RunInput
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.governance.card import make_card
-from everloop.governance.levels import measure_levels
-from everloop.governance.records import DatasetUse, MeasuredLevel, StoryLine, Why
+from everloop.governance.records import DatasetUse, StoryLine, Why
 from everloop.governance.rows import feature_set_body, feature_values, source_rows
 from everloop.governance.story import tell
+from everloop.monitoring.levels import measure_levels
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
