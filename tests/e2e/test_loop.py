@@ -179,6 +179,17 @@ def test_a_rerun_with_nothing_changed_runs_no_step(lived: Lived) -> None:
     assert outcomes == {"cached"}
 
 
+def test_the_loop_is_graded_on_what_it_recorded(lived: Lived) -> None:
+    items = {item.number: item for item in lived.workspace.governance.maturity().items}
+    open_ = {number for number, item in items.items() if item.grade != "met"}
+    # Nothing is recorded of CI and packages; 1 and 11 hang on the checkout, and on who ran it too.
+    assert {2, 3} <= open_ <= {1, 2, 3, 11}
+    [told] = items[10].conditions[1].evidence
+    alert, _, run = (part.split()[1] for part in told.split(" -> "))
+    assert lived.workspace.tracking.run(run).trigger
+    assert alert in {event.id for event in events(lived, "alert.Fired")}
+
+
 def test_service_levels_are_measured(lived: Lived) -> None:
     levels = {
         level.name: level for level in lived.workspace.governance.service_levels("flights-delay")

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page
 import everloop as ev
 from everloop.core.policy import Charter
 from everloop.core.time import ManualClock
+from everloop.governance.maturity import Maturity
 from everloop.ui import views
 from everloop.workspace import Workspace
 from tests.e2e.history import NAME, START, make_history
@@ -201,3 +202,14 @@ def test_a_page_of_a_long_past_stays_small(workspace: Workspace, url: str) -> No
     days = (page.series[0].at[-1] - page.series[0].at[0]) / timedelta(days=1).total_seconds()
     size = len(get(f"{url}/loops/{NAME}").body)
     assert size / days * 365 < 1_000_000
+
+
+def test_the_grades_of_a_loop_are_a_page_and_a_document(url: str) -> None:
+    page = get(f"{url}/loops/{NAME}/maturity")
+    assert page.status == 200
+    document = msgspec.json.decode(get(f"{url}/loops/{NAME}/maturity.json").body, type=Maturity)
+    assert len(document.items) == 12
+    for item in document.items:
+        assert item.title in page.body.decode()
+    assert f"/loops/{NAME}/maturity" in get(f"{url}/loops/{NAME}").body.decode()
+    assert get(f"{url}/loops/nobody/maturity").status == 404

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -27,7 +27,7 @@ from everloop.core.context import current_workspace
 from everloop.core.gate import Gate
 from everloop.core.machines import RolloutPlan
 from everloop.core.monitor import Monitor
-from everloop.core.policy import Charter, LoopSpec, ServiceLevel, Trigger
+from everloop.core.policy import Charter, LevelName, LoopSpec, ServiceLevel, Trigger
 from everloop.core.schema import Schema
 from everloop.core.time import SystemClock, duration_micros
 from everloop.errors import Fault, InvalidInput
@@ -179,14 +179,14 @@ def charter(
 
 
 def sla(
-    name: Literal["prediction", "retraining", "deployment", "renewal"],
+    name: LevelName,
     at_most: str | timedelta,
     description: str = "",
 ) -> ServiceLevel:
     """A promise: how late a prediction may be, how long a retraining or a deployment may take, or
-    how old the live model may become (``renewal``).
+    how old the live model may become (``renewal``). Broken, it alerts as ``sla:NAME``.
     """  # noqa: D205 - the four meanings belong into one sentence
-    known = ("prediction", "retraining", "deployment", "renewal")
+    known = get_args(LevelName)
     if name not in known:
         raise InvalidInput("the service level is wrong", [("name", f"{name!r} is none of {known}")])
     seconds = duration_micros(at_most) / 1e6

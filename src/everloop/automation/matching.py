@@ -35,8 +35,10 @@ def _alias(event: Event) -> Iterator[_Topic]:
 
 def _alert(event: Event) -> Iterator[_Topic]:
     monitor = str(event.body.get("monitor", ""))
-    yield "alert", monitor
-    yield "alert", f"{event.body.get('deployment', '')}/{monitor}"
+    deployment = event.body.get("deployment", "")
+    for name in (monitor, "sla") if monitor.startswith("sla:") else (monitor,):
+        yield "alert", name
+        yield "alert", f"{deployment}/{name}"
 
 
 def _verdict(event: Event) -> Iterator[_Topic]:

@@ -11,6 +11,7 @@ import msgspec
 
 from everloop.core.events import Event
 from everloop.core.policy import Firing, Notify
+from everloop.core.time import span_text
 from everloop.core.webhook import is_tried_again
 from everloop.errors import BackendError, InvalidInput
 from everloop.ports.notifier import Notifier, Receipt
@@ -108,5 +109,9 @@ def _sentence(event: Event | None, known: Mapping[str, Any]) -> str:
     if event is None:
         return f"{known['name']} at {known['at']}"
     told = next((str(known[name]) for name in _TELLING if known.get(name)), "")
+    broken = event.body.get("evidence") or {}
+    if "promised" in broken:
+        took, most = span_text(broken["value"]), span_text(broken["promised"])
+        told += f": {took}, promised at most {most}"
     about = event.body.get("pipeline") or event.body.get("deployment") or event.body.get("loop")
     return f"{event.kind} {event.subject}{f' ({about})' if about else ''}: {told}".rstrip(": ")

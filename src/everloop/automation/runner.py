@@ -265,9 +265,9 @@ class LoopRunner:
     # --- watching and rolling out ----------------------------------------------------------------
 
     def _watch(self, spec: LoopSpec) -> list[str]:
-        if self._deployed(spec) is None:
-            return []
-        return [alert.id for alert in self._ws.monitoring.update(spec.name)]
+        monitoring = self._ws.monitoring
+        found = [] if self._deployed(spec) is None else monitoring.update(spec.name)
+        return [alert.id for alert in [*found, *monitoring.judge(spec.name)]]
 
     def _advance(self, spec: LoopSpec) -> list[Rollout]:
         rollout = self._open_rollout(spec.name)

@@ -103,7 +103,11 @@ _Where = Mapping[str, Any] | None
 
 
 def alert(monitor: str, *, where: _Where = None) -> Trigger:
-    """When a monitor alerts: its name, or ``deployment/monitor``."""
+    """When a monitor alerts: its name, or ``deployment/monitor``.
+
+    A promise of a charter that is broken alerts as ``sla:renewal`` (or ``retraining``,
+    ``deployment``, ``prediction``); ``sla`` is any of them. A loop retrains on ``sla:renewal``.
+    """
     return _trigger(Trigger(on="alert", value=monitor, where=dict(where or {})))
 
 
@@ -441,8 +445,8 @@ def pipeline_path(pipeline: Callable[..., Any] | str) -> str:
 
 
 def named_triggers(triggers: Sequence[Trigger], names: Sequence[str]) -> Iterator[Fault]:
-    """Faults of a loop's triggers: an alert must be of a monitor of its own."""
+    """Faults of a loop's triggers: an alert must be of its own, and one that retraining may end."""
     for index, trigger in enumerate(triggers):
-        if trigger.on == "alert" and trigger.value not in names:
-            known = ", ".join(names) or "none"
+        if trigger.on == "alert" and trigger.value not in (*names, "sla:renewal"):
+            known = ", ".join((*names, "sla:renewal"))
             yield Fault(f"retrain_on[{index}]", f"no monitor {trigger.value!r}; there are: {known}")

@@ -37,6 +37,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
+    "maturity": ("everloop.cli.story", "maturity", "How far a loop has come, from its records."),
     "lineage": ("everloop.cli.lineage", "lineage", "What led to what; OpenLineage export."),
     "data": ("everloop.cli.data", "data", "Datasets, versions, dropped and changed rows."),
     "model": ("everloop.cli.model", "model", "Models, versions, promotion."),

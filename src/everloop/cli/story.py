@@ -1,4 +1,4 @@
-"""``everloop why``, ``story`` and ``events``: what happened, and because of what."""
+"""``everloop why``, ``story``, ``events``, ``maturity``: what happened, and how far that goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, table
 
-__all__ = ["events", "story", "why"]
+__all__ = ["events", "maturity", "story", "why"]
 
 
 @click.command()
@@ -38,6 +38,23 @@ def story(loop: str, location: str | None, as_json: bool) -> None:
     if as_json:
         return json_document(found)
     click.echo(story_text(found))
+
+
+@click.command()
+@click.argument("loop", required=False, default="")
+@common
+def maturity(loop: str, location: str | None, as_json: bool) -> None:
+    """How far a LOOP has come from work by hand, in 12 items graded on what is recorded.
+
+    Prints Markdown. Without a name it is the only loop of the workspace.
+    """
+    from everloop.governance.render import maturity_text
+
+    with open_workspace(location) as workspace:
+        found = workspace.governance.maturity(loop)
+    if as_json:
+        return json_document(found)
+    click.echo(maturity_text(found))
 
 
 @click.command()

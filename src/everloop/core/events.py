@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Event"]
+__all__ = ["CI_FINISHED", "PACKAGE_BUILT", "PACKAGE_IMPORTED", "PACKAGE_PROMOTED", "Event"]
+
+#: Kinds that several rooms read. CI says for which ``loop`` and ``code`` (digest of a snapshot) it
+#: had which ``outcome``; a package is built of a ``code``, and promoted to an ``environment``.
+CI_FINISHED = "ci.Finished"
+PACKAGE_BUILT = "package.Built"
+PACKAGE_IMPORTED = "package.Imported"
+PACKAGE_PROMOTED = "package.Promoted"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ __all__ = [
     "VersionState",
     "begin_rollout",
     "decide_alert",
+    "decide_promise",
     "decide_rollout",
     "next_run_state",
     "next_version_state",
@@ -288,5 +289,32 @@ def decide_alert(
         return state, ""
     k, m = clear
     if len(breaches) >= m and sum(breaches[-m:]) <= k:
+        return "ok", "clear"
+    return state, ""
+
+
+#: What keeps a promise again keeps it with a tenth to spare.
+_SPARE = 0.9
+
+
+def decide_promise(
+    state: AlertState, value: float | None, at_most: float, *, is_new: bool
+) -> tuple[AlertState, Literal["", "fire", "clear"]]:
+    """Alert of a promise, with hysteresis.
+
+    Args:
+        state: The present state.
+        value: What is measured now; None where there is nothing that could break the promise.
+        at_most: What is promised, in the same unit.
+        is_new: Whether the value is of another fact than the one that broke it, or the promise is
+            another. The same fact does not mend what it broke, also where the clock steps back.
+
+    Returns:
+        The next state and the action.
+    """
+    if state == "ok":
+        broken = value is not None and value > at_most
+        return ("firing", "fire") if broken else (state, "")
+    if value is None or (is_new and value <= _SPARE * at_most):
         return "ok", "clear"
     return state, ""

@@ -17,7 +17,9 @@ __all__ = [
     "Firing",
     "FiringAction",
     "FiringOutcome",
+    "LevelName",
     "LoopSpec",
+    "MeasuredLevel",
     "Missed",
     "Notify",
     "RunPipeline",
@@ -36,13 +38,40 @@ TriggerKind = Literal[
     "run_failed", "webhook", "files", "first", "hand",
 ]  # fmt: skip
 Missed = Literal["skip", "latest", "all"]
+LevelName = Literal["prediction", "retraining", "deployment", "renewal"]
 
 
 class ServiceLevel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A promise with a number: ``prediction``, ``retraining``, ``deployment`` or ``renewal``."""
 
-    name: Literal["prediction", "retraining", "deployment", "renewal"]
+    name: LevelName
     at_most_s: float
+    description: str = ""
+
+    @property
+    def alert(self) -> str:
+        """What alerts of it are called, beside those of monitors."""
+        return f"sla:{self.name}"
+
+
+class MeasuredLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """A promise beside what was measured.
+
+    Attributes:
+        measured_s: Seconds, or None where nothing was measured yet.
+        samples: How many measurements that rests on.
+        kept: Whether the promise is kept; None where nothing was measured.
+        as_of: Up to when: the time of the last answer, or now before the first one.
+        of_answers: Whether there was an answer.
+    """
+
+    name: LevelName
+    at_most_s: float
+    measured_s: float | None
+    samples: int
+    kept: bool | None
+    as_of: datetime
+    of_answers: bool
     description: str = ""
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from everloop.core.gate import Verdict
 from everloop.core.model import Model, ModelVersion
-from everloop.core.policy import LoopSpec
+from everloop.core.policy import LoopSpec, MeasuredLevel
 from everloop.core.run import Run
 from everloop.core.time import span_text
-from everloop.governance.records import DatasetUse, MeasuredLevel
+from everloop.governance.records import DatasetUse
 
 __all__ = ["NOT_STATED", "make_card"]
 

@@ -13,7 +13,7 @@ from everloop.core.model import ModelVersion
 from everloop.core.predict import Prediction
 from everloop.core.run import Run
 
-__all__ = ["DatasetUse", "FeatureValue", "MeasuredLevel", "SourceRow", "StoryLine", "Why"]
+__all__ = ["DatasetUse", "FeatureValue", "SourceRow", "StoryLine", "Why"]
 
 
 class StoryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,27 +33,6 @@ class StoryLine(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     actor: str
     cause: str = ""
-
-
-class MeasuredLevel(msgspec.Struct, frozen=True, kw_only=True):
-    """A promise beside what was measured.
-
-    Attributes:
-        measured_s: Seconds, or None where nothing was measured yet.
-        samples: How many measurements that rests on.
-        kept: Whether the promise is kept; None where nothing was measured.
-        as_of: Up to when: the time of the last answer, or now before the first one.
-        of_answers: Whether there was an answer.
-    """
-
-    name: str
-    at_most_s: float
-    measured_s: float | None
-    samples: int
-    kept: bool | None
-    as_of: datetime
-    of_answers: bool
-    description: str = ""
 
 
 class FeatureValue(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from everloop.core.gate import Verdict
+from everloop.governance.maturity import Grade, Maturity
 from everloop.governance.records import StoryLine, Why
 
-__all__ = ["story_text", "why_text"]
+__all__ = ["maturity_text", "story_text", "why_text"]
 
 _INDENT = "  "
 
@@ -17,6 +18,32 @@ def story_text(lines: Iterable[StoryLine]) -> str:
     """The story, a line each, indented below its cause."""
     told = [f"{x.at:%Y-%m-%d %H:%M}  {_INDENT * x.depth}{_verb(x.kind)}{x.sentence}" for x in lines]
     return "\n".join(told) or "nothing has happened yet"
+
+
+def maturity_text(found: Maturity) -> str:
+    """The grades, Markdown: what is met with its evidence, and what to do about the rest."""
+    return "\n".join(_maturity_lines(found))
+
+
+def _maturity_lines(found: Maturity) -> Iterator[str]:
+    grades = [item.grade for item in found.items]
+    known: tuple[Grade, ...] = get_args(Grade)
+    counts = ", ".join(f"{grades.count(grade)} {grade}" for grade in known)
+    lacks = f"; level {found.level + 1} lacks {', '.join(map(str, found.lacks))}"
+    yield f"# {found.loop}: level {found.level}, {found.name}"
+    yield ""
+    yield f"Of {len(grades)} items {counts}{lacks if found.lacks else ''}."
+    for item in found.items:
+        yield ""
+        yield f"## {item.number}. {item.title}: {item.grade}"
+        yield ""
+        for condition in item.conditions:
+            yield f"- {condition.grade}: {condition.claim}"
+            yield from (f"  - {evidence}" for evidence in condition.evidence)
+            if condition.grade == "not known" and not condition.evidence:
+                yield "  - nothing is recorded of it"
+            if condition.todo:
+                yield f"  - to do: {condition.todo}"
 
 
 def why_text(why: Why) -> str:

@@ -15,14 +15,16 @@ from everloop.catalog.engine import Catalog
 from everloop.core.dataset import RowChangeSummary
 from everloop.core.gate import Verdict
 from everloop.core.model import ModelVersion
-from everloop.core.policy import Charter, LoopSpec
+from everloop.core.policy import Charter, LoopSpec, MeasuredLevel
 from everloop.core.run import Run, RunInput
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.governance.card import make_card
-from everloop.governance.levels import measure_levels
-from everloop.governance.records import DatasetUse, MeasuredLevel, StoryLine, Why
+from everloop.governance.maturity import Maturity, grade
+from everloop.governance.maturity_records import Sources, collect
+from everloop.governance.records import DatasetUse, StoryLine, Why
 from everloop.governance.rows import feature_set_body, feature_values, source_rows
 from everloop.governance.story import tell
+from everloop.monitoring.levels import measure_levels
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -169,6 +171,19 @@ class GovernanceService(Service):
         with self._catalog.read() as tx:
             spec = loops.loop(tx, loop)
             return measure_levels(tx, spec, lambda *span: self._latencies(loop, *span))
+
+    @action("loop:read", on="loop")
+    def maturity(self, loop: str = "") -> Maturity:
+        """How far a loop (the only one if not given) has come, item by item, from what is recorded.
+
+        Raises:
+            NotFound: If there is no such loop, with near names, or none at all.
+            InvalidInput: If there are several and none is named.
+        """
+        sources = Sources(
+            self._data, self._tracking, self._registry, self._evaluation, self._deployment
+        )
+        return grade(collect(self._catalog, loop, sources))
 
     # --- inside ----------------------------------------------------------------------------------
 

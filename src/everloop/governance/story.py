@@ -11,6 +11,7 @@ from everloop.catalog import loops, tables
 from everloop.catalog.engine import Transaction
 from everloop.core.events import Event
 from everloop.core.gate import Verdict
+from everloop.core.time import span_text
 from everloop.governance.records import StoryLine
 
 __all__ = ["tell"]
@@ -102,6 +103,9 @@ def _fired(event: Event) -> str:
     evidence = event.body.get("evidence") or {}
     windows = evidence.get("windows") or []
     told = f"{event.body.get('monitor', 'a monitor')} alerts"
+    if "promised" in evidence:
+        promised, subject = span_text(evidence["promised"]), evidence["measured_on"]
+        return f"{told}: {span_text(evidence['value'])}, promised at most {promised} ({subject})"
     if evidence.get("rule"):
         told += f": {evidence.get('metric')} beyond its bound in {evidence['rule']}"
     if windows and windows[-1].get("value") is not None and windows[-1].get("bound") is not None:

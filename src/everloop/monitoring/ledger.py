@@ -281,14 +281,16 @@ def alerts(tx: Transaction, deployment: str = "", *, open_only: bool = False) ->
     return [Alert(**row._asdict()) for row in tx.all(query)]
 
 
-def fire_alert(tx: Transaction, alert: Alert, windows: Iterable[Window] = ()) -> None:
-    """Store an alert and tell of it; `windows` are the evidence."""
+def fire_alert(
+    tx: Transaction, alert: Alert, windows: Iterable[Window] = (), *, cause: str = ""
+) -> None:
+    """Store an alert and tell of it; `windows` are the evidence, `cause` the event behind it."""
     tx.execute(tables.alerts.insert().values(msgspec.structs.asdict(alert)))
     body = {"deployment": alert.deployment, "monitor": alert.monitor}
     subject = f"alert:{alert.id}"
     link(tx, f"deployment:{alert.deployment}", subject, "raised")
     link_all(tx, _judged(tx, alert, list(windows)), subject, "judged")
-    tx.append("alert.Fired", f"alert:{alert.id}", body | {"evidence": alert.evidence})
+    tx.append("alert.Fired", subject, body | {"evidence": alert.evidence}, cause=cause)
 
 
 def _judged(tx: Transaction, alert: Alert, windows: list[Window]) -> list[str]:

@@ -12,6 +12,7 @@ from everloop.core.monitor import Alert, Monitor, Window
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.monitoring import ledger
 from everloop.monitoring.evaluate import QUALITY_METRICS
+from everloop.monitoring.promises import Promises
 from everloop.monitoring.reference import DAY_S
 from everloop.monitoring.tally import METRICS, merge, metric_value
 from everloop.monitoring.updater import (
@@ -52,6 +53,7 @@ class MonitoringService(Service):
         self._catalog = catalog
         self._authorizer = authorizer
         self._updater = Updater(catalog, blobs, predictions, registry, deployment)
+        self._promises = Promises(catalog, predictions)
 
     @action("monitor:write")
     def watch(self, monitors: list[Monitor]) -> list[Monitor]:
@@ -140,12 +142,30 @@ class MonitoringService(Service):
         """
         return self._updater.run(deployment)
 
+    @action("monitor:update", on="loop")
+    def judge(self, loop: str) -> list[Alert]:
+        """Hold the promises of a loop's charter against what is, at the clock's now.
+
+        One that is broken alerts as ``sla:NAME``, once, with the value, what was promised and what
+        it was measured on; the alert clears when it is kept again with a tenth to spare. With
+        nothing new and no time come it does nothing, so it may be called as often as one likes.
+
+        Returns:
+            The alerts that fired or cleared, as they are now.
+
+        Raises:
+            NotFound: If there is no such loop.
+        """
+        return self._promises.judge(loop)
+
 
 def monitor_faults(monitor: Monitor) -> Iterable[Fault]:
     """What makes no sense in the definition of a monitor."""
     where = monitor.name or "monitor"
     if not monitor.name or not monitor.deployment:
         yield Fault(where, "a monitor needs a name and a deployment")
+    if monitor.name.partition(":")[0] == "sla":
+        yield Fault(where, "'sla' is what the promises of the charter are called")
     if monitor.kind not in _METRICS:
         yield Fault(f"{where}.kind", f"{monitor.kind!r} is none of {', '.join(_METRICS)}")
     elif monitor.metric not in _METRICS[monitor.kind]:

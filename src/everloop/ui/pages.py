@@ -78,9 +78,12 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
 
     first = page("overview.html", lambda _: views.overview(workspace))
     loop = page("loop.html", lambda name: views.loop_page(workspace, name))
+    maturity = page("maturity.html", lambda name: workspace.governance.maturity(name))
     return [
         Route("/", first),
         Route("/overview.json", first),
+        Route("/loops/{name}/maturity.json", maturity),
+        Route("/loops/{name}/maturity", maturity),
         Route("/loops/{name}.json", loop),
         Route("/loops/{name}", loop),
         Mount("/static", StaticFiles(directory=_HERE / "static")),

@@ -70,10 +70,41 @@ def commit(catalog: Catalog, dataset: str = "flights", number: int = 1) -> str:
         return tx.append("dataset.VersionCommitted", f"dataset:{dataset}@{number}").id
 
 
-def deploy(catalog: Catalog) -> None:
+def deploy(catalog: Catalog, name: str = NAME) -> None:
     """The loop serves something, so that it does not ask for its first model."""
     with catalog.write() as tx:
-        row = {"name": NAME, "model": NAME, "revision": 1, "route_by": "", "salt": "", "owner": ""}
+        row = {"name": name, "model": name, "revision": 1, "route_by": "", "salt": "", "owner": ""}
         row |= {"arms": [{"name": "champion", "version": 1, "weight": 100.0}], "state": "serving"}
         row |= {"created_at": tx.now, "updated_at": tx.now}
         tx.execute(tables.deployments.insert().values(row))
+
+
+def register(catalog: Catalog, version: int, name: str = NAME) -> None:
+    """A version is registered and serves."""
+    with catalog.write() as tx:
+        times = {"created_at": tx.now, "updated_at": tx.now}
+        model = {"name": name, "description": "", "owner": "", "tags": {}, "latest": version}
+        tx.upsert(tables.models, model | times, ["name"])
+        row = {"name": name, "version": version, "manifest": {}, "run_id": "", "state": "live"}
+        row |= {"description": "", "tags": {}, "card": "", **times}
+        tx.execute(tables.model_versions.insert().values(row))
+        tx.append("model.Registered", f"model:{name}/{version}")
+    serve(catalog, version, name)
+
+
+def serve(catalog: Catalog, version: int, name: str = NAME) -> None:
+    deployments = tables.deployments
+    arms = [{"name": "champion", "version": version, "weight": 100.0}]
+    with catalog.write() as tx:
+        tx.execute(deployments.update().where(deployments.c.name == name).values(arms=arms))
+        tx.append("deployment.ArmsChanged", f"deployment:{name}")
+
+
+def segment(catalog: Catalog) -> str:
+    """Answers were logged, up to now."""
+    with catalog.write() as tx:
+        row = {"id": new_id(), "deployment": NAME, "digest": "", "rows": 1, "from_at": tx.now}
+        row |= {"to_at": tx.now, "first_id": "", "last_id": "", "created_at": tx.now}
+        tx.execute(tables.prediction_segments.insert().values(row))
+        tx.append("predictions.Logged", f"segment:{row['id']}", {"deployment": NAME})
+    return str(row["id"])

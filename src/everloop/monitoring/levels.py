@@ -13,19 +13,18 @@ from sqlalchemy import select
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
-from everloop.core.policy import LoopSpec
-from everloop.governance.records import MeasuredLevel
+from everloop.core.policy import LoopSpec, MeasuredLevel
 
-__all__ = ["LATENCY_DAYS", "measure_levels"]
+__all__ = ["Latencies", "live_model", "measure_levels", "prediction_time"]
 
 # The prediction latency is taken over the latest days, for it is a promise on the present.
-LATENCY_DAYS = 7
+_LATENCY_DAYS = 7
 _Measured = tuple[float | None, int]
+#: Reads ``latency_us`` and ``arm`` of what was answered in a time; None if nothing is deployed.
+Latencies = Callable[[datetime, datetime], pa.Table | None]
 
 
-def measure_levels(
-    tx: Transaction, spec: LoopSpec, latencies: Callable[[datetime, datetime], pa.Table | None]
-) -> list[MeasuredLevel]:
+def measure_levels(tx: Transaction, spec: LoopSpec, latencies: Latencies) -> list[MeasuredLevel]:
     """Measure the promises of a loop's charter, up to the last answer.
 
     A service that rests, or a past that was replayed, is measured by what it did, not by how long
@@ -34,13 +33,12 @@ def measure_levels(
     Args:
         tx: Where the runs and rollouts are.
         spec: The loop.
-        latencies: Reads ``latency_us`` and ``arm`` of what was answered in a time; None if
-            nothing is deployed.
+        latencies: Reads what was answered.
     """
     last = _last_answer(tx, spec)
     until = tx.now if last is None else min(last, tx.now)
     measures: dict[str, Callable[[], _Measured]] = {
-        "prediction": lambda: _prediction(until, latencies),
+        "prediction": lambda: prediction_time(until, latencies),
         "retraining": lambda: _retraining(tx, spec),
         "deployment": lambda: _deployment(tx, spec),
         "renewal": lambda: _renewal(tx, spec, until),
@@ -69,12 +67,10 @@ def _last_answer(tx: Transaction, spec: LoopSpec) -> datetime | None:
     return cast("datetime | None", tx.scalar(query.order_by(table.c.to_at.desc()).limit(1)))
 
 
-def _prediction(
-    at: datetime, latencies: Callable[[datetime, datetime], pa.Table | None]
-) -> _Measured:
-    """99th percentile of the latency of answers that went to a client."""
+def prediction_time(at: datetime, latencies: Latencies) -> _Measured:
+    """99th percentile of the latency of answers that went to a client up to `at`, in seconds."""
     until = at + timedelta(microseconds=1)
-    log = latencies(until - timedelta(days=LATENCY_DAYS), until)
+    log = latencies(until - timedelta(days=_LATENCY_DAYS), until)
     if log is None:
         return None, 0
     served = log.filter(pc.not_equal(log.column("arm"), "shadow"))
@@ -108,14 +104,20 @@ def _deployment(tx: Transaction, spec: LoopSpec) -> _Measured:
 
 def _renewal(tx: Transaction, spec: LoopSpec, until: datetime) -> _Measured:
     """How old the live model is."""
+    live = live_model(tx, spec.name)
+    return (None, 0) if live is None else (max((until - live[1]).total_seconds(), 0.0), 1)
+
+
+def live_model(tx: Transaction, deployment: str) -> tuple[str, datetime] | None:
+    """The champion of a deployment as ``model:name/version``, and when it was registered."""
     table, versions = tables.deployments, tables.model_versions
-    row = tx.first(select(table).where(table.c.name == spec.name))
+    row = tx.first(select(table).where(table.c.name == deployment))
     champion = next((a for a in (row.arms if row else ()) if a["name"] == "champion"), None)
     if row is None or champion is None:
-        return None, 0
+        return None
     made = tx.scalar(
         select(versions.c.created_at).where(
             versions.c.name == row.model, versions.c.version == champion["version"]
         )
     )
-    return (None, 0) if made is None else (max((until - made).total_seconds(), 0.0), 1)
+    return None if made is None else (f"model:{row.model}/{champion['version']}", made)
