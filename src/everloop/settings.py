@@ -16,6 +16,8 @@ of MLflow's.
 ``env:VARIABLE`` or ``file:/path``.
 ``EVERLOOP_OPENLINEAGE`` is a file or a URL that takes our events as OpenLineage, with the key in
 ``EVERLOOP_OPENLINEAGE_KEY`` and our namespace there in ``EVERLOOP_OPENLINEAGE_NAMESPACE``.
+``EVERLOOP_ENVIRONMENTS`` are the environments that packages come to, the first one first, with
+commas between; ``dev,staging,production`` if it is not set.
 ``RAY_ADDRESS`` is Ray's own: the cluster that ``--on ray`` means. ``everloop ci`` reads what GitHub
 and GitLab say of the branch, and writes to GitHub's ``GITHUB_STEP_SUMMARY``.
 """
@@ -45,6 +47,7 @@ __all__ = [
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
 DEFAULT_UNDO = "30d"
+_ENVIRONMENTS = ("dev", "staging", "production")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True):
     openlineage_namespace: str = "everloop"
     allowed_hosts: tuple[str, ...] = ()
     ray_address: str = ""
+    package_environments: tuple[str, ...] = _ENVIRONMENTS
 
 
 def _user() -> str:
@@ -103,6 +107,7 @@ def load() -> Settings:
         openlineage_namespace=os.environ.get("EVERLOOP_OPENLINEAGE_NAMESPACE") or "everloop",
         allowed_hosts=_names("EVERLOOP_ALLOWED_HOSTS"),
         ray_address=os.environ.get("RAY_ADDRESS", ""),
+        package_environments=_names("EVERLOOP_ENVIRONMENTS") or _ENVIRONMENTS,
     )
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from everloop.governance.service import GovernanceService
     from everloop.lineage.service import LineageService
     from everloop.monitoring.service import MonitoringService
+    from everloop.packages.service import PackageService
     from everloop.pipelines.approvals import ApprovalService
     from everloop.pipelines.service import PipelineService
     from everloop.ports.executor import Executor
@@ -77,6 +78,7 @@ AREAS = (
     "features",
     "registry",
     "evaluation",
+    "packages",
     "deployment",
     "predictions",
     "monitoring",
@@ -151,9 +153,11 @@ class Workspace:
             return
         from everloop.catalog.engine import Catalog
 
-        url, self.folder = _catalog_of(location)
+        url, folder = _catalog_of(location)
+        # A run of a package works in a folder of its own.
+        self.folder = folder.absolute()
         self.catalog = Catalog(url, clock=clock, actor=actor)
-        self._objects = Path(objects) if objects else self.folder / "objects"
+        self._objects = Path(objects).absolute() if objects else self.folder / "objects"
 
     @property
     def is_remote(self) -> bool:
@@ -295,6 +299,13 @@ class Workspace:
         if self._transport is not None:
             return self._remote(EvaluationService)
         return EvaluationService(self._catalog, self._authorizer)
+
+    @cached_property
+    def packages(self) -> PackageService:
+        """Packages of pipelines and the environments that they are in."""
+        from everloop.packages.service import PackageService
+
+        return self._service(PackageService)
 
     @cached_property
     def deployment(self) -> DeploymentService:

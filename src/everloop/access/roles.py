@@ -18,17 +18,17 @@ RIGHTS: dict[Role, frozenset[str]] = {
     "viewer": frozenset({
         "artifact:read", "charter:read", "dataset:read", "deployment:read", "event:read",
         "experiment:read", "feature:read", "lineage:read", "logged_model:read", "loop:read",
-        "model:read", "monitor:read", "object:read", "prediction:ask", "prediction:read",
-        "run:read", "run:reap", "token:own", "trace:read", "user:own", "verdict:read",
-        "webhook:read",
+        "model:read", "monitor:read", "object:read", "package:read", "prediction:ask",
+        "prediction:read", "run:read", "run:reap", "token:own", "trace:read", "user:own",
+        "verdict:read", "webhook:read",
     }),
     # Does the daily work: data, runs, models. What it deletes can be restored.
     "contributor": frozenset({
         "artifact:write", "ci:record", "dataset:write", "experiment:create", "experiment:write",
         "feature:apply", "label:write", "lineage:write", "logged_model:create",
         "logged_model:delete", "logged_model:write", "model:register", "model:write",
-        "object:write", "run:create", "run:delete", "run:start", "run:write", "trace:assess",
-        "trace:write",
+        "object:write", "package:build", "run:create", "run:delete", "run:start", "run:write",
+        "trace:assess", "trace:write",
     }),
     # Answers for what is live: gates, aliases, deployments, loops; and what is gone for good.
     "maintainer": frozenset({
@@ -36,12 +36,13 @@ RIGHTS: dict[Role, frozenset[str]] = {
         "deployment:serve", "deployment:write", "event:follow", "experiment:delete",
         "hook:receive", "loop:decide", "loop:pause", "loop:run", "loop:write", "model:approve",
         "model:delete", "model:promote", "model:protect", "monitor:update", "monitor:write",
+        "package:approve", "package:deploy", "package:promote", "package:protect",
         "prediction:write", "run:approve", "trace:delete", "verdict:give", "webhook:write",
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({
-        "logged_model:import", "model:import", "run:import", "trace:import", "user:read",
-        "user:write", "workspace:collect",
+        "logged_model:import", "model:import", "package:import", "run:import", "trace:import",
+        "user:read", "user:write", "workspace:collect",
     }),
 }  # fmt: skip
 

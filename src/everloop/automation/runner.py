@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from everloop.automation.dispatch import Dispatcher
 from everloop.automation.holdout import subject_of
 from everloop.automation.judging import Judged, judge_on_log
+from everloop.automation.places import Places
 from everloop.automation.project import ProjectFiles, matching_files
 from everloop.automation.triggers import collecting, declared
 from everloop.automation.work import ActionWork, told
@@ -38,7 +39,7 @@ from everloop.core.policy import Automation, Firing, FiringOutcome, LoopSpec
 from everloop.core.time import Clock, from_micros, monotonic_ns, to_micros
 from everloop.errors import EverloopError, GateRefused, InvalidInput, NotFound, RunWaiting
 from everloop.evaluation.gates import first_verdict, same_model
-from everloop.pipelines.load import load_module, load_pipeline
+from everloop.pipelines.load import load_module
 from everloop.registry.flavors import load_predictor
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from everloop.deployment.service import DeploymentService
     from everloop.evaluation.service import EvaluationService
     from everloop.monitoring.service import MonitoringService
+    from everloop.packages.service import PackageService
     from everloop.pipelines.approvals import ApprovalService
+    from everloop.ports.blobs import BlobStore
     from everloop.registry.service import RegistryService
     from everloop.tracking.service import TrackingService
 
@@ -85,6 +88,10 @@ class Workplace(Protocol):
     def messenger(self) -> Messenger: ...
     @property
     def approvals(self) -> ApprovalService: ...
+    @property
+    def blobs(self) -> BlobStore: ...
+    @property
+    def packages(self) -> PackageService: ...
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -117,7 +124,8 @@ class LoopRunner:
         self._root = (root or Path.cwd()).resolve()
         self._files = ProjectFiles(self._root)
         self._leads = threading.Event()
-        self._work = ActionWork(workspace, self._root, self._files)
+        self._places = Places(workspace, self._root, self._files)
+        self._work = ActionWork(workspace, self._places)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
 
     def load(self, path: str | Path) -> list[LoopSpec | Automation]:
@@ -345,14 +353,11 @@ class LoopRunner:
         if self._deployed(spec) is not None:
             # What the gate judges on must be later than all that the candidate saw.
             until -= timedelta(days=max((gate.days for gate in spec.gates), default=0))
-        with using(self._ws), collecting():
-            self._files.drop_edited()
-            pipeline = load_pipeline(str(self._root / spec.pipeline))
-            self._files.note()
-            if firing.run_id and not self._is_finished(firing.run_id):
-                result: object = pipeline.run(resume=firing.run_id)
-            else:
-                result = pipeline.run(until=until, trigger=firing.id)
+        resumed = "" if firing.run_id and self._is_finished(firing.run_id) else firing.run_id
+        with self._places.loaded(spec.pipeline, resumed) as (pipeline, watcher):
+            given = {} if resumed else {"until": until}
+            trigger = "" if resumed else firing.id
+            result: object = pipeline.run_watched(watcher, given, resume=resumed, trigger=trigger)
         if not isinstance(result, ModelVersion) or result.name != spec.name:
             got = result.ref if isinstance(result, ModelVersion) else type(result).__name__
             raise InvalidInput(

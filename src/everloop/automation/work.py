@@ -7,18 +7,15 @@ import logging
 import typing
 from collections.abc import Callable
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everloop.automation.messenger import Later, Messenger
-from everloop.automation.project import ProjectFiles
-from everloop.automation.triggers import collecting
-from everloop.core.context import acting, using
+from everloop.automation.places import Places
+from everloop.core.context import acting
 from everloop.core.policy import Automation, Firing, FiringOutcome, RunPipeline
 from everloop.core.time import monotonic_ns, parse_instant
 from everloop.core.webhook import retry_after_s
 from everloop.errors import EverloopError, InvalidInput, RunWaiting, UserCodeError
-from everloop.pipelines.load import load_pipeline
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
@@ -51,14 +48,12 @@ class ActionWork:
 
     Args:
         workspace: Whose.
-        root: Folder that pipeline paths are relative to.
-        files: The project's files, which may be edited between two firings.
+        places: Where pipelines are loaded from.
     """
 
-    def __init__(self, workspace: Surroundings, root: Path, files: ProjectFiles) -> None:
+    def __init__(self, workspace: Surroundings, places: Places) -> None:
         self._ws = workspace
-        self._root = root
-        self._files = files
+        self._places = places
 
     def run(self, firing: Firing, cause: str) -> Firing:
         """Work a claimed firing off and close it.
@@ -111,10 +106,7 @@ class ActionWork:
         return service.give_back(firing.id, firing.fence, str(later), after_s=wait, tries=99)
 
     def _run(self, spec: Automation, action: RunPipeline, firing: Firing) -> tuple[str, str]:
-        with using(self._ws), collecting():
-            self._files.drop_edited()
-            pipeline = load_pipeline(str(self._root / action.pipeline))
-            self._files.note()
+        with self._places.loaded(action.pipeline, firing.run_id) as (pipeline, watcher):
             known = self._ws.tracking.run(firing.run_id) if firing.run_id else None
             if known is not None and known.state == "finished":
                 return known.id, f"run {known.id} had finished"
@@ -125,7 +117,7 @@ class ActionWork:
                 else:
                     event = self._event(firing)
                     given = arguments_for(pipeline.function, action, firing, event)
-                    pipeline.run(trigger=firing.id, **given)
+                    pipeline.run_watched(watcher, given, trigger=firing.id)
             except EverloopError as error:
                 error.run_id = pipeline.run_id  # type: ignore[attr-defined]
                 raise
@@ -145,10 +137,7 @@ class ActionWork:
                 f"nobody knows the file of run {run_id}",
                 hint=f"go on where it was started: run(resume={run_id!r})",
             )
-        with using(self._ws), collecting():
-            self._files.drop_edited()
-            pipeline = load_pipeline(targets[-1])
-            self._files.note()
+        with self._places.loaded(targets[-1], run_id) as (pipeline, _):
             pipeline.run(resume=run_id)
         return run_id, f"run {run_id} finished"
 

@@ -28,6 +28,8 @@ OBJECT_COLUMNS = {
     "artifacts.digest",
     "label_batches.digest",
     "model_versions.card",
+    "packages.code",
+    "packages.digest",
     "prediction_segments.digest",
     "row_changes.detail",
     "runs.code",
@@ -35,7 +37,7 @@ OBJECT_COLUMNS = {
 }
 
 #: Of those, the columns whose objects name further objects.
-_OPENED_COLUMNS = {"runs.code"}
+_OPENED_COLUMNS = {"packages.code", "runs.code"}
 
 #: JSON that names no object that something still needs: the log tells of what is long gone.
 UNSEARCHED_JSON = {"events.body"}
@@ -74,6 +76,8 @@ OTHER_TEXT = {
     "monitor_windows": "deployment monitor",
     "monitors": "deployment name",
     "objects": "digest",
+    "package_environments": "name environment digest",
+    "packages": "name builder",
     "prediction_segments": "id deployment first_id last_id",
     "principals": "name role password",
     "rollouts": "id deployment verdict reason",

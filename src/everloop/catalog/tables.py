@@ -564,6 +564,31 @@ automations = _table(
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
 )
+# Immutable: `digest` is that of the manifest's object, `code` that of its code snapshot. `reached`
+# are the environments that it had come to where it was imported from.
+packages = _table(
+    "packages",
+    Column("digest", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("manifest", Json, nullable=False),
+    Column("git", Json, nullable=False),
+    Column("builder", Text, nullable=False),
+    Column("built_at", Instant, nullable=False),
+    Column("reached", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("packages_name", "name", "created_at"),
+)
+# Which package is where; where it was before is in the event log. `ci` and `approvals` protect it.
+package_environments = _table(
+    "package_environments",
+    Column("name", Text, primary_key=True),
+    Column("environment", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("ci", Boolean, nullable=False),
+    Column("approvals", Integer, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
 # The files that match a pattern, as they were when they were last looked at.
 watched_files = _table(
     "watched_files",

@@ -34,6 +34,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "why-ran": ("everloop.cli.rerun", "why_ran", "Why a step of a run was executed."),
     "why-cached": ("everloop.cli.rerun", "why_cached", "Why a step of a run was not executed."),
     "automation": ("everloop.cli.automation", "automation", "What happens by itself; firings."),
+    "package": ("everloop.cli.package", "package", "Package pipelines; promote, deploy them."),
     "demo": ("everloop.cli.demo", "demo", "A year of real flights through a whole loop."),
     "why": ("everloop.cli.story", "why", "Everything behind one prediction."),
     "story": ("everloop.cli.story", "story", "The chain of causes of a loop."),
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 
 #: Commands that processes of ours start, not people.
 _HIDDEN: dict[str, tuple[str, str]] = {
+    "_contents": ("everloop.cli.package", "contents_process"),
     "_rerun": ("everloop.cli.rerun", "repeat_process"),
     "_server": ("everloop.cli.server", "server_process"),
     "_scheduler": ("everloop.cli.server", "scheduler_process"),

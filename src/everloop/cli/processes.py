@@ -112,7 +112,8 @@ def run_tree(
 
     Args:
         location: Of the workspace.
-        loops: Files whose loops are declared; None leaves the scheduler out, so that no loop acts.
+        loops: Files whose loops are declared, and options of the scheduler; None leaves it out, so
+            that no loop acts.
         host: Where to listen.
         port: Of the pages and the API.
         serving_port: Of the models.

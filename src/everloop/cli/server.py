@@ -41,6 +41,17 @@ _ANONYMOUS = click.option(
     is_flag=True,
     help="Listen on any address without users: a proxy before it asks who is there.",
 )
+_PACKAGES = click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="NAME@ENVIRONMENT",
+    help="Run the loops of a package, and move with its environment; a digest stays.",
+)
+_ALLOW = click.option(
+    "--allow-differences", is_flag=True, help="Deploy a package although it does not fit here."
+)
+_REASON = click.option("--reason", default="", help="Why differences are allowed; kept.")
 _PORT = click.option("--port", type=click.IntRange(0, 65535), default=None, help="0: any free one.")
 
 
@@ -82,10 +93,16 @@ def server(
     help="Where models answer (default: the port after --port).",
 )
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
+@_PACKAGES
+@_ALLOW
+@_REASON
 @_ANONYMOUS
 @common
 def up(
     loops: tuple[str, ...],
+    packages: tuple[str, ...],
+    allow_differences: bool,
+    reason: str,
     host: str | None,
     port: int | None,
     serving_port: int | None,
@@ -96,13 +113,15 @@ def up(
 ) -> None:
     """Run everything: server, pages, scheduler, serving.
 
-    The loops declared in each LOOP_FILE are taken over (./loop.py if none is given and it exists).
+    The loops declared in each LOOP_FILE are taken over (./loop.py if neither a file nor a package
+    is given and it exists).
     """
+    from everloop.automation.deploying import Deployer
     from everloop.cli import processes
 
     address, number = _address(host, port)
     where = processes.absolute(location or settings.load().location)
-    files = loops or (("loop.py",) if Path("loop.py").exists() else ())
+    files = loops or (("loop.py",) if Path("loop.py").exists() and not packages else ())
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise NotFound(
@@ -111,14 +130,27 @@ def up(
     if not (_is_loopback(address) or allow_anonymous):
         _need_users(where, address)
     with open_workspace(where, must_exist=False) as workspace:
-        # Said here, in a sentence, if it cannot be opened.
-        if not files and not workspace.automation.loops():
+        # Said here, in a sentence, if it cannot be opened, or a package does not fit.
+        deployer = Deployer(workspace, packages, allow_differences=allow_differences, reason=reason)
+        for package in deployer.deploy():
+            say(f"{package.ref} is deployed")
+        if not files and not packages and not workspace.automation.loops():
             say("there is no loop yet: everloop init makes a first loop.py, everloop up runs it")
     if serving_port is None:
         serving_port = number + 1 if number else 0
+    supervised = [*files]
+    for ref in packages:
+        supervised += ["--package", ref]
+    if allow_differences:
+        supervised += ["--allow-differences", "--reason", reason]
     sys.exit(
         processes.run_tree(
-            where, files, host=address, port=number, serving_port=serving_port, workers=workers
+            where,
+            tuple(supervised),
+            host=address,
+            port=number,
+            serving_port=serving_port,
+            workers=workers,
         )
     )
 
@@ -136,9 +168,20 @@ def server_process(fd: int, location: str | None, as_json: bool) -> None:
 
 @click.command(hidden=True)
 @click.argument("loops", nargs=-1)
+@_PACKAGES
+@_ALLOW
+@_REASON
 @common
-def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: bool) -> None:
+def scheduler_process(
+    loops: tuple[str, ...],
+    packages: tuple[str, ...],
+    allow_differences: bool,
+    reason: str,
+    location: str | None,
+    as_json: bool,
+) -> None:
     """Triggers, retraining, gates, rollouts."""
+    from everloop.automation.deploying import Deployer, following
     from everloop.cli import processes
     from everloop.core.process import watch_lifeline
 
@@ -151,7 +194,8 @@ def scheduler_process(loops: tuple[str, ...], location: str | None, as_json: boo
         for file in loops:
             for spec in runner.load(file):
                 say(f"{spec.name}: {', '.join(t.on for t in spec.triggers) or 'by hand'}")
-        with _handing_on(workspace, stop):
+        deployer = Deployer(workspace, packages, allow_differences=allow_differences, reason=reason)
+        with _handing_on(workspace, stop), following(deployer, stop):
             where = location or settings.load().location
             workers = processes.command("_work", where)
             runner.run_forever(stop, interval_s=2.0, workers=workers, size=_WORKERS)

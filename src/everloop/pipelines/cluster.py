@@ -18,13 +18,12 @@ import msgspec
 from everloop.core.project import module_name
 from everloop.core.run import Metric, Run
 from everloop.core.schema import canonical_json
-from everloop.errors import TooLarge
 from everloop.pipelines.alike import Checks, version_of
 from everloop.pipelines.calls import Call
 from everloop.pipelines.code import CodePrint, fingerprint
 from everloop.pipelines.definition import Step
 from everloop.pipelines.node import Order, read_answer, to_payload
-from everloop.pipelines.snapshot import data_of, files_of
+from everloop.pipelines.snapshot import check_size, data_of, files_of
 from everloop.pipelines.source import STARTED
 from everloop.pipelines.worker import Outcome, Raised, Task
 from everloop.ports.executor import Executor, Needs, WorkerLost
@@ -37,9 +36,6 @@ _logger = logging.getLogger(__name__)
 _ENTRY = "everloop.pipelines.node:execute"
 #: How often a call is sent again because its worker was lost; that is not one of its `retries`.
 _RESENT = 3
-#: Bytes of code that a run may bring to the cluster.
-_MOST_CODE = 100 * 10**6
-_LISTED = 10
 #: Variables that a node sets itself, whatever the driver has.
 _OF_THE_NODE = ("RAY_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_NUM_THREADS", "PATH", "HOME")
 
@@ -248,15 +244,11 @@ class Cluster:
     def _snapshot(self, print_: CodePrint) -> dict[str, str]:
         """Store the files that code needs; name in the snapshot -> digest."""
         files, data = files_of(print_), data_of(print_)
-        sizes = {name: _size(file) for name, file in {**files, **data}.items()}
-        if sum(sizes.values()) > _MOST_CODE:
-            largest = sorted(sizes.items(), key=lambda item: -item[1])[:_LISTED]
-            raise TooLarge(
-                f"the code of the run is {sum(sizes.values()) / 10**6:.0f} MB, above the "
-                f"{_MOST_CODE // 10**6} MB that may be brought to a cluster; the largest files",
-                [(name, f"{size / 10**6:.1f} MB") for name, size in largest],
-                hint="install it as a package on the nodes, or keep data in datasets",
-            )
+        check_size(
+            {**files, **data},
+            "the code of the run",
+            hint="install it as a package on the nodes, or keep data in datasets",
+        )
         self._files |= files
         return self._stored(files, data)
 
@@ -265,13 +257,6 @@ class Cluster:
         if not digest:
             return {}
         return msgspec.json.decode(self._workspace.blobs.get(digest), type=dict[str, str])
-
-
-def _size(file: str) -> int:
-    try:
-        return os.stat(file).st_size
-    except OSError:
-        return 0
 
 
 def _written_lately(file: str) -> bool:

@@ -13,9 +13,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -31,7 +29,7 @@ from everloop.core.run import Run, StepRun
 from everloop.errors import BackendError, Conflict, EverloopError, NotFound, StateError
 from everloop.pipelines.ends import memo_of, record_changes
 from everloop.pipelines.pool import Pool
-from everloop.pipelines.snapshot import unpack
+from everloop.pipelines.snapshot import unpacked
 from everloop.pipelines.worker import Outcome, Setup, Task, pickle_or_nothing
 
 __all__ = ["Answer", "Order", "execute", "read_answer", "to_payload"]
@@ -42,8 +40,6 @@ _COMMIT_S = 0.2
 _KEPT_POOLS = 2
 #: A run is asked for again after so long, seconds.
 _SEEN_S = 1.0
-#: Unpacked code that nobody used for so long is removed, seconds.
-_KEEP_CODE_S = 7 * 86400
 
 
 class Order(NamedTuple):
@@ -229,35 +225,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 def _code(order: Order, workspace: Any, node: str) -> Path:
     """The folder with the snapshot, unpacked once a machine."""
-    home = Path(tempfile.gettempdir()) / f"everloop-code-{os.getuid()}"
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.stat().st_uid != os.getuid():  # somebody else could put code there
-        raise BackendError(f"{home} on {node} belongs to another user", hint="remove it")
-    folder = home / (order.code or "none")
-    if not folder.is_dir():
-        _forget_old(home)
-        made = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
-        try:
-            if order.code:
-                try:
-                    unpack(order.code, f"run {order.task.run.id}", workspace.blobs, made)
-                except NotFound as error:
-                    raise _not_ours(node, order.place, "its objects are not there") from error
-            with contextlib.suppress(OSError):  # another worker was quicker
-                made.rename(folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    with contextlib.suppress(OSError):  # its age starts anew
-        os.utime(folder)
-    return folder
-
-
-def _forget_old(home: Path) -> None:
-    limit = time.time() - _KEEP_CODE_S
-    for other in home.iterdir():
-        with contextlib.suppress(OSError):
-            if other.stat().st_mtime < limit:
-                shutil.rmtree(other, ignore_errors=True)
+    try:
+        return unpacked(order.code, f"run {order.task.run.id}", workspace.blobs)
+    except NotFound as error:
+        raise _not_ours(node, order.place, "its objects are not there") from error
 
 
 # The processes of steps

@@ -6,23 +6,43 @@ used or not. So every project module that a kept one imports is kept as well.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from everloop.core.project import is_project, module_file, module_name
-from everloop.errors import EverloopError, InvalidInput, NotFound
+from everloop.errors import BackendError, EverloopError, InvalidInput, NotFound, TooLarge
 from everloop.pipelines.code import CodePrint
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["data_of", "files_of", "unpack"]
+__all__ = [
+    "check_size",
+    "data_of",
+    "files_of",
+    "imported_names",
+    "leads_out",
+    "left_out",
+    "read_tree",
+    "unpack",
+    "unpacked",
+    "with_imports",
+]
 
 #: Data files above this are not kept, nor those beyond this in all, bytes.
 LARGEST, MOST = 16 << 20, 64 << 20
+#: Bytes of code that may be brought elsewhere, and how many of its files are named above that.
+MOST_CODE, _LISTED = 100 * 10**6, 10
+#: Unpacked code that nobody used for so long is removed, seconds.
+_KEEP_CODE_S = 7 * 86400
 
 _IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import[ \t]+(.+)|import[ \t]+(.+))", re.M
@@ -32,12 +52,17 @@ _NAME = re.compile(r"[\w.]+")
 
 def files_of(code: CodePrint) -> dict[str, str]:
     """Module name -> file: what the code reached and all of the project that is imported by it."""
-    found = dict(code.files)
+    return with_imports(code.files)
+
+
+def with_imports(files: Mapping[str, str]) -> dict[str, str]:
+    """Module name -> file: these modules and all of the project that is imported by them."""
+    found = dict(files)
     todo = list(found.items())
     while todo:
         name, file = todo.pop()
         package = name if os.path.basename(file) == "__init__.py" else name.rpartition(".")[0]
-        for candidate in _imported(file, package):
+        for candidate in imported_names(file, package):
             module = sys.modules.get(candidate)
             path = module_file(module) if module is not None else ""
             known = module_name(candidate)
@@ -47,7 +72,8 @@ def files_of(code: CodePrint) -> dict[str, str]:
     return found
 
 
-def _imported(file: str, package: str) -> set[str]:
+def imported_names(file: str, package: str = "") -> set[str]:
+    """Names that may be modules which a file imports, wherever in it; `package` is its own."""
     try:
         text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError):
@@ -78,20 +104,52 @@ def _parents(name: str) -> set[str]:
 
 def data_of(code: CodePrint) -> dict[str, str]:
     """Name in the tree -> data file that the code names, where it is small and of the project."""
-    roots = {_root(name, file) for name, file in code.files.items()}
     found: dict[str, str] = {}
     total = 0
+    for name, file in _data(code):
+        size = file.stat().st_size
+        if name and name not in found and size <= LARGEST and total + size <= MOST:
+            found[name] = str(file)
+            total += size
+    return found
+
+
+def left_out(code: CodePrint) -> list[str]:
+    """Data files that the code names and :func:`data_of` does not keep."""
+    kept = set(data_of(code).values())
+    return sorted({str(file) for _, file in _data(code)} - kept)
+
+
+def _data(code: CodePrint) -> Iterator[tuple[str, Path]]:
+    """Data files that the code names, with their names in the tree; empty for one that has none."""
+    roots = {_root(name, file) for name, file in code.files.items()}
     for part in code.parts:
         place = part.removeprefix("file:")
-        if place == part:
-            continue
-        for file in _files(Path(place)):
-            name = _name(file, place, roots)
-            size = file.stat().st_size
-            if name and name not in found and size <= LARGEST and total + size <= MOST:
-                found[name] = str(file)
-                total += size
-    return found
+        if place != part:
+            for file in _files(Path(place)):
+                yield _name(file, place, roots), file
+
+
+def check_size(files: Mapping[str, str], what: str, *, hint: str = "") -> int:
+    """Bytes of these files (name -> file).
+
+    Raises:
+        TooLarge: If they are more than may be brought elsewhere; names the largest.
+    """
+    sizes = {}
+    for name, file in files.items():
+        with contextlib.suppress(OSError):
+            sizes[name] = os.stat(file).st_size
+    total = sum(sizes.values())
+    if total > MOST_CODE:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])[:_LISTED]
+        raise TooLarge(
+            f"{what} is {total / 10**6:.0f} MB, above the {MOST_CODE // 10**6} MB that may be "
+            "brought elsewhere; the largest files",
+            [(name, f"{size / 10**6:.1f} MB") for name, size in largest],
+            hint=hint,
+        )
+    return total
 
 
 def _root(name: str, file: str) -> Path:
@@ -123,6 +181,24 @@ def _name(file: Path, place: str, roots: set[Path]) -> str:
     return ""
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name in a code snapshot is none of a file within its folder."""
+    pure = PurePosixPath(name)
+    return not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name
+
+
+def read_tree(data: bytes) -> dict[str, str]:
+    """The files of a code snapshot, name -> digest.
+
+    Raises:
+        InvalidInput: If it is none.
+    """
+    try:
+        return msgspec.json.decode(data, type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"this is no list of the files of a code snapshot: {error}") from None
+
+
 def unpack(code: str, of: str, blobs: BlobStore, folder: Path) -> list[str]:
     """Write a code snapshot into `folder`; names of the files.
 
@@ -143,8 +219,7 @@ def unpack(code: str, of: str, blobs: BlobStore, folder: Path) -> list[str]:
     except EverloopError:
         missing.append(f"the list of files ({code[:16]})")
     for name, digest in sorted(tree.items()):
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts:
+        if leads_out(name):
             faults = [(name, "leads out of the folder")]
             raise InvalidInput(f"the code snapshot of {of} is damaged", faults)
         try:
@@ -162,3 +237,43 @@ def unpack(code: str, of: str, blobs: BlobStore, folder: Path) -> list[str]:
             "cannot be repeated",
         )
     return sorted(tree)
+
+
+def unpacked(code: str, of: str, blobs: BlobStore) -> Path:
+    """The folder with a code snapshot, unpacked once a machine; nobody writes to it.
+
+    Args:
+        code: Its digest; empty for an empty folder.
+        of: What it is of, for messages.
+        blobs: Where it is kept.
+
+    Raises:
+        NotFound: If objects of it are gone.
+        BackendError: If somebody else could put code there.
+    """
+    home = Path(tempfile.gettempdir()) / f"everloop-code-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.stat().st_uid != os.getuid():
+        raise BackendError(f"{home} belongs to another user", hint="remove it")
+    folder = home / (code or "none")
+    if not folder.is_dir():
+        _forget_old(home)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        try:
+            if code:
+                unpack(code, of, blobs, made)
+            with contextlib.suppress(OSError):  # another process was quicker
+                made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    with contextlib.suppress(OSError):  # its age starts anew
+        os.utime(folder)
+    return folder
+
+
+def _forget_old(home: Path) -> None:
+    limit = time.time() - _KEEP_CODE_S
+    for other in home.iterdir():
+        with contextlib.suppress(OSError):
+            if other.stat().st_mtime < limit:
+                shutil.rmtree(other, ignore_errors=True)

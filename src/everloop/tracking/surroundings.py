@@ -6,13 +6,21 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from everloop.core.schema import canonical_json
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["diff_of", "environment_of", "git_of", "snapshot_code"]
+__all__ = [
+    "diff_of",
+    "environment_of",
+    "git_of",
+    "ignored_by_git",
+    "snapshot_code",
+    "top_of_git",
+]
 
 _MAX_DIFF = 16 << 20
 
@@ -45,13 +53,27 @@ def diff_of(folder: Path, blobs: BlobStore) -> str:
     return blobs.put(diff)[0] if diff and len(diff) <= _MAX_DIFF else ""
 
 
-def _git(folder: Path, *arguments: str) -> bytes:
+def top_of_git(folder: Path) -> Path | None:
+    """The folder of the repository around `folder`; None without one."""
+    told = _git(folder, "rev-parse", "--show-toplevel")
+    return Path(os.fsdecode(told).rstrip("\n")) if told else None
+
+
+def ignored_by_git(folder: Path, files: Iterable[str]) -> set[str]:
+    """Which of these files the repository around `folder` ignores; none without one."""
+    real = {str(Path(file).resolve()): file for file in files}
+    names = b"".join(os.fsencode(p) + b"\0" for p in real if Path(p).is_relative_to(folder))
+    told = _git(folder, "check-ignore", "-z", "--stdin", given=names) if names else b""
+    return {real[os.fsdecode(path)] for path in told.split(b"\0") if path}
+
+
+def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=folder,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             timeout=5,
             check=False,
@@ -71,8 +93,16 @@ def environment_of(distributions: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+class TakesBytes(Protocol):
+    """What takes the files of a snapshot: an object store, or what only wants their digests."""
+
+    def put(self, data: bytes) -> tuple[str, int]:
+        """The digest and the size of an object."""
+        ...
+
+
 def snapshot_code(
-    files: Mapping[str, str], blobs: BlobStore, *, data: Mapping[str, str] | None = None
+    files: Mapping[str, str], blobs: TakesBytes, *, data: Mapping[str, str] | None = None
 ) -> str:
     """Store project files; digest of the tree (JSON, path -> digest).
 

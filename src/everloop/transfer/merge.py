@@ -35,8 +35,8 @@ __all__ = ["MERGED", "STAYS", "TOLD", "Merger"]
 #: Kinds in the order of the report.
 MERGED = (
     "experiment", "object", "dataset version", "run", "points", "files", "logged model",
-    "model version", "deleted", "alias", "alias move", "protection", "approval", "verdict", "trace",
-    "row change", "lineage edge", "outside", "event",
+    "model version", "deleted", "alias", "alias move", "protection", "approval", "verdict",
+    "package", "trace", "row change", "lineage edge", "outside", "event",
 )  # fmt: skip
 _BATCH = 200
 _ENDED = ("finished", "failed", "killed")
@@ -48,7 +48,8 @@ TOLD = (
     "logged_model.Created", "logged_model.Ready", "logged_model.Failed", "logged_model.Deleted",
     "logged_model.Imported", "model.Registered", "model.VersionImported", "model.CardWritten",
     "model.ReferenceSet", "model.StageChanged", "model.VersionApproved", "model.ApprovalWithdrawn",
-    "verdict.Given", "trace.Deleted", "feature.Applied", "lineage.Reported", "ci.Finished",
+    "verdict.Given", "package.Built", "package.Imported", "trace.Deleted", "feature.Applied",
+    "lineage.Reported", "ci.Finished",
 )  # fmt: skip
 _SERVES = "what is served, and by whom, is a matter of its workspace"
 _WATCHES = "what is watched belongs to a deployment, which stays"
@@ -71,6 +72,7 @@ STAYS = {
     "loops": "a loop that runs there must not run twice",
     "automations": "what happens by itself there must not happen twice",
     "firings": "what a loop did there",
+    "package_environments": "which package is in production is decided here",
     "watched_files": "the files of that machine",
     "run_approvals": "what waits there is answered there",
     "hook_deliveries": "what was delivered there",
@@ -141,6 +143,7 @@ class Merger:
                 self._merge_files(there, here)
                 merge_models(self._merging(there, here))
                 self._merge_verdicts(there, here)
+                self._merge_packages(there, here)
                 self._merge_ledger(there, here)
                 self._merge_edges(there, here)
                 self._merge_outside(there, here)
@@ -265,6 +268,18 @@ class Merger:
         news = fresh(here, tables.verdicts, rows)
         copy_missing(here, tables.verdicts, news)
         self._findings.count("verdict", len(rows), len(news))
+
+    def _merge_packages(self, there: Transaction, here: Transaction) -> None:
+        table = tables.packages
+        rows = dicts(there, select(table))
+        for row in rows:
+            if self._missing & {row["digest"], row["code"]}:
+                self._findings.fail("package", row["digest"], "an object of it is missing")
+        whole = [row for row in rows if not self._missing & {row["digest"], row["code"]}]
+        known = {row.digest for row in here.all(select(table.c.digest))}
+        copy_missing(here, table, whole)
+        news = [row for row in whole if row["digest"] not in known]
+        self._findings.count("package", len(whole), len(news))
 
     def _merge_ledger(self, there: Transaction, here: Transaction) -> None:
         table = tables.row_changes

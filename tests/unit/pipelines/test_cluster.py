@@ -23,7 +23,7 @@ from everloop.errors import (
     TooLarge,
     UserCodeError,
 )
-from everloop.pipelines import alike, cluster, node
+from everloop.pipelines import alike, node, snapshot
 from everloop.pipelines import api as ev
 from everloop.ports.executor import Needs, WorkerLost
 from everloop.workspace import Workspace, open_workspace
@@ -68,7 +68,7 @@ class OneNode:
 def one_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch, open_workspace(folder / "ws") as opened:
-        patch.setattr(node.tempfile, "gettempdir", lambda: str(folder))
+        patch.setattr(snapshot.tempfile, "gettempdir", lambda: str(folder))
         yield opened
     while node._pools:
         node._pools.popitem()[1].close()
@@ -336,7 +336,7 @@ def test_code_that_was_edited_after_its_import_is_refused(
 def test_too_much_code_is_refused_with_the_largest_files(
     workspace: Workspace, there: OneNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_MOST_CODE", 1000)
+    monkeypatch.setattr(snapshot, "MOST_CODE", 1000)
     with pytest.raises(TooLarge, match=r"fan_steps\.?\w*: 0\.0 MB"):
         squares.run(on="ray", n=1)
     assert workspace.tracking.run(squares.run_id).state == "failed"
@@ -355,7 +355,7 @@ def test_unpacked_code_is_shared_and_old_code_goes(
     old = home / "old"
     old.mkdir()
     os.utime(old, (0, 0))
-    node._forget_old(home)
+    snapshot._forget_old(home)
     assert set(home.iterdir()) == known
 
 
@@ -393,7 +393,7 @@ def test_without_ray_the_extra_is_named(
 def test_workers_reach_the_workspace_of_a_server(
     there: OneNode, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(snapshot.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("EVERLOOP_TOKEN", "given-to-the-driver")
     with (
         serve(open_workspace(tmp_path / "served")) as url,

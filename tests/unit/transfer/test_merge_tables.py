@@ -15,7 +15,9 @@ from everloop.core.artifact import ModelArtifact
 from everloop.core.context import acting
 from everloop.core.gate import Gate, GateResult, Verdict
 from everloop.core.lineage import Mention, Report
+from everloop.core.package import Manifest, to_bytes
 from everloop.core.run import Metric, RunInput, RunOutput
+from everloop.core.schema import canonical_json
 from everloop.core.time import ManualClock
 from everloop.core.trace import Assessment, Span, Trace
 from everloop.features.define import col, feature_set, feature_view, source
@@ -57,6 +59,7 @@ def fill(ws: Workspace) -> None:
     tracking.log(run.id, [Metric(key="auc", value=0.5, model_id=logged.id)])
     tracking.finish_logged_model(logged.id)
     registry(ws, run.id)
+    package(ws)
     trace(ws, placed.id, run.id)
     assert ws.catalog is not None
     with ws.catalog.write() as tx:
@@ -70,6 +73,12 @@ def fill(ws: Workspace) -> None:
         ended = {"output": "", "error": "", "started_at": START, "ended_at": START}
         tx.execute(tables.step_runs.insert().values(step | ended))
     tracking.update_run(run.id, state="finished")
+
+
+def package(ws: Workspace) -> None:
+    code = ws.objects.put(canonical_json({"loop.py": ws.objects.put(b"import everloop")}))
+    made = Manifest(name="p", code=code, entry="loop.py", python="3.11", distributions={})
+    ws.packages.add(ws.objects.put(to_bytes(made)))
 
 
 def registry(ws: Workspace, run_id: str) -> None:
