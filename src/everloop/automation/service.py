@@ -24,7 +24,7 @@ from everloop.catalog import tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.ci import CiSummary
 from everloop.core.context import current_actor
-from everloop.core.events import Event
+from everloop.core.events import CI_FINISHED, Event
 from everloop.core.owner import is_dead
 from everloop.core.policy import (
     Automation,
@@ -122,7 +122,7 @@ class AutomationService(Service):
         """
         subject = f"code:{summary.code}" if summary.code else f"loop:{summary.loop}"
         with self._catalog.write() as tx:
-            return tx.append("ci.Finished", subject, msgspec.to_builtins(summary))
+            return tx.append(CI_FINISHED, subject, msgspec.to_builtins(summary))
 
     @action("loop:read", on="loop")
     def firings(self, loop: str = "", limit: int = 1000) -> list[Firing]:

@@ -13,7 +13,6 @@ from everloop.core.schema import canonical_json
 from everloop.errors import InvalidInput
 
 __all__ = [
-    "CI_FINISHED",
     "NEVER",
     "PACKAGE_TAG",
     "Manifest",
@@ -28,9 +27,6 @@ __all__ = [
     "to_bytes",
 ]
 
-#: The event that `everloop ci` leaves: ``code`` is the digest of a code snapshot, ``outcome`` is
-#: ``passed``, ``refused`` or ``failed``.
-CI_FINISHED = "ci.Finished"
 #: Tag of a run: the package whose code it runs, ``name@digest``.
 PACKAGE_TAG = "everloop.package"
 #: Stands where a declaration has its times, which are not part of what is declared.

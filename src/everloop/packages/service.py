@@ -20,8 +20,8 @@ from everloop.catalog import tables
 from everloop.catalog.datasets import add_objects
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.context import current_actor
+from everloop.core.events import CI_FINISHED, PACKAGE_BUILT, PACKAGE_IMPORTED, PACKAGE_PROMOTED
 from everloop.core.package import (
-    CI_FINISHED,
     Manifest,
     Package,
     PackageApproval,
@@ -48,7 +48,7 @@ __all__ = ["PackageService"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _MOST_APPROVALS = 100
-_MOVES = {"package.Promoted": "promoted", "package.RolledBack": "rolled back"}
+_MOVES = {PACKAGE_PROMOTED: "promoted", "package.RolledBack": "rolled back"}
 
 
 class PackageService(Service):
@@ -83,10 +83,10 @@ class PackageService(Service):
             facts = {"git": git or {}, "builder": current_actor() or tx.actor, "built_at": tx.now}
             if _insert(tx, digest, manifest, sizes, facts):
                 body = {"digest": digest, "code": manifest.code, "git": git or {}}
-                tx.append("package.Built", f"package:{manifest.name}", body)
+                tx.append(PACKAGE_BUILT, f"package:{manifest.name}", body)
             now = _environment(tx, manifest.name, first)
             if now.digest != digest:
-                _move(tx, now, digest, "package.Promoted", reason="built")
+                _move(tx, now, digest, PACKAGE_PROMOTED, reason="built")
             return _package(tx, digest)
 
     @action("package:import", on="digest")
@@ -119,7 +119,7 @@ class PackageService(Service):
             if _insert(tx, digest, manifest, sizes, facts):
                 body = {"digest": digest, "code": manifest.code, "reached": reached}
                 body |= {"builder": builder, "origin": origin}
-                tx.append("package.Imported", f"package:{manifest.name}", body)
+                tx.append(PACKAGE_IMPORTED, f"package:{manifest.name}", body)
             return _package(tx, digest)
 
     @action("package:read", on="name")
@@ -216,7 +216,7 @@ class PackageService(Service):
                 tx,
                 now,
                 found.digest,
-                "package.Promoted",
+                PACKAGE_PROMOTED,
                 reason=reason,
                 evidence=evidence or ci,
                 is_forced=jumps is not None,
