@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -12,28 +10,19 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
-    Table,
     Text,
     UniqueConstraint,
 )
 
+from everloop.catalog.base import Serial
+from everloop.catalog.base import metadata as metadata
+from everloop.catalog.base import new_table as _table
 from everloop.catalog.types import Instant, Json
-
-metadata = MetaData()
-
-# SQLite gives an alias of the row id only to INTEGER PRIMARY KEY, never to BIGINT.
-_Serial = BigInteger().with_variant(Integer, "sqlite")
-
-
-def _table(name: str, *parts: Any, **options: Any) -> Table:
-    return Table(name, metadata, *parts, **options)
-
 
 # --- the event log, readers' places in it, leases ---------------------------------------------
 events = _table(
     "events",
-    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("seq", Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("at", Instant, nullable=False),
     Column("kind", Text, nullable=False),
@@ -87,10 +76,14 @@ dataset_versions = _table(
     Column("note", Text, nullable=False),
     Column("dropped", BigInteger, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("kind", Text, nullable=False, server_default="table"),
+    Column("root", Text, nullable=False, server_default=""),
+    Column("files", BigInteger, nullable=False, server_default="0"),
+    Column("size", BigInteger, nullable=False, server_default="0"),
 )
 row_changes = _table(
     "row_changes",
-    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("pk", Serial, primary_key=True, autoincrement=True),
     Column("scope", Text, nullable=False),
     Column("dataset", Text, nullable=False),
     Column("rule", Text, nullable=False),
@@ -107,7 +100,7 @@ row_changes = _table(
 # --- tracking -----------------------------------------------------------------------------------
 experiments = _table(
     "experiments",
-    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("pk", Serial, primary_key=True, autoincrement=True),
     Column("name", Text, nullable=False, unique=True),
     Column("lifecycle", Text, nullable=False),
     Column("tags", Json, nullable=False),
@@ -118,7 +111,7 @@ experiments = _table(
 )
 runs = _table(
     "runs",
-    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("pk", Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
     Column("name", Text, nullable=False),
@@ -169,7 +162,7 @@ run_model_inputs = _table(
 )
 metric_keys = _table(
     "metric_keys",
-    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("pk", Serial, primary_key=True, autoincrement=True),
     Column("name", Text, nullable=False, unique=True),
 )
 metric_points = _table(
@@ -239,7 +232,7 @@ run_outputs = _table(
 # --- traces -------------------------------------------------------------------------------------
 traces = _table(
     "traces",
-    Column("pk", _Serial, primary_key=True, autoincrement=True),
+    Column("pk", Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
     Column("state", Text, nullable=False),

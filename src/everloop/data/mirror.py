@@ -21,6 +21,7 @@ from everloop.core.schema import Schema
 from everloop.data.blocks import read_blocks, version_digest, write_blocks
 from everloop.data.sample import Sample, sampled
 from everloop.data.service import DataService
+from everloop.data.trees import copy_tree
 from everloop.errors import NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -120,6 +121,26 @@ class MirrorData(DataService):
         self._made.add(name)
         return made
 
+    @action("dataset:write", on="name")
+    def commit_files(
+        self,
+        name: str,
+        root: str,
+        *,
+        kind: Literal["directory", "file"] = "directory",
+        owner: str = "",
+        note: str = "",
+        run_id: str = "",
+        sources: list[str] | None = None,
+    ) -> DatasetVersion:
+        """Commit here, on top of the latest version there."""
+        self._bring_latest(name)
+        made = super().commit_files(
+            name, root, kind=kind, owner=owner, note=note, run_id=run_id, sources=sources
+        )
+        self._made.add(name)
+        return made
+
     def _names(self) -> list[str]:
         theirs = [] if self._origin is None else self._origin.data.datasets()
         return sorted({found.name for found in theirs} | self._made)
@@ -149,13 +170,16 @@ class MirrorData(DataService):
         if latest and known is not None and known.note == note:
             return
         blocks = self._blocks(found)
+        if found.root:  # a sample of files would be other files
+            assert self._origin is not None
+            copy_tree(found.root, self._origin.blobs, self._blobs, set())
         with self._catalog.write() as tx:
             known = statements.find_version(tx, found.dataset)
             newest = known.number if known is not None else 0
             made = msgspec.structs.replace(
                 found,
                 number=max(found.number, newest + 1) if latest else found.number,
-                digest=version_digest(found.schema, blocks),
+                digest=found.root or version_digest(found.schema, blocks),
                 blocks=blocks,
                 rows=sum(block.rows for block in blocks),
                 parent=0,

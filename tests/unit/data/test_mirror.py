@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import everloop as ev
+from everloop.core.context import using
 from everloop.core.schema import Field, Schema
 from everloop.data.mirror import MirrorData
 from everloop.data.sample import FEWEST, Sample, parse_sample, sampled
@@ -42,6 +43,7 @@ def mirrored(tmp_path: Path) -> Iterator[Any]:
         opened.append(MirrorWorkspace(folder, objects=objects, origin=origin, sample=sample))
         return opened[-1].data
 
+    make.opened = opened  # type: ignore[attr-defined]
     yield make
     for workspace in opened:
         workspace.close()
@@ -150,3 +152,19 @@ def test_a_sample_is_written_as_people_say_it(text: str, found: Sample | None) -
 def test_what_is_no_sample_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is no sample"):
         parse_sample(text)
+
+
+def test_files_are_mirrored_whole(there: Workspace, mirrored: Any, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "cats").mkdir(parents=True)
+    (images / "cats/1.jpg").write_bytes(b"a cat")
+    with using(there):
+        made = ev.commit("photos", images)
+    data = mirrored(there, parse_sample("10%"))
+    here = data.version("photos")
+    assert (here.kind, here.digest, here.number) == ("directory", made.digest, 1)
+    with using(mirrored.opened[-1]):
+        assert ev.read("photos")["cats/1.jpg"] == b"a cat"
+        (images / "cats/2.jpg").write_bytes(b"another")
+        assert ev.commit("photos", images).number == 2
+    assert there.data.version("photos").number == 1
