@@ -14,10 +14,12 @@ import msgspec
 
 from everloop.cli.main import common
 from everloop.cli.output import say, table
-from everloop.errors import BackendError, EverloopError, InvalidInput
+from everloop.errors import BackendError, EverloopError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from everloop.automation.ci import ContinuousIntegration
     from everloop.core.ci import CiReport
+    from everloop.data.sample import Sample
     from everloop.workspace import Workspace
 
 __all__ = ["ci"]
@@ -90,7 +92,7 @@ def ci(
 
     from everloop.automation.ci_render import junit_xml, markdown
     from everloop.data.sample import parse_sample
-    from everloop.settings import ci_place
+    from everloop.settings import ci_place, forget_objects
 
     size = parse_sample(sample)
     if sample_only and size is None:
@@ -98,6 +100,7 @@ def ci(
     _check_writable(out)
     with _alone(cache), contextlib.ExitStack() as stack:
         source, trouble = _source(against, location, stack)
+        forget_objects()
         if record and source is None and trouble is None:
             raise click.UsageError("--record needs a place to record in: give --against.")
         # What users' code prints must not get into the document.
@@ -109,8 +112,9 @@ def ci(
         report = run.run(trouble)
         document = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         text = markdown(report)
-        _write(out, {"report.md": text.encode(), "report.json": document})
-        _write(out, {"junit.xml": junit_xml(report)})
+        (out / "report.md").write_text(text, "utf-8")
+        (out / "report.json").write_bytes(document)
+        (out / "junit.xml").write_bytes(junit_xml(report))
         _summarise(ci_place().summary, text)
         run.record(report, blake3(document).hexdigest(), in_source=record and source is not None)
     if as_json:
@@ -126,25 +130,22 @@ def _continuous_integration(
     file: str,
     cache: Path,
     source: Workspace | None,
-    sample: Any,
+    sample: Sample | None,
     arguments: tuple[str, ...],
     stack: contextlib.ExitStack,
     **options: Any,
-) -> Any:
+) -> ContinuousIntegration:
     """The run, and the workspaces that it works in."""
     from everloop import __version__
     from everloop.automation.ci import ContinuousIntegration
     from everloop.cli.run import parse_arguments
-    from everloop.workspace import MirrorWorkspace
+    from everloop.mirror import MirrorWorkspace
 
-    objects = cache / "objects"
-    whole = stack.enter_context(MirrorWorkspace(cache / "all", objects=objects, origin=source))
+    whole = stack.enter_context(MirrorWorkspace(cache / "all", origin=source))
     small = None
     if sample is not None:
         folder = cache / f"sample-{sample.name.replace('%', 'pct')}"
-        small = stack.enter_context(
-            MirrorWorkspace(folder, objects=objects, origin=whole, sample=sample)
-        )
+        small = stack.enter_context(MirrorWorkspace(folder, origin=whole, sample=sample))
     return ContinuousIntegration(
         Path(file),
         root=Path.cwd(),
@@ -164,15 +165,17 @@ def _source(
 ) -> tuple[Workspace | None, EverloopError | None]:
     """The workspace that is live, or None; why it could not be opened, if it could not."""
     from everloop import settings
-    from everloop.cli.main import open_workspace
+    from everloop.workspace import open_workspace
 
     where = against or location or settings.load().location or settings.DEFAULT_DIR
     is_there = "://" in where or os.path.exists(os.path.join(where, "catalog.sqlite"))
-    if not is_there and against is None and location is None:
+    if not is_there and where == settings.DEFAULT_DIR:
         say("there is no workspace to compare with: what needs a champion is not judged")
         return None, None
     try:
-        return stack.enter_context(open_workspace(where)), None
+        if not is_there:
+            raise NotFound(f"there is no workspace in {where}", hint="say where it is: --against")
+        return stack.enter_context(open_workspace(where, upgrade=False)), None
     except EverloopError as error:
         return None, error
 
@@ -209,11 +212,6 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InvalidInput(f"--out {out} cannot be written: {error.strerror}") from None
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        (out / name).write_bytes(data)
 
 
 def _summarise(path: str, text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import linecache
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +23,7 @@ import everloop as ev
 from everloop.cli.main import main
 from everloop.core.ci import CiCase, CiReport
 from everloop.errors import InvalidInput, NotAllowed
+from everloop.settings import without_password
 from tests.servers import serve
 from tests.unit.automation.shop import LOOP, NAME, make_source
 
@@ -83,7 +87,7 @@ def test_a_commit_that_changes_nothing_passes_and_touches_nothing(
     assert told(report, "refused", "failed", "not judged") == {}
     groups = [case.group for case in report.cases]
     assert {group: groups.count(group) for group in set(groups)} == {
-        "loop": 1, "contract": 1, "step": 6, "check": 3, "gate": 7,
+        "loop": 1, "contract": 1, "step": 6, "check": 4, "gate": 7,
     }  # fmt: skip
     # Asked of a commit is whether it makes the model worse; it need not be better.
     [better] = [case for case in report.cases if case.name == "beats_champion:brier"]
@@ -109,11 +113,17 @@ def test_a_commit_that_changes_nothing_passes_and_touches_nothing(
 BROKEN: dict[str, tuple[Callable[[str], str], int, str, str]] = {
     "worse": (lambda t: t.replace('"bought"])[:, 0]', '"bought"])[:, 0] < 0.5'),
               3, "gate beats_champion:brier", "worse than the champion, by more than chance"),
+    "learned nothing": (
+        lambda t: t.replace("x, y = rows.to_numpy(NAMES)", "x, y = rows.to_numpy(NAMES) * 0"),
+        3, "check candidate has learned something", "not shown to be better than that of the mean"),
     "contract": (lambda t: t.replace("le=1, owner", "le=0.99, owner"),
                  3, "contract visits", "rows break price.le"),
     "contract without a column": (
         lambda t: t.replace('ev.Field("weather"', 'ev.Field("wind"'),
         3, "contract visits", "wind"),
+    "a gate that asks for what there is not": (
+        lambda t: t.replace('ev.directional("price"', 'ev.directional("prize"'),
+        1, "gate gates", "prize"),
     "loss": (lambda t: t.replace("loss=0.5", 'loss=float("nan")'),
              3, "check logged metrics are finite", "loss"),
     "not a number": (
@@ -187,8 +197,60 @@ def test_a_sample_alone_compares_nothing(judge: Callable[..., CiReport]) -> None
     assert set(left) == {"gate beats_champion:brier", "gate no_group_worse:brier:shop",
                          "gate threshold:auc"}  # fmt: skip
     assert list(report.models[0].runs) == ["sample"]
-    rows = report.cases[2].evidence
-    assert rows["run"]
+    [ran] = [case for case in report.cases if case.name == "sample: loop.py:retrain"]
+    assert ran.evidence["rows"] == {"visits": 1200}
+
+
+def edited(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_new_feature_was_served_to_nobody_and_the_rest_is_judged(
+    judge: Callable[..., CiReport],
+) -> None:
+    text = edited(
+        LOOP,
+        ('NAMES = ("price", "weather")', 'NAMES = ("price", "weather", "bias")'),
+        ("    x, y =", '    rows = rows.with_columns(bias="price * weather")\n    x, y ='),
+    )
+    report = judge(text, status=0)
+    left = told(report, "not judged")
+    assert "takes bias, which the served answers do not hold" in left["gate beats_champion:brier"]
+    assert not {"gate max_size_mb", "gate functionality:dear"} & set(left)
+    [scores] = [case for case in report.cases if case.name.startswith("scores are numbers")]
+    assert (scores.status, scores.evidence["kind"]) == ("passed", "made-up")
+
+
+def test_steps_in_other_processes_read_the_present_data(
+    judge: Callable[..., CiReport],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = make_source(tmp_path_factory.mktemp("growing"))
+    before = set((home / "objects").rglob("*"))
+    read = '    visits = ev.read("visits")\n'
+    text = edited(
+        LOOP,
+        (read, ""),
+        ("@ev.step\ndef known(visits: ev.Table, ", "@ev.step(isolate=True)\ndef known("),
+        ("    return visits.filter(", f"{read}    return visits.filter("),
+        ("train(known(visits, until)", "train(known(until)"),
+    )
+    rows = []
+    for _ in range(2):
+        monkeypatch.setenv("EVERLOOP_OBJECTS", str(home / "objects"))
+        report = judge(text, "--sample", "all", against=home, status=0)
+        assert rows or set((home / "objects").rglob("*")) == before
+        assert told(report, "passed")["step all: loop.known"] == "ran"
+        [logged] = [case for case in report.cases if case.name == "logged metrics are finite"]
+        rows.append(logged.evidence["metrics"]["rows"])
+        with ev.open(home) as ws:
+            more = ws.data.read("visits").slice(0, 1)
+            ws.data.commit("visits", more.set_column(0, "id", pa.array(["one more"])))
+    assert rows[1] == rows[0] + 1
 
 
 def test_loops_of_one_file_are_judged_each(judge: Callable[..., CiReport]) -> None:
@@ -206,7 +268,9 @@ def test_a_hold_out_of_one_class_cannot_tell(
 ) -> None:
     flat = make_source(tmp_path_factory.mktemp("flat"), one_class=True)
     report = judge(LOOP, against=flat)
-    assert "gate threshold:auc" in told(report, "not judged", "refused")
+    left = told(report, "not judged")
+    assert "one class only" in left["gate threshold:auc"]
+    assert "the same" in left["check candidate has learned something"]
 
 
 def test_arguments_reach_the_pipeline_and_mistakes_are_named(
@@ -233,6 +297,18 @@ def test_a_source_out_of_reach_is_a_failure_with_a_report(
     report = judge(LOOP, against=f"http://127.0.0.1:{closed_port}", status=1)
     assert "does not answer" in told(report, "failed")["loop source"]
     assert "there is no workspace" in told(judge(LOOP, against="nowhere"), "failed")["loop source"]
+
+
+def test_a_live_catalog_is_not_upgraded(judge: Callable[..., CiReport], tmp_path: Path) -> None:
+    home = tmp_path / "older"
+    ev.open(home).close()
+    with contextlib.closing(sqlite3.connect(home / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE alembic_version SET version_num = '0003'")
+        catalog.commit()
+    report = judge(LOOP, against=home, status=1)
+    assert "is at revision 0003" in told(report, "failed")["loop source"]
+    with contextlib.closing(sqlite3.connect(home / "catalog.sqlite")) as catalog:
+        assert catalog.execute("SELECT version_num FROM alembic_version").fetchone() == ("0003",)
 
 
 def test_a_server_is_read_by_a_viewer_and_recorded_in_by_a_contributor(
@@ -308,3 +384,17 @@ def test_runs_in_one_cache_wait_for_each_other(judge: Callable[..., CiReport], c
         assert not done
     thread.join(120)
     assert done
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("live/.everloop", "live/.everloop"),
+        ("postgresql://ann:s3cret@db:5432/live", "postgresql://ann@db:5432/live"),
+        ("postgresql://db/live?user=ann&password=s3cret", "postgresql://db/live"),
+        ("http://everloop.example.org/at", "http://everloop.example.org/at"),
+        ("http://[s3cret", "http://..."),
+    ],
+)
+def test_no_password_is_shown(location: str, shown: str) -> None:
+    assert without_password(location) == shown

@@ -17,7 +17,8 @@ from everloop.core.schema import Field, Schema
 from everloop.data.mirror import MirrorData
 from everloop.data.sample import FEWEST, Sample, parse_sample, sampled
 from everloop.errors import InvalidInput, NotFound
-from everloop.workspace import MirrorWorkspace, Workspace
+from everloop.mirror import MirrorWorkspace
+from everloop.workspace import Workspace
 
 KEYED = Schema((Field("id", "string", nullable=False), Field("x", "float64")), key=("id",))
 
@@ -39,8 +40,7 @@ def mirrored(tmp_path: Path) -> Iterator[Any]:
     opened = []
 
     def make(origin: Workspace | None, sample: Sample | None = None) -> MirrorData:
-        folder, objects = tmp_path / "here", tmp_path / "objects"
-        opened.append(MirrorWorkspace(folder, objects=objects, origin=origin, sample=sample))
+        opened.append(MirrorWorkspace(tmp_path / "here", origin=origin, sample=sample))
         return opened[-1].data
 
     make.opened = opened  # type: ignore[attr-defined]
