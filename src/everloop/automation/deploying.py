@@ -17,6 +17,7 @@ import msgspec
 
 from everloop.automation.packaging import look_at
 from everloop.automation.places import folder_of
+from everloop.core.context import acting
 from everloop.core.package import Package, place_of
 from everloop.core.pipeline import PartChange
 from everloop.core.policy import LoopSpec, RunPipeline
@@ -68,13 +69,14 @@ class Deployer:
         reason: str = "",
     ) -> None:
         names = [ref.partition("@")[0] for ref in refs]
-        faults = [
+        faults = [(ref, "names no environment and no digest") for ref in refs if "@" not in ref]
+        faults += [
             (name, "is given twice: its environments would declare the same loops")
             for name in sorted(set(names))
             if names.count(name) > 1
         ]
         if faults:
-            raise InvalidInput("these packages cannot be deployed together", faults)
+            raise InvalidInput("these packages cannot be deployed", faults)
         if allow_differences and not reason.strip():
             raise InvalidInput("differences are allowed with a reason", [("reason", "is missing")])
         self._ws = workspace
@@ -154,6 +156,14 @@ class Deployer:
         return all(paths.get(name, "").startswith(place) for name in names)
 
     def _declare(self, ref: str, package: Package, changes: tuple[PartChange, ...]) -> None:
+        name, _, environment = ref.partition("@")
+        moves = self._ws.packages.history(name, environment)
+        with acting(cause=moves[-1].event if moves else None):
+            self._declare_all(package)
+            self._note(ref, package, changes)
+        self._seen[ref] = package.digest
+
+    def _declare_all(self, package: Package) -> None:
         service, source = self._ws.automation, f"package:{package.name}"
         for loop in package.manifest.loops:
             service.declare(_placed(loop, package, loop.pipeline))
@@ -168,8 +178,6 @@ class Deployer:
         for known in service.automations():
             if known.source == source and known.name not in names:
                 service.remove(known.name, f"{package.ref} declares it no more")
-        self._note(ref, package, changes)
-        self._seen[ref] = package.digest
 
     def _note(
         self, ref: str, package: Package, changes: tuple[PartChange, ...], refused: str = ""

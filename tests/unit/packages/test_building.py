@@ -13,6 +13,7 @@ import everloop as ev
 from everloop.automation import deploying, packaging
 from everloop.automation.deploying import Deployer
 from everloop.automation.packaging import Built, Contents, build_package
+from everloop.automation.places import folder_of
 from everloop.core.package import PACKAGE_TAG
 from everloop.core.pipeline import PartChange
 from everloop.errors import InvalidInput, NotFound, StateError, TooLarge, UserCodeError
@@ -22,6 +23,7 @@ from everloop.packages.environment import differences, find_lock, pins, unpinned
 from everloop.pipelines import snapshot
 from everloop.pipelines.snapshot import read_tree
 from everloop.pipelines.values import load
+from everloop.tracking.surroundings import unknown_to_git
 from everloop.workspace import Workspace
 
 LOOP = """
@@ -126,6 +128,7 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
         return load(memo.value, ws.blobs), run.code
 
     assert deployer.deploy() == [first.package]
+    monkeypatch.setattr(deploying, "look_at", lambda entry, folder: seen())
     assert deployer.follow() == []
     assert result() == (14, made.code)
     ws.packages.promote("sales@dev", "staging", reason="r")
@@ -133,7 +136,11 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
     assert result() == (18, second.package.manifest.code)
     ws.packages.rollback("sales", "staging", reason="r")
     assert deployer.follow() == [first.package]
+    # Somebody was at the unpacked code.
+    folder = folder_of(first.package, ws.blobs)
+    (folder / "shop" / "prices.py").write_text("def price(): return 0")
     assert result() == (14, made.code)
+    assert (folder / "shop" / "prices.py").read_text() == PRICES
 
     # A run that stopped with one package goes on with it, whatever is deployed by then.
     path = ws.automation.automation("nightly").action.pipeline  # type: ignore[union-attr]
@@ -147,6 +154,9 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
     ws.packages.promote("sales@dev", "staging", reason="r")
     assert deployer.follow() == [second.package]
     newer = ws.automation.automation("nightly").action.pipeline  # type: ignore[union-attr]
+    asked = f"{folder}/loop.py:night"  # where a run that waits for an approval says it stands
+    with runner._places.loaded(asked, pipeline.run_id) as (waiting, _):
+        assert waiting.name == "loop.night"
     with runner._places.loaded(newer, pipeline.run_id) as (resumed, _):
         assert resumed.run(resume=pipeline.run_id) == 11
 
@@ -156,6 +166,9 @@ def test_code_that_cannot_be_imported_by_itself_is_no_package(ws: Workspace, pro
     with pytest.raises(UserCodeError, match=r"bad\.py.*line 4, in f(?s:.*)OSError: no"):
         build_package(ws, Path("bad.py"))
     (project / "config.json").write_text("{}")
+    (project / "empty.py").write_text("import everloop as ev\n")
+    with pytest.raises(InvalidInput, match="declares neither"):
+        build_package(ws, Path("empty.py"))
     (project / "needs.py").write_text("import everloop as ev\nopen('config.json')\n")
     with pytest.raises(UserCodeError, match=r"No such file(?s:.*)config\.json"):
         build_package(ws, Path("needs.py"))
@@ -231,6 +244,14 @@ def test_lock_files_pin(name: str, tmp_path: Path) -> None:
     assert find_lock(tmp_path / "a" / "b", tmp_path / "a") is None
 
 
+def test_a_file_that_git_does_not_know_is_told_as_a_change(project: Path) -> None:
+    known, unknown = str(project / "query.sql"), str(project / "unknown.sql")
+    Path(unknown).touch()
+    assert not unknown_to_git(project, [known, "/etc/passwd"])
+    assert unknown_to_git(project, [known, unknown])
+    assert not unknown_to_git(project.parent, [known, unknown])
+
+
 def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_changed(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +272,10 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
     assert ws.automation.automations() == []
     with pytest.raises(InvalidInput, match="reason"):
         Deployer(ws, ["delay@dev"], allow_differences=True)
+    with pytest.raises(InvalidInput, match="is given twice"):
+        Deployer(ws, ["delay@dev", "delay@staging"])
+    with pytest.raises(InvalidInput, match="no environment"):
+        Deployer(ws, ["delay"])
     # One that follows stays as it was, and says so once.
     follower = Deployer(ws, ["delay@dev"])
     assert (follower.follow(), follower.follow()) == ([], [])
