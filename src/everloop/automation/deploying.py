@@ -21,7 +21,7 @@ from everloop.core.context import acting
 from everloop.core.package import Package, place_of
 from everloop.core.pipeline import PartChange
 from everloop.core.policy import LoopSpec, RunPipeline
-from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
+from everloop.errors import BackendError, Conflict, EverloopError, InvalidInput, StateError
 from everloop.packages.environment import differences
 from everloop.ports.blobs import BlobStore
 
@@ -137,6 +137,7 @@ class Deployer:
             if alone.outside:
                 told = [f"{module} is {file}" for module, file in alone.outside.items()]
                 raise StateError(f"package {package.ref} imports other code: {'; '.join(told)}")
+            self._check_names(package)
         except BackendError:
             raise
         except EverloopError as error:
@@ -146,14 +147,30 @@ class Deployer:
 
     def _is_declared(self, package: Package) -> bool:
         service, place = self._ws.automation, place_of(package, "")
-        paths = {loop.name: loop.pipeline for loop in service.loops()}
-        paths |= {
-            one.name: one.action.pipeline if isinstance(one.action, RunPipeline) else place
-            for one in service.automations()
-        }
-        made = package.manifest
-        names = [*(loop.name for loop in made.loops), *(one.name for one in made.automations)]
-        return all(paths.get(name, "").startswith(place) for name in names)
+        loops = {one.name: one.pipeline for one in service.loops()}
+        automations = {one.name: one for one in service.automations()}
+        source = f"package:{package.name}"
+        names = {one.name for one in package.manifest.automations}
+        if names != {name for name, one in automations.items() if one.source == source}:
+            return False
+        actions = [automations[name].action for name in names]
+        paths = [action.pipeline for action in actions if isinstance(action, RunPipeline)]
+        paths += [loops.get(one.name, "") for one in package.manifest.loops]
+        return all(path.startswith(place) for path in paths)
+
+    def _check_names(self, package: Package) -> None:
+        """Refuse a loop that is called as an automation is, or the other way round."""
+        service, made = self._ws.automation, package.manifest
+        loops, automations = ({o.name for o in kind} for kind in (made.loops, made.automations))
+        source = f"package:{package.name}"
+        others = {one.name for one in service.automations() if one.source != source}
+        taken = (loops & others) | (automations & {one.name for one in service.loops()})
+        if taken:
+            raise Conflict(
+                f"package {package.ref} cannot be deployed: a loop and an automation would both be"
+                f" called {' and '.join(sorted(taken))}",
+                hint="give one of them another name",
+            )
 
     def _declare(self, ref: str, package: Package, changes: tuple[PartChange, ...]) -> None:
         name, _, environment = ref.partition("@")

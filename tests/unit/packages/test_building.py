@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import everloop as ev
@@ -16,7 +17,7 @@ from everloop.automation.packaging import Built, Contents, build_package
 from everloop.automation.places import folder_of
 from everloop.core.package import PACKAGE_TAG
 from everloop.core.pipeline import PartChange
-from everloop.errors import InvalidInput, NotFound, StateError, TooLarge, UserCodeError
+from everloop.errors import Conflict, InvalidInput, NotFound, StateError, TooLarge, UserCodeError
 from everloop.packages import environment
 from everloop.packages.compare import compare
 from everloop.packages.environment import differences, find_lock, pins, unpinned
@@ -169,7 +170,9 @@ def test_code_that_cannot_be_imported_by_itself_is_no_package(ws: Workspace, pro
     (project / "empty.py").write_text("import everloop as ev\n")
     with pytest.raises(InvalidInput, match="declares neither"):
         build_package(ws, Path("empty.py"))
-    (project / "needs.py").write_text("import everloop as ev\nopen('config.json')\n")
+    (project / "needs.py").write_text(
+        "import everloop as ev\nopen('config.json')\n\n@ev.pipeline\ndef p():\n    return 1\n"
+    )
     with pytest.raises(UserCodeError, match=r"No such file(?s:.*)config\.json"):
         build_package(ws, Path("needs.py"))
     with pytest.raises(NotFound, match="no file none"):
@@ -289,8 +292,23 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
     assert [e.kind for e in events] == ["package.DeployRefused", "package.Deployed"]
     assert events[1].body["reason"] == "only a test"
     assert len(events[1].body["differences"]) == 4
+    # A supervisor that begins then has nothing to do, and one that was killed in between has.
+    assert Deployer(ws, ["delay@dev"]).follow() == []
+    ws.automation.automate(msgspec.structs.replace(declared, name="stale"))
+    again = Deployer(ws, ["delay@dev"], allow_differences=True, reason="only a test")
+    assert (again.follow(), again.follow()) == ([made], [])
+    assert [one.name for one in ws.automation.automations()] == ["nightly"]
     monkeypatch.setattr(environment, "_memory", lambda: 1 << 61)
     # The next one declares it no more.
     package(ws, "import everloop.errors", python=environment.python_version(), distributions={})
     assert len(Deployer(ws, ["delay@dev"]).deploy()) == 1
     assert ws.automation.automations() == []
+    ws.automation.declare(
+        ev.loop(
+            "nightly", owner="o", pipeline="loop.py:night", retrain_on=[ev.schedule("0 3 * * *")]
+        )
+    )
+    package(ws, "again", python=environment.python_version(), distributions={},
+            automations=(nightly,))  # fmt: skip
+    with pytest.raises(Conflict, match="both be called nightly"):
+        Deployer(ws, ["delay@dev"]).deploy()
