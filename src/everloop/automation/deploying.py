@@ -18,7 +18,7 @@ import msgspec
 from everloop.automation.packaging import look_at
 from everloop.automation.places import folder_of
 from everloop.core.context import acting
-from everloop.core.package import Package, place_of
+from everloop.core.package import Package, parse_place, place_of
 from everloop.core.pipeline import PartChange
 from everloop.core.policy import LoopSpec, RunPipeline
 from everloop.errors import BackendError, Conflict, EverloopError, InvalidInput, StateError
@@ -27,6 +27,7 @@ from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
+    from everloop.lineage.service import LineageService
     from everloop.packages.service import PackageService
 
 __all__ = ["Deployer", "following"]
@@ -34,6 +35,7 @@ __all__ = ["Deployer", "following"]
 _log = logging.getLogger("everloop.automation")
 
 _LOOK_S = 2.0
+_GONE = "declares it no more"
 
 
 class Workplace(Protocol):
@@ -45,6 +47,8 @@ class Workplace(Protocol):
     def packages(self) -> PackageService: ...
     @property
     def automation(self) -> AutomationService: ...
+    @property
+    def lineage(self) -> LineageService: ...
 
 
 class Deployer:
@@ -153,6 +157,11 @@ class Deployer:
         names = {one.name for one in package.manifest.automations}
         if names != {name for name, one in automations.items() if one.source == source}:
             return False
+        wanted = {one.name for one in package.manifest.loops}
+        if any(
+            _is_of(o, package) and o.name not in wanted and not o.paused for o in service.loops()
+        ):
+            return False
         actions = [automations[name].action for name in names]
         paths = [action.pipeline for action in actions if isinstance(action, RunPipeline)]
         paths += [loops.get(one.name, "") for one in package.manifest.loops]
@@ -182,8 +191,17 @@ class Deployer:
 
     def _declare_all(self, package: Package) -> None:
         service, source = self._ws.automation, f"package:{package.name}"
+        gone = f"{package.ref} {_GONE}"
+        loops = {loop.name for loop in package.manifest.loops}
         for loop in package.manifest.loops:
-            service.declare(_placed(loop, package, loop.pipeline))
+            path = place_of(package, loop.pipeline)
+            now = service.declare(msgspec.structs.replace(loop, pipeline=path))
+            if now.paused and self._is_paused_by(package.name, loop.name):
+                service.pause(loop.name, False, f"{package.ref} declares it again")
+        for one in service.loops():
+            # It has a history and may serve a model, so it is not removed, as an automation is.
+            if _is_of(one, package) and one.name not in loops:
+                service.pause(one.name, True, gone)
         names = set()
         for automation in package.manifest.automations:
             names.add(automation.name)
@@ -194,7 +212,15 @@ class Deployer:
             service.automate(msgspec.structs.replace(automation, action=action, source=source))
         for known in service.automations():
             if known.source == source and known.name not in names:
-                service.remove(known.name, f"{package.ref} declares it no more")
+                service.remove(known.name, gone)
+
+    def _is_paused_by(self, package: str, loop: str) -> bool:
+        """Whether a loop rests because a package did not declare it, not because of a person."""
+        events = self._ws.lineage.events(
+            kind="loop.Paused", subject=f"loop:{loop}", limit=1, newest=True
+        )
+        said = str(events[0].body.get("reason", "")) if events else ""
+        return said.startswith(f"{package}@") and said.endswith(_GONE)
 
     def _note(
         self, ref: str, package: Package, changes: tuple[PartChange, ...], refused: str = ""
@@ -211,8 +237,9 @@ class Deployer:
         )
 
 
-def _placed(spec: LoopSpec, package: Package, path: str) -> LoopSpec:
-    return msgspec.structs.replace(spec, pipeline=place_of(package, path))
+def _is_of(loop: LoopSpec, package: Package) -> bool:
+    place = parse_place(loop.pipeline)
+    return place is not None and place.name == package.name
 
 
 @contextlib.contextmanager

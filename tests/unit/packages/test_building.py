@@ -15,8 +15,10 @@ from everloop.automation import deploying, packaging
 from everloop.automation.deploying import Deployer
 from everloop.automation.packaging import Built, Contents, build_package
 from everloop.automation.places import folder_of
+from everloop.automation.triggers import collecting
 from everloop.core.package import PACKAGE_TAG
 from everloop.core.pipeline import PartChange
+from everloop.core.policy import LoopSpec
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError, TooLarge, UserCodeError
 from everloop.packages import environment
 from everloop.packages.compare import compare
@@ -312,3 +314,26 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
             automations=(nightly,))  # fmt: skip
     with pytest.raises(Conflict, match="both be called nightly"):
         Deployer(ws, ["delay@dev"]).deploy()
+
+
+def test_a_loop_that_is_declared_no_more_rests_until_it_is_again(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.unit.packages.test_promotion import package
+
+    monkeypatch.setattr(deploying, "look_at", lambda entry, folder: seen())
+    deployer = Deployer(ws, ["delay@dev"], allow_differences=True, reason="only a test")
+    with collecting():
+        loop, other = (ev.loop(n, owner="o", pipeline="loop.py:night") for n in ("one", "other"))
+
+    def paused(*loops: LoopSpec) -> dict[str, bool]:
+        package(ws, "import everloop", loops=loops)
+        deployer.follow()
+        return {known.name: known.paused for known in ws.automation.loops()}
+
+    assert paused(loop, other) == {"one": False, "other": False}
+    assert paused(loop) == {"one": False, "other": True}
+    assert paused(loop, other) == {"one": False, "other": False}
+    ws.automation.pause("one", True, "a person says so")
+    assert paused(other) == {"one": True, "other": False}
+    assert paused(loop, other) == {"one": True, "other": False}
