@@ -17,15 +17,17 @@ import msgspec
 
 from everloop.automation.packaging import look_at
 from everloop.automation.places import folder_of
-from everloop.core.package import Package, place_of
+from everloop.core.context import acting
+from everloop.core.package import Package, parse_place, place_of
 from everloop.core.pipeline import PartChange
 from everloop.core.policy import LoopSpec, RunPipeline
-from everloop.errors import BackendError, EverloopError, InvalidInput, StateError
+from everloop.errors import BackendError, Conflict, EverloopError, InvalidInput, StateError
 from everloop.packages.environment import differences
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
+    from everloop.lineage.service import LineageService
     from everloop.packages.service import PackageService
 
 __all__ = ["Deployer", "following"]
@@ -33,6 +35,7 @@ __all__ = ["Deployer", "following"]
 _log = logging.getLogger("everloop.automation")
 
 _LOOK_S = 2.0
+_GONE = "declares it no more"
 
 
 class Workplace(Protocol):
@@ -44,6 +47,8 @@ class Workplace(Protocol):
     def packages(self) -> PackageService: ...
     @property
     def automation(self) -> AutomationService: ...
+    @property
+    def lineage(self) -> LineageService: ...
 
 
 class Deployer:
@@ -68,13 +73,14 @@ class Deployer:
         reason: str = "",
     ) -> None:
         names = [ref.partition("@")[0] for ref in refs]
-        faults = [
+        faults = [(ref, "names no environment and no digest") for ref in refs if "@" not in ref]
+        faults += [
             (name, "is given twice: its environments would declare the same loops")
             for name in sorted(set(names))
             if names.count(name) > 1
         ]
         if faults:
-            raise InvalidInput("these packages cannot be deployed together", faults)
+            raise InvalidInput("these packages cannot be deployed", faults)
         if allow_differences and not reason.strip():
             raise InvalidInput("differences are allowed with a reason", [("reason", "is missing")])
         self._ws = workspace
@@ -135,6 +141,7 @@ class Deployer:
             if alone.outside:
                 told = [f"{module} is {file}" for module, file in alone.outside.items()]
                 raise StateError(f"package {package.ref} imports other code: {'; '.join(told)}")
+            self._check_names(package)
         except BackendError:
             raise
         except EverloopError as error:
@@ -144,19 +151,57 @@ class Deployer:
 
     def _is_declared(self, package: Package) -> bool:
         service, place = self._ws.automation, place_of(package, "")
-        paths = {loop.name: loop.pipeline for loop in service.loops()}
-        paths |= {
-            one.name: one.action.pipeline if isinstance(one.action, RunPipeline) else place
-            for one in service.automations()
-        }
-        made = package.manifest
-        names = [*(loop.name for loop in made.loops), *(one.name for one in made.automations)]
-        return all(paths.get(name, "").startswith(place) for name in names)
+        loops = {one.name: one.pipeline for one in service.loops()}
+        automations = {one.name: one for one in service.automations()}
+        source = f"package:{package.name}"
+        names = {one.name for one in package.manifest.automations}
+        if names != {name for name, one in automations.items() if one.source == source}:
+            return False
+        wanted = {one.name for one in package.manifest.loops}
+        if any(
+            _is_of(o, package) and o.name not in wanted and not o.paused for o in service.loops()
+        ):
+            return False
+        actions = [automations[name].action for name in names]
+        paths = [action.pipeline for action in actions if isinstance(action, RunPipeline)]
+        paths += [loops.get(one.name, "") for one in package.manifest.loops]
+        return all(path.startswith(place) for path in paths)
+
+    def _check_names(self, package: Package) -> None:
+        """Refuse a loop that is called as an automation is, or the other way round."""
+        service, made = self._ws.automation, package.manifest
+        loops, automations = ({o.name for o in kind} for kind in (made.loops, made.automations))
+        source = f"package:{package.name}"
+        others = {one.name for one in service.automations() if one.source != source}
+        taken = (loops & others) | (automations & {one.name for one in service.loops()})
+        if taken:
+            raise Conflict(
+                f"package {package.ref} cannot be deployed: a loop and an automation would both be"
+                f" called {' and '.join(sorted(taken))}",
+                hint="give one of them another name",
+            )
 
     def _declare(self, ref: str, package: Package, changes: tuple[PartChange, ...]) -> None:
+        name, _, environment = ref.partition("@")
+        moves = self._ws.packages.history(name, environment)
+        with acting(cause=moves[-1].event if moves else None):
+            self._declare_all(package)
+            self._note(ref, package, changes)
+        self._seen[ref] = package.digest
+
+    def _declare_all(self, package: Package) -> None:
         service, source = self._ws.automation, f"package:{package.name}"
+        gone = f"{package.ref} {_GONE}"
+        loops = {loop.name for loop in package.manifest.loops}
         for loop in package.manifest.loops:
-            service.declare(_placed(loop, package, loop.pipeline))
+            path = place_of(package, loop.pipeline)
+            now = service.declare(msgspec.structs.replace(loop, pipeline=path))
+            if now.paused and self._is_paused_by(package.name, loop.name):
+                service.pause(loop.name, False, f"{package.ref} declares it again")
+        for one in service.loops():
+            # It has a history and may serve a model, so it is not removed, as an automation is.
+            if _is_of(one, package) and one.name not in loops:
+                service.pause(one.name, True, gone)
         names = set()
         for automation in package.manifest.automations:
             names.add(automation.name)
@@ -167,9 +212,15 @@ class Deployer:
             service.automate(msgspec.structs.replace(automation, action=action, source=source))
         for known in service.automations():
             if known.source == source and known.name not in names:
-                service.remove(known.name, f"{package.ref} declares it no more")
-        self._note(ref, package, changes)
-        self._seen[ref] = package.digest
+                service.remove(known.name, gone)
+
+    def _is_paused_by(self, package: str, loop: str) -> bool:
+        """Whether a loop rests because a package did not declare it, not because of a person."""
+        events = self._ws.lineage.events(
+            kind="loop.Paused", subject=f"loop:{loop}", limit=1, newest=True
+        )
+        said = str(events[0].body.get("reason", "")) if events else ""
+        return said.startswith(f"{package}@") and said.endswith(_GONE)
 
     def _note(
         self, ref: str, package: Package, changes: tuple[PartChange, ...], refused: str = ""
@@ -186,8 +237,9 @@ class Deployer:
         )
 
 
-def _placed(spec: LoopSpec, package: Package, path: str) -> LoopSpec:
-    return msgspec.structs.replace(spec, pipeline=place_of(package, path))
+def _is_of(loop: LoopSpec, package: Package) -> bool:
+    place = parse_place(loop.pipeline)
+    return place is not None and place.name == package.name
 
 
 @contextlib.contextmanager

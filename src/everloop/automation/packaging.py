@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -32,7 +32,6 @@ from everloop.errors import (
     to_wire,
 )
 from everloop.packages.environment import find_lock, pins, python_version, unpinned, versions
-from everloop.packages.service import PackageService
 from everloop.pipelines.api import Pipeline
 from everloop.pipelines.code import CodePrint, fingerprint
 from everloop.pipelines.definition import Step
@@ -47,7 +46,16 @@ from everloop.pipelines.snapshot import (
     with_imports,
 )
 from everloop.ports.blobs import BlobStore
-from everloop.tracking.surroundings import git_of, ignored_by_git, snapshot_code, top_of_git
+from everloop.tracking.surroundings import (
+    git_of,
+    ignored_by_git,
+    snapshot_code,
+    top_of_git,
+    unknown_to_git,
+)
+
+if TYPE_CHECKING:
+    from everloop.packages.service import PackageService
 
 __all__ = ["Built", "Contents", "build_package", "contents", "look_at", "tell"]
 
@@ -259,6 +267,11 @@ def build_package(
     here = Path.cwd()
     top = top_of_git(entry.resolve().parent) or entry.resolve().parent
     seen = look_at(str(entry.absolute()), here)
+    if not (seen.pipelines or seen.loops or seen.automations):
+        raise InvalidInput(
+            f"{entry} declares neither a pipeline nor a loop nor an automation",
+            hint="package the file that does",
+        )
     data, skipped = _data(seen, include, here, top)
     size = check_size(
         {**seen.files, **data},
@@ -300,7 +313,10 @@ def build_package(
     )
     digest = workspace.blobs.put(to_bytes(manifest))[0]
     known = _is_known(workspace, manifest.name, digest)
-    added = workspace.packages.add(digest, git_of(entry.resolve().parent))
+    git = git_of(top)
+    if git and unknown_to_git(top, [*seen.files.values(), *data.values()]):
+        git["dirty"] = "yes"
+    added = workspace.packages.add(digest, git)
     return Built(package=added, is_new=not known, left_out=skipped)
 
 

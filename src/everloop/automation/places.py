@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from everloop.core.context import using
 from everloop.core.package import PACKAGE_TAG, Package, parse_place
 from everloop.pipelines.api import Pipeline
 from everloop.pipelines.load import load_pipeline
-from everloop.pipelines.snapshot import unpacked
+from everloop.pipelines.snapshot import is_whole, read_tree, unpacked
 from everloop.pipelines.watcher import Watcher
 from everloop.ports.blobs import BlobStore
 
@@ -44,8 +45,13 @@ class Loaded(NamedTuple):
 
 
 def folder_of(package: Package, blobs: BlobStore) -> Path:
-    """The folder with the code of a package, unpacked once a machine."""
-    return unpacked(package.manifest.code, f"package {package.ref}", blobs)
+    """The folder with the code of a package, unpacked once a machine, and looked at each time."""
+    code, of = package.manifest.code, f"package {package.ref}"
+    folder = unpacked(code, of, blobs)
+    if is_whole(folder, read_tree(blobs.get(code))):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    return unpacked(code, of, blobs)
 
 
 class Places:
@@ -65,6 +71,8 @@ class Places:
     @contextlib.contextmanager
     def loaded(self, path: str, run_id: str = "") -> Iterator[Loaded]:
         """Within the block the pipeline at `path` can be run, from where its files lie.
+
+        For a package that is the current folder of the process meanwhile.
 
         Args:
             path: ``file.py:function``, or ``package:NAME@DIGEST/file.py:function``.
@@ -116,4 +124,5 @@ def _importing_from(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with contextlib.suppress(ValueError):  # the code may have tidied up itself
+            sys.path.remove(str(folder))

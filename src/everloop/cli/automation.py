@@ -8,6 +8,7 @@ import click
 
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, say, table
+from everloop.core.package import shown_place
 from everloop.core.policy import Automation, Firing, LoopSpec, RunPipeline, Trigger
 from everloop.core.time import span_text
 
@@ -155,10 +156,10 @@ def _firings(found: list[Firing]) -> None:
 
 def _does(spec: LoopSpec | Automation) -> str:
     if isinstance(spec, LoopSpec):
-        return f"retrains by {spec.pipeline}"
+        return f"retrains by {shown_place(spec.pipeline)}"
     if isinstance(spec.action, RunPipeline):
         given = " ".join(f"{name}={value}" for name, value in spec.action.arguments.items())
-        return f"runs {spec.action.pipeline} {given}".rstrip()
+        return f"runs {shown_place(spec.action.pipeline)} {given}".rstrip()
     return f"tells {spec.action.to}"
 
 

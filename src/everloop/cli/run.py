@@ -12,6 +12,7 @@ import click
 
 from everloop.cli.main import common, open_workspace, run_named
 from everloop.cli.output import json_document, key_values, say, table
+from everloop.core.package import PACKAGE_TAG
 from everloop.core.run import Run
 from everloop.core.time import parse_instant
 from everloop.errors import InvalidInput
@@ -126,6 +127,7 @@ def show(run_id: str, location: str | None, as_json: bool) -> None:
             ("started", found.started_at),
             ("ended", found.ended_at),
             ("code", found.code[:16]),
+            *((("package", found.tags[PACKAGE_TAG]),) if PACKAGE_TAG in found.tags else ()),
             ("git", " ".join(f"{k}={v}" for k, v in found.git.items())),
             ("data", " ".join(f"{i.dataset}@{i.version}" for i in found.inputs)),
             *((f"param {k}", v) for k, v in sorted(found.params.items())),

@@ -24,6 +24,7 @@ __all__ = [
     "from_bytes",
     "parse_place",
     "place_of",
+    "shown_place",
     "to_bytes",
 ]
 
@@ -205,3 +206,9 @@ def parse_place(path: str) -> PlacedPipeline | None:
     if found is None:
         raise InvalidInput(f"{path[:200]!r} names no pipeline of a package")
     return PlacedPipeline(*found.groups())
+
+
+def shown_place(path: str) -> str:
+    """A path of a declaration for people: of a package with the first digits of its digest."""
+    place = parse_place(path)
+    return path if place is None else f"{place.name}@{place.digest[:8]}/{place.path}"

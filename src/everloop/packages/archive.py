@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from everloop.core.package import Manifest, Package, from_bytes
 from everloop.errors import BackendError, EverloopError, Fault, InvalidInput, NotFound, TooLarge
-from everloop.pipelines.snapshot import MOST_CODE, leads_out, read_tree
+from everloop.pipelines.snapshot import MOST_CODE, read_tree, tree_faults
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _objects(
             manifest = from_bytes(objects[about.digest])
             wanted = {about.digest, *_objects_of(manifest, objects.__getitem__)}
             tree = read_tree(objects[manifest.code])
-            faults += [Fault(n[:80], "leads out of the folder") for n in tree if leads_out(n)]
+            faults += tree_faults(tree)
             faults += [Fault(f"{_OBJECTS}{d}", "is missing") for d in sorted(wanted - set(objects))]
             faults += [
                 Fault(f"{_OBJECTS}{d}", "is not of this package")

@@ -40,7 +40,7 @@ from everloop.errors import (
     StateError,
     TooLarge,
 )
-from everloop.pipelines.snapshot import MOST_CODE, leads_out, read_tree
+from everloop.pipelines.snapshot import MOST_CODE, read_tree, tree_faults
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["PackageService"]
@@ -382,7 +382,7 @@ class PackageService(Service):
         """A manifest of which everything is in the store, and the sizes of all its objects."""
         data = self._blobs.get(digest)
         manifest = from_bytes(data)
-        faults = []
+        faults: list[tuple[str, str]] = []
         if not _NAME.fullmatch(manifest.name):
             told = f"{manifest.name[:80]!r} must be letters, digits, '.', '_' or '-', at most 100"
             faults.append(("name", told))
@@ -390,7 +390,7 @@ class PackageService(Service):
         sizes = {digest: len(data)}
         if manifest.entry not in tree:
             faults.append(("entry", f"{manifest.entry[:80]!r} is not in its code"))
-        faults += [(name[:80], "leads out of the folder") for name in tree if leads_out(name)]
+        faults += tree_faults(tree)
         named = {f"object {manifest.code[:8]}": manifest.code, **tree}
         if manifest.lock:
             named[manifest.lock_name] = manifest.lock
@@ -559,7 +559,9 @@ def _missing(tx: Transaction, package: Package, now: PackageEnvironment) -> tupl
         codes = set(package.manifest.loop_codes.values()) or {package.manifest.code}
         known = {code: _ci(tx, code) for code in sorted(codes)}
         told = {
-            f"CI {outcome} its code" if outcome else "no CI run of its code is recorded here"
+            f"the newest CI run of its code says: {outcome}"
+            if outcome
+            else "no CI run of its code is recorded here"
             for outcome, _ in known.values()
             if outcome != "passed"
         }

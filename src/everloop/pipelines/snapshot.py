@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from blake3 import blake3
 
 from everloop.core.project import is_project, module_file, module_name
-from everloop.errors import BackendError, EverloopError, InvalidInput, NotFound, TooLarge
+from everloop.errors import BackendError, EverloopError, Fault, InvalidInput, NotFound, TooLarge
 from everloop.pipelines.code import CodePrint
 from everloop.ports.blobs import BlobStore
 
@@ -41,6 +42,8 @@ __all__ = [
 LARGEST, MOST = 16 << 20, 64 << 20
 #: Bytes of code that may be brought elsewhere, and how many of its files are named above that.
 MOST_CODE, _LISTED = 100 * 10**6, 10
+#: Bytes of a name in a snapshot that is taken from elsewhere: any part of it fits a file system.
+_LONGEST_NAME = 250
 #: Unpacked code that nobody used for so long is removed, seconds.
 _KEEP_CODE_S = 7 * 86400
 
@@ -187,6 +190,20 @@ def leads_out(name: str) -> bool:
     return not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name
 
 
+def tree_faults(tree: Mapping[str, str]) -> list[Fault]:
+    """What keeps a code snapshot of foreign origin from being unpacked."""
+    folders = {parent.as_posix() for name in tree for parent in PurePosixPath(name).parents}
+    faults = []
+    for name in tree:
+        if leads_out(name):
+            faults.append(Fault(name[:80], "leads out of the folder"))
+        elif name in folders:
+            faults.append(Fault(name[:80], "is a file and a folder"))
+        elif not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            faults.append(Fault(repr(name[:80]), "is no name of a file"))
+    return faults
+
+
 def read_tree(data: bytes) -> dict[str, str]:
     """The files of a code snapshot, name -> digest.
 
@@ -269,6 +286,20 @@ def unpacked(code: str, of: str, blobs: BlobStore) -> Path:
     with contextlib.suppress(OSError):  # its age starts anew
         os.utime(folder)
     return folder
+
+
+def is_whole(folder: Path, tree: Mapping[str, str]) -> bool:
+    """Whether the files of a snapshot lie in a folder as they were unpacked.
+
+    Programs that tidy temporary folders take single files, and somebody may have edited one.
+    """
+    try:
+        return all(
+            blake3((folder / name).read_bytes()).hexdigest() == digest
+            for name, digest in tree.items()
+        )
+    except OSError:
+        return False
 
 
 def _forget_old(home: Path) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "ignored_by_git",
     "snapshot_code",
     "top_of_git",
+    "unknown_to_git",
 ]
 
 _MAX_DIFF = 16 << 20
@@ -65,6 +66,13 @@ def ignored_by_git(folder: Path, files: Iterable[str]) -> set[str]:
     names = b"".join(os.fsencode(p) + b"\0" for p in real if Path(p).is_relative_to(folder))
     told = _git(folder, "check-ignore", "-z", "--stdin", given=names) if names else b""
     return {real[os.fsdecode(path)] for path in told.split(b"\0") if path}
+
+
+def unknown_to_git(folder: Path, files: Iterable[str]) -> bool:
+    """Whether the repository around `folder` does not know one of these files; no without one."""
+    real = [str(Path(file).resolve()) for file in files]
+    within = [file for file in real if Path(file).is_relative_to(folder)]
+    return bool(within and _git(folder, "ls-files", "-z", "--others", "--", *within))
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:

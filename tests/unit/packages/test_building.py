@@ -7,21 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import everloop as ev
 from everloop.automation import deploying, packaging
 from everloop.automation.deploying import Deployer
 from everloop.automation.packaging import Built, Contents, build_package
+from everloop.automation.places import folder_of
+from everloop.automation.triggers import collecting
 from everloop.core.package import PACKAGE_TAG
 from everloop.core.pipeline import PartChange
-from everloop.errors import InvalidInput, NotFound, StateError, TooLarge, UserCodeError
+from everloop.core.policy import LoopSpec
+from everloop.errors import Conflict, InvalidInput, NotFound, StateError, TooLarge, UserCodeError
 from everloop.packages import environment
 from everloop.packages.compare import compare
 from everloop.packages.environment import differences, find_lock, pins, unpinned
 from everloop.pipelines import snapshot
 from everloop.pipelines.snapshot import read_tree
 from everloop.pipelines.values import load
+from everloop.tracking.surroundings import unknown_to_git
 from everloop.workspace import Workspace
 
 LOOP = """
@@ -126,6 +131,7 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
         return load(memo.value, ws.blobs), run.code
 
     assert deployer.deploy() == [first.package]
+    monkeypatch.setattr(deploying, "look_at", lambda entry, folder: seen())
     assert deployer.follow() == []
     assert result() == (14, made.code)
     ws.packages.promote("sales@dev", "staging", reason="r")
@@ -133,7 +139,11 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
     assert result() == (18, second.package.manifest.code)
     ws.packages.rollback("sales", "staging", reason="r")
     assert deployer.follow() == [first.package]
+    # Somebody was at the unpacked code.
+    folder = folder_of(first.package, ws.blobs)
+    (folder / "shop" / "prices.py").write_text("def price(): return 0")
     assert result() == (14, made.code)
+    assert (folder / "shop" / "prices.py").read_text() == PRICES
 
     # A run that stopped with one package goes on with it, whatever is deployed by then.
     path = ws.automation.automation("nightly").action.pipeline  # type: ignore[union-attr]
@@ -147,6 +157,9 @@ def test_a_package_holds_its_code_and_runs_it_wherever_the_working_tree_is(
     ws.packages.promote("sales@dev", "staging", reason="r")
     assert deployer.follow() == [second.package]
     newer = ws.automation.automation("nightly").action.pipeline  # type: ignore[union-attr]
+    asked = f"{folder}/loop.py:night"  # where a run that waits for an approval says it stands
+    with runner._places.loaded(asked, pipeline.run_id) as (waiting, _):
+        assert waiting.name == "loop.night"
     with runner._places.loaded(newer, pipeline.run_id) as (resumed, _):
         assert resumed.run(resume=pipeline.run_id) == 11
 
@@ -156,7 +169,12 @@ def test_code_that_cannot_be_imported_by_itself_is_no_package(ws: Workspace, pro
     with pytest.raises(UserCodeError, match=r"bad\.py.*line 4, in f(?s:.*)OSError: no"):
         build_package(ws, Path("bad.py"))
     (project / "config.json").write_text("{}")
-    (project / "needs.py").write_text("import everloop as ev\nopen('config.json')\n")
+    (project / "empty.py").write_text("import everloop as ev\n")
+    with pytest.raises(InvalidInput, match="declares neither"):
+        build_package(ws, Path("empty.py"))
+    (project / "needs.py").write_text(
+        "import everloop as ev\nopen('config.json')\n\n@ev.pipeline\ndef p():\n    return 1\n"
+    )
     with pytest.raises(UserCodeError, match=r"No such file(?s:.*)config\.json"):
         build_package(ws, Path("needs.py"))
     with pytest.raises(NotFound, match="no file none"):
@@ -231,6 +249,14 @@ def test_lock_files_pin(name: str, tmp_path: Path) -> None:
     assert find_lock(tmp_path / "a" / "b", tmp_path / "a") is None
 
 
+def test_a_file_that_git_does_not_know_is_told_as_a_change(project: Path) -> None:
+    known, unknown = str(project / "query.sql"), str(project / "unknown.sql")
+    Path(unknown).touch()
+    assert not unknown_to_git(project, [known, "/etc/passwd"])
+    assert unknown_to_git(project, [known, unknown])
+    assert not unknown_to_git(project.parent, [known, unknown])
+
+
 def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_changed(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +277,10 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
     assert ws.automation.automations() == []
     with pytest.raises(InvalidInput, match="reason"):
         Deployer(ws, ["delay@dev"], allow_differences=True)
+    with pytest.raises(InvalidInput, match="is given twice"):
+        Deployer(ws, ["delay@dev", "delay@staging"])
+    with pytest.raises(InvalidInput, match="no environment"):
+        Deployer(ws, ["delay"])
     # One that follows stays as it was, and says so once.
     follower = Deployer(ws, ["delay@dev"])
     assert (follower.follow(), follower.follow()) == ([], [])
@@ -264,8 +294,46 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
     assert [e.kind for e in events] == ["package.DeployRefused", "package.Deployed"]
     assert events[1].body["reason"] == "only a test"
     assert len(events[1].body["differences"]) == 4
+    # A supervisor that begins then has nothing to do, and one that was killed in between has.
+    assert Deployer(ws, ["delay@dev"]).follow() == []
+    ws.automation.automate(msgspec.structs.replace(declared, name="stale"))
+    again = Deployer(ws, ["delay@dev"], allow_differences=True, reason="only a test")
+    assert (again.follow(), again.follow()) == ([made], [])
+    assert [one.name for one in ws.automation.automations()] == ["nightly"]
     monkeypatch.setattr(environment, "_memory", lambda: 1 << 61)
     # The next one declares it no more.
     package(ws, "import everloop.errors", python=environment.python_version(), distributions={})
     assert len(Deployer(ws, ["delay@dev"]).deploy()) == 1
     assert ws.automation.automations() == []
+    ws.automation.declare(
+        ev.loop(
+            "nightly", owner="o", pipeline="loop.py:night", retrain_on=[ev.schedule("0 3 * * *")]
+        )
+    )
+    package(ws, "again", python=environment.python_version(), distributions={},
+            automations=(nightly,))  # fmt: skip
+    with pytest.raises(Conflict, match="both be called nightly"):
+        Deployer(ws, ["delay@dev"]).deploy()
+
+
+def test_a_loop_that_is_declared_no_more_rests_until_it_is_again(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.unit.packages.test_promotion import package
+
+    monkeypatch.setattr(deploying, "look_at", lambda entry, folder: seen())
+    deployer = Deployer(ws, ["delay@dev"], allow_differences=True, reason="only a test")
+    with collecting():
+        loop, other = (ev.loop(n, owner="o", pipeline="loop.py:night") for n in ("one", "other"))
+
+    def paused(*loops: LoopSpec) -> dict[str, bool]:
+        package(ws, "import everloop", loops=loops)
+        deployer.follow()
+        return {known.name: known.paused for known in ws.automation.loops()}
+
+    assert paused(loop, other) == {"one": False, "other": False}
+    assert paused(loop) == {"one": False, "other": True}
+    assert paused(loop, other) == {"one": False, "other": False}
+    ws.automation.pause("one", True, "a person says so")
+    assert paused(other) == {"one": True, "other": False}
+    assert paused(loop, other) == {"one": True, "other": False}
