@@ -23,7 +23,7 @@ from tests.unit.pipelines import fan_steps as steps
 from tests.unit.pipelines.test_fan import marks
 
 
-class _Here:
+class Here:
     """Executes in this process what a pool's workers would: a fan costs nothing to start."""
 
     def __init__(self, *_: Any) -> None:
@@ -40,7 +40,7 @@ class _Here:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, full_workspace: Workspace) -> Workspace:
-    monkeypatch.setattr("everloop.pipelines.engine.Pool", _Here)
+    monkeypatch.setattr("everloop.pipelines.engine.Pool", Here)
     return full_workspace
 
 
