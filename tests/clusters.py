@@ -6,6 +6,7 @@ Each node hangs on a keeper, so that nothing is left of it even if the test work
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,10 +17,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.trees import descendants
 from tests.services import KEEPER
 
+RAY_NODE = Path(__file__).with_name("ray_node.py")
 START_TIMEOUT_S = 120
 # One address each: Ray tells nodes apart by it, and would replace 127.0.0.1 by the host's own.
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
@@ -30,10 +33,12 @@ SETTINGS = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-OPTIONS = (
-    "--block --num-cpus=1 --object-store-memory=80000000 --disable-usage-stats"
-    " --min-worker-port=0 --max-worker-port=0"
-)
+PARAMETERS = {
+    "num_cpus": 1,
+    "object_store_memory": 80_000_000,
+    "min_worker_port": 0,
+    "max_worker_port": 0,
+}
 
 
 class Node:
@@ -41,18 +46,17 @@ class Node:
 
     Args:
         ip: A loopback address.
-        options: For ``ray start``.
+        **parameters: Of Ray, for `tests/ray_node.py`.
     """
 
-    def __init__(self, ip: str, *options: str) -> None:
+    def __init__(self, ip: str, **parameters: Any) -> None:
         # Short, as the name of a socket in it must not be long.
         self.folder = Path(tempfile.mkdtemp(prefix="ev-ray-", dir="/tmp"))
-        command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", *OPTIONS.split(),
-            f"--node-ip-address={ip}", f"--runtime-env-agent-port={_free_port(ip)}", *options,
-        ]  # fmt: skip
-        if "--head" in options:
-            command.append(f"--temp-dir={self.folder}")
+        given = {**PARAMETERS, **parameters, "node_ip_address": ip}
+        given["runtime_env_agent_port"] = _free_port(ip)
+        if "gcs_server_port" in given:
+            given["temp_dir"] = str(self.folder)
+        command = [sys.executable, str(RAY_NODE), json.dumps(given)]
         own = {"RAY_TMPDIR": str(self.folder), "TMPDIR": str(self.folder)}
         self.keeper = subprocess.Popen(
             [sys.executable, "-S", "-E", str(KEEPER), str(self.folder), "SIGTERM", *command],
@@ -68,18 +72,15 @@ class Node:
 
     def kill(self) -> None:
         """End everything that runs on the node by SIGKILL, as a machine that loses its power."""
-        for pid in descendants(self.keeper.pid):
+        for pid in descendants(self.keeper.pid):  # also what is in groups of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        left = descendants(self.keeper.pid)
+        self.kill()  # sooner than Ray would end by itself, and nothing of it is needed any more
         assert self.keeper.stdin is not None
         self.keeper.stdin.close()
         self.keeper.wait(30)
-        for pid in left:  # what `ray start` started in groups of their own
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -95,15 +96,12 @@ class RayCluster:
         port, client = _free_port(HEAD), _free_port(HEAD)
         self.address = f"{HEAD}:{port}"
         self.client = f"ray://{HEAD}:{client}"
-        self.head = Node(
-            HEAD, "--head", "--include-dashboard=false",
-            f"--port={port}", f"--ray-client-server-port={client}",
-        )  # fmt: skip
+        self.head = Node(HEAD, gcs_server_port=port, ray_client_server_port=client)
         self.nodes = [self.head]
         try:
-            _wait_for_port(HEAD, port, self.head)
-            self.second = Node(SECOND, f"--address={self.address}")
+            self.second = Node(SECOND, gcs_address=self.address)
             self.nodes.append(self.second)
+            _wait_for_port(HEAD, port, self.head)
         except BaseException:
             self.stop()
             raise

@@ -45,9 +45,11 @@ __all__ = [
     "Throttled",
     "TooLarge",
     "UserCodeError",
+    "described",
     "error_from_wire",
     "exit_code",
     "http_status",
+    "storable",
     "to_wire",
 ]
 
@@ -236,10 +238,24 @@ class UserCodeError(EverloopError):
         frames = traceback.extract_tb(error.__traceback__)
         inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(inside)]
-        text = "".join([*lines, *traceback.format_exception_only(error)])
+        text = storable("".join([*lines, *traceback.format_exception_only(error)]))
         wrapped = cls(f"{text.rstrip()}\n\n{where} raised {type(error).__name__}", hint=hint)
         wrapped.__cause__ = error
         return wrapped
+
+
+def described(error: BaseException) -> str:
+    """Class and words of any error, as every catalog can keep them."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - the user's class
+        words = "<its __str__ raised>"
+    return storable(f"{type(error).__name__}: {words}".rstrip(": "))
+
+
+def storable(text: str) -> str:
+    """`text` without what a database refuses: half surrogates and the character 0, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _classes() -> dict[str, type[EverloopError]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from everloop.catalog.engine import Catalog
@@ -78,3 +79,23 @@ def test_of_many_threads_one_gets_it(catalog: Catalog) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda _: len(catalog.claims.take([A])), range(64)))
     assert sum(got) == 1
+
+
+def test_a_session_that_the_server_dropped_ends_its_claims_and_nothing_else(
+    empty_postgres_database: str,
+) -> None:
+    def drop() -> None:
+        with psycopg.connect(empty_postgres_database, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    catalog = Catalog(empty_postgres_database)
+    assert catalog.claims.take([A]) == {A}
+    drop()
+    catalog.claims.release([A])
+    assert catalog.claims.take([A]) == {A}
+    drop()
+    assert catalog.claims.take([B]) == {B}
+    catalog.close()

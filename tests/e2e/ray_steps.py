@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -37,6 +38,31 @@ def takes_a_while(x: int, folder: str) -> int:
     time.sleep(0.25)
     (Path(folder) / f"ended-{x}").touch()
     return x
+
+
+@ev.step(cpus=0.5)
+def prepare(folder: str) -> int:
+    note(folder, "prepare")
+    return 5
+
+
+@ev.step(cpus=0.5)
+def loss_of(folder: str, depth: int, wanted: int) -> float:
+    is_first = not list(Path(folder).glob(f"{depth}-*"))
+    note(folder, depth)
+    if depth == 13:
+        raise ValueError("thirteen is too deep")
+    if depth == 77 and is_first:
+        os.kill(os.getppid(), signal.SIGKILL)  # what Ray started, and with it this process
+        time.sleep(60)
+    return float((depth - wanted) ** 2)
+
+
+@ev.pipeline
+def tune(folder: str, depth: int) -> float:
+    loss = loss_of(folder, depth, prepare(folder))
+    ev.log(loss=loss)
+    return loss
 
 
 @ev.step

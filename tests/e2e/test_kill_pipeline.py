@@ -151,6 +151,7 @@ def one_run(rig: Rig, ws: Workspace, salt: int, chance: random.Random, kills: in
     return killed
 
 
+@pytest.mark.timeout(600 + 15 * KILLS)
 def test_killed_run_does_nothing_twice_and_ends_the_same(rig: Rig) -> None:
     print(f"EVERLOOP_TEST_SEED={SEED} EVERLOOP_TEST_KILLS={KILLS}")
     chance = random.Random(SEED)
@@ -158,4 +159,4 @@ def test_killed_run_does_nothing_twice_and_ends_the_same(rig: Rig) -> None:
     with ev.open(rig.location, actor="parent") as ws:
         while total.total() - total["ended"] < KILLS:
             total += one_run(rig, ws, total.total(), chance, min(KILLS, 10))
-    print(dict(total))
+            print(dict(total), flush=True)

@@ -11,11 +11,13 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 __all__ = ["Claims", "FileClaims", "OwnClaims", "SessionClaims"]
 
@@ -107,10 +109,19 @@ def _file_of(path: Path) -> _LockFile:
 
 
 class SessionClaims:
-    """Claims of all processes, of any machine, that use one PostgreSQL database."""
+    """Claims of all processes, of any machine, that use one PostgreSQL database.
 
-    def __init__(self, engine: Engine) -> None:
+    They end with their session. Where the server drops it, others may compute the same beside us;
+    whoever commits first is the one that counts, as ever.
+
+    Args:
+        engine: Gives the connection.
+        within: Around each use of it; tells faults in our words.
+    """
+
+    def __init__(self, engine: Engine, within: Callable[[], AbstractContextManager[None]]) -> None:
         self._engine = engine
+        self._within = within
         self.forget()
         _sessions.add(self)
 
@@ -120,22 +131,33 @@ class SessionClaims:
         self._connection: Connection | None = None
 
     def take(self, keys: Iterable[str]) -> set[str]:
-        with self._lock:
+        with self._lock, self._within():
             numbers = {-1 - _number(key): key for key in keys}
             # A session may take its own lock again, so the threads are told apart here.
             wanted = [number for number in numbers if number not in self._taken]
             if not wanted:
                 return set()
-            taken = self._ask("pg_try_advisory_lock", wanted)
+            try:
+                taken = self._ask("pg_try_advisory_lock", wanted)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                taken = self._ask("pg_try_advisory_lock", wanted)  # in a new session
             self._taken |= taken
             return {numbers[number] for number in taken}
 
     def release(self, keys: Iterable[str]) -> None:
-        with self._lock:
+        with self._lock, self._within():
             held = [n for n in (-1 - _number(key) for key in keys) if n in self._taken]
-            if held:
+            if not held:
+                return
+            try:
                 self._ask("pg_advisory_unlock", held)
-                self._taken.difference_update(held)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                self._taken.clear()  # they ended with their session
+            self._taken.difference_update(held)
 
     def _ask(self, function: str, numbers: list[int]) -> set[int]:
         # Negative numbers, so that none is one of the catalog's own locks.

@@ -315,7 +315,7 @@ class Catalog:
             if self._sqlite:
                 self._claims = FileClaims(Path(f"{self.url.database}.claims"))
             else:
-                self._claims = SessionClaims(self._writer)
+                self._claims = SessionClaims(self._writer, lambda: self._using(self._writer))
         return self._claims
 
     def close(self) -> None:

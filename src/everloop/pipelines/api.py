@@ -35,6 +35,7 @@ from everloop.errors import (
     RunStopped,
     StateError,
     UserCodeError,
+    described,
 )
 from everloop.pipelines.approvals import Waits, waiting_error
 from everloop.pipelines.arguments import shown_arguments, stored_arguments
@@ -536,8 +537,7 @@ class Pipeline(Generic[P, R]):
                 raise
             raise told from error
         except BaseException as error:  # Ctrl-C, SystemExit: noted, and it goes on
-            text = f"{type(error).__name__}: {error}".rstrip(": ")
-            execution.finish("killed", error=masked(text))
+            execution.finish("killed", error=masked(described(error)))
             raise
         finally:
             executing.reset(token)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.errors import storable
 from everloop.pipelines.values import store
 
 __all__ = ["shown_arguments", "stored_arguments"]
@@ -30,7 +31,7 @@ def shown_arguments(stored: dict[str, Any]) -> dict[str, str]:
         text = value["meta"].get("text", "")
         plain = msgspec.json.decode(text) if text else None
         if isinstance(plain, str):
-            shown[name] = plain
+            shown[name] = storable(plain)
         elif isinstance(plain, dict) and "$datetime" in plain:
             shown[name] = plain["$datetime"]
         elif isinstance(plain, dict) and "$date" in plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ class Call(NamedTuple):
         digest: The key.
         salt: Of the run and the number of the call, if the result serves this run alone.
         tables: Tables among the arguments, with the path of each.
+        folder: Where relative paths lead to; empty if that folder is gone.
+        environment: Variables that the key names, with their values; None is unset.
     """
 
     step: Step
@@ -41,6 +44,8 @@ class Call(NamedTuple):
     salt: dict[str, str]
     faults: list[tuple[str, str]]
     tables: list[tuple[str, Any]]
+    folder: str
+    environment: tuple[tuple[str, str | None], ...]
 
     @property
     def is_shared(self) -> bool:
@@ -96,7 +101,19 @@ def prepare(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any], run: str,
         salt,
         encoder.faults,
         encoder.tables,
+        _folder(),
+        tuple(
+            (name, os.environ.get(name))
+            for name in (*step.environment, *(name for p in prints for name in p.variables))
+        ),
     )
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _digest(

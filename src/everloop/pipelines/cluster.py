@@ -223,9 +223,8 @@ class Cluster:
             },
             code=self._uncertain(step, print_),
         )
-        names = [p.removeprefix("env:") for p, _ in parts if p.startswith("env:")]
-        names += list(step.environment)
-        variables = [n for n in dict.fromkeys(names) if not n.startswith(_OF_THE_NODE)]
+        names = dict.fromkeys((*print_.variables, *step.environment))
+        variables = [name for name in names if not name.startswith(_OF_THE_NODE)]
         return _Code(digest, checks, tuple(variables))
 
     def _uncertain(self, step: Step, print_: CodePrint) -> dict[str, str]:

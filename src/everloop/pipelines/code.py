@@ -43,7 +43,7 @@ from blake3 import blake3
 
 from everloop.core.project import distributions_of, is_project, module_file, module_name
 from everloop.pipelines.beside import Beside
-from everloop.pipelines.constants import SCALARS, NotCanonical, canonical, snapshot
+from everloop.pipelines.constants import SCALARS, NotCanonical, canonical, shown, snapshot
 from everloop.pipelines.facts import Facts, facts_of, keep_facts
 from everloop.pipelines.scan import climbs, names_of, references, texts_of, uses
 from everloop.pipelines.source import code_of_file, file_digest_of_syntax
@@ -51,9 +51,6 @@ from everloop.pipelines.source import code_of_file, file_digest_of_syntax
 __all__ = ["CodePrint", "fingerprint"]
 
 PYTHON = "{}.{}".format(*platform.python_version_tuple()[:2])
-
-#: Constants with a text up to this length are shown in the key as they are.
-_SHOWN = 40
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 # By identity, as this is asked of every name; what stays for ever keeps its id.
@@ -112,6 +109,7 @@ class CodePrint:
         notes: What could not be followed and what was used instead.
         files: Project files reached, ``{module name: file}``.
         cacheable: Whether the parts are all there is.
+        variables: Environment variables that the code reads.
     """
 
     __slots__ = (
@@ -123,6 +121,7 @@ class CodePrint:
         "files",
         "notes",
         "parts",
+        "variables",
     )
 
     def __init__(self, walk: _Walk) -> None:
@@ -131,9 +130,16 @@ class CodePrint:
         self.notes = tuple(dict.fromkeys(walk.notes))
         self.files = walk.files
         self.cacheable = walk.cacheable
+        self.variables = tuple(p.removeprefix("env:") for p in self.parts if p.startswith("env:"))
         self._bindings = tuple(walk.bindings.values())
         self._functions = tuple(walk.functions)
         self._checks = walk.checks
+
+    @property
+    def constants(self) -> dict[str, str]:
+        """The constants that the code reads: place and content."""
+        parts = self.parts.items()
+        return {p.removeprefix("const:"): v for p, v in parts if p.startswith("const:")}
 
     @property
     def distributions(self) -> dict[str, str]:
@@ -589,7 +595,7 @@ class _Walk:
         """Make a constant a part of its own, so that a change of it can be told."""
         text = self._constant(value, where, module)
         label = f"const:{where.removeprefix('code:')}"
-        self.parts[label] = text if len(text) <= _SHOWN else _digest(text)
+        self.parts[label] = shown(text)
         return label
 
     def _constant(self, value: Any, where: str, module: str) -> str:

@@ -31,7 +31,10 @@ from blake3 import blake3
 from everloop.core.project import is_project
 from everloop.core.secret import Secret
 
-__all__ = ["SCALARS", "NotCanonical", "canonical", "snapshot"]
+__all__ = ["SCALARS", "NotCanonical", "canonical", "shown", "snapshot"]
+
+#: Texts up to this length are shown in the key as they are.
+_SHOWN = 40
 
 
 class NotCanonical(Exception):
@@ -75,6 +78,13 @@ def canonical(
         return _text(value, follow, seen, {} if open_ is None else open_)
     except RecursionError:
         raise NotCanonical(value) from None
+
+
+def shown(text: str) -> str:
+    """How the canonical text of a constant stands in a key: as it is, or as a digest."""
+    if len(text) <= _SHOWN:
+        return text
+    return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _text(

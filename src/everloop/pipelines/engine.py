@@ -27,7 +27,14 @@ from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
 from everloop.core.secret import masked
 from everloop.core.time import ManualClock
-from everloop.errors import BackendError, EverloopError, InvalidInput, RunStopped, StateError
+from everloop.errors import (
+    BackendError,
+    EverloopError,
+    InvalidInput,
+    RunStopped,
+    StateError,
+    described,
+)
 from everloop.pipelines.calls import Call, prepare
 from everloop.pipelines.definition import Step
 from everloop.pipelines.ends import memo_of, record_changes
@@ -139,7 +146,7 @@ class Execution:
         self._points: list[Metric] = []
         self._flushed_at = time.monotonic()
         self._raised: list[tuple[str, BaseException]] = []
-        self._references: dict[Step, StepReference] = {}
+        self._references: dict[tuple[Step, str], StepReference] = {}
         self._pool: Pool | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._handles: list[Handle[Any]] = []
@@ -379,13 +386,20 @@ class Execution:
         step = calls[0].step
         clock = getattr(self._workspace, "clock", None)
         task = Task(
-            self._reference(step),
+            self._reference(calls[0]),
             [self._sent(call) for call in calls],
             self.run,
             clock.now() if isinstance(clock, ManualClock) else None,
             step.memory,
             fixed_answers(),
         )
+        if self._cluster is None:
+            # What may have changed here since the workers began; a group is made at one time.
+            task = task._replace(
+                folder=calls[0].folder,
+                environment=calls[0].environment,
+                constants=tuple(c for p in calls[0].prints for c in p.constants.items()),
+            )
         if self._cluster is None:
             outcomes = self._open_pool().run(task, step.timeout_s)
         else:
@@ -397,11 +411,13 @@ class Execution:
                 note(*read)
             yield _end_of(call, outcome)
 
-    def _reference(self, step: Step) -> StepReference:
+    def _reference(self, call: Call) -> StepReference:
+        # A function that travels takes along what its globals hold, as the key has it.
+        key = call.step, call.prints[0].digest
         with self._lock:
-            if step not in self._references:
-                self._references[step] = reference_to(step)
-            return self._references[step]
+            if key not in self._references:
+                self._references[key] = reference_to(call.step)
+            return self._references[key]
 
     def _sent(self, call: Call) -> bytes:
         args, kwargs = call.step.signature.unbind(call.bound)
@@ -434,9 +450,9 @@ class Execution:
     def tell_retry(self, end: End, attempt: int) -> None:
         """Log that a call failed and is tried again."""
         _logger.warning(
-            "step %s failed in try %d of %d: %s: %s",
+            "step %s failed in try %d of %d: %s",
             *(end.call.step.name, attempt + 1, end.call.step.retries + 1),
-            *(type(end.error).__name__, end.error),
+            described(end.error),  # type: ignore[arg-type]
             exc_info=end.error,
         )
 
@@ -496,7 +512,7 @@ class Execution:
         if end.error is None:
             output = end.stored.digest if end.stored else ""
             return self._row(end.call, "ran", output=output, began=end.began, ended=end.ended)
-        told = masked(f"{type(end.error).__name__}: {end.error}")
+        told = masked(described(end.error))
         return self._row(end.call, "failed", error=told, began=end.began, ended=end.ended)
 
     def _row(

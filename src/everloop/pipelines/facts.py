@@ -87,7 +87,10 @@ class _Store:
             if not self.is_changed or place is None or self.files is None:
                 return
             self.is_changed = False
-            data = msgspec.msgpack.encode(self.files)
+            try:
+                data = msgspec.msgpack.encode(self.files)
+            except UnicodeEncodeError:  # code with half a surrogate in a text: costs time only
+                return
         if len(data) > _LARGEST:
             return
         beside = place.with_name(f"{place.name}.{os.getpid()}.{threading.get_ident()}")

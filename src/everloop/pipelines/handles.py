@@ -49,11 +49,13 @@ def resolved(value: Any) -> Any:
     if isinstance(value, Handle):
         return value.result()
     kind = type(value)
-    if kind is list or kind is tuple:
+    if kind is dict:
+        found = {key: resolved(item) for key, item in value.items()}
+        is_same = all(found[key] is item for key, item in value.items())
+        return value if is_same else found
+    if kind is list or isinstance(value, tuple):
         items = [resolved(item) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value  # the very object: its digest may be known
-        return kind(items)
-    if kind is dict and any(isinstance(item, Handle | list | tuple) for item in value.values()):
-        return {key: resolved(item) for key, item in value.items()}
+        return value._make(items) if hasattr(value, "_make") else kind(items)
     return value

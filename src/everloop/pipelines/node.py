@@ -133,7 +133,7 @@ def _check_versions(version: str, python: str, node: str) -> None:
 def _executed(order: Order, node: str) -> list[Outcome]:
     workspace = _workspace(order, node)
     folder = _code(order, workspace, node)
-    task = order.task
+    task = order.task._replace(folder=str(folder))
     if task.checks is not None:
         task = task._replace(checks=msgspec.structs.replace(task.checks, node=node))
     outcomes: list[Outcome] = []

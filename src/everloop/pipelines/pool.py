@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
 from everloop.core.process import ChildProcess
+from everloop.pipelines.bindings import values_of
 from everloop.pipelines.worker import Outcome, Raised, Setup, Task
 
 __all__ = ["Pool", "usable_cores"]
@@ -65,8 +66,12 @@ class _Worker:
     def start(self, task: Task) -> None:
         """Send a task; returns when its first call begins."""
         self._send(pickle.dumps(task))
+        while places := self._answer():
+            self._send(values_of(pickle.loads(places)))
+
+    def _answer(self) -> bytes:
         try:
-            self._connection.recv_bytes()
+            return self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._lost() from error
 
@@ -76,9 +81,9 @@ class _Worker:
             if timeout_s is not None and not self._connection.poll(timeout_s):
                 self.kill()
                 raise _Lost("TimeoutError", f"it took longer than {timeout_s:g} s and was stopped")
-            return pickle.loads(self._connection.recv_bytes())  # type: ignore[no-any-return]
         except (EOFError, OSError) as error:
             raise self._lost() from error
+        return pickle.loads(self._answer())  # type: ignore[no-any-return]
 
     def _lost(self) -> _Lost:
         self._process.wait(_END_S)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from everloop.core.context import current_workspace
 from everloop.core.pipeline import StoredValue
-from everloop.errors import InvalidInput
+from everloop.errors import BackendError, InvalidInput
 from everloop.pipelines.definition import Step
 from everloop.pipelines.loaded import is_a, is_exactly
 from everloop.pipelines.values import load, store
@@ -122,9 +122,12 @@ def call_to_bytes(args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Any, whe
 
     Raises:
         InvalidInput: If one of them cannot be sent; names it.
+        BackendError: If a large one cannot be stored.
     """
     try:
         return _dump((args, kwargs), blobs)
+    except BackendError:  # no room for a large one
+        raise
     except Exception as error:  # pickling runs methods of the user's classes
         named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         faults = [fault for name, value in named.items() for fault in _faults(str(name), value)]

@@ -27,7 +27,14 @@ from everloop.core.owner import this_process
 from everloop.core.run import PARENT_TAG, Metric, Run
 from everloop.core.stop import StopIf
 from everloop.core.time import ManualClock
-from everloop.errors import EverloopError, InvalidInput, MissingExtra, StateError, UserCodeError
+from everloop.errors import (
+    EverloopError,
+    InvalidInput,
+    MissingExtra,
+    StateError,
+    UserCodeError,
+    described,
+)
 from everloop.pipelines.arguments import stored_arguments
 from everloop.pipelines.engine import LEASE_S, RENEW_S
 from everloop.pipelines.pool import Pool
@@ -224,7 +231,7 @@ def _own_run(workspace: Any, pipeline: Any, plan: Plan, told: str, resume: str) 
     except BaseException as error:  # Ctrl-C too: the run says how it ended
         stop.set()
         state: Any = "failed" if isinstance(error, Exception) else "killed"
-        tracking.end_run(run.id, run.fence, state, error=f"{type(error).__name__}: {error}")
+        tracking.end_run(run.id, run.fence, state, error=described(error))
         raise
     finally:
         stop.set()

@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.machinery import ModuleSpec
@@ -29,7 +29,7 @@ from everloop.core.project import module_name
 from everloop.core.reads import Read, fixing, noting
 from everloop.core.run import Metric, Run
 from everloop.core.secret import is_shown, masked
-from everloop.errors import EverloopError, InvalidInput
+from everloop.errors import EverloopError, InvalidInput, described
 from everloop.pipelines.alike import Checks, refuse_unlike
 from everloop.pipelines.definition import full_name
 from everloop.pipelines.kept import KeptModule, import_as_kept
@@ -76,6 +76,9 @@ class Task(NamedTuple):
         memory: Bytes that the process may use for its data; 0 is no limit.
         fixed: In the repetition of a run, its id and what it was answered.
         checks: What must be the same here as where the driver runs, if that is elsewhere.
+        folder: Where relative paths of the calls lead to; where the worker began if empty.
+        environment: Variables that the key names, as the driver has them; None is unset.
+        constants: Those that the key names: place and content; empty if that is elsewhere.
     """
 
     step: StepReference
@@ -85,6 +88,9 @@ class Task(NamedTuple):
     memory: int = 0
     fixed: tuple[str, dict[tuple[str, str], list[str]]] | None = None
     checks: Checks | None = None
+    folder: str = ""
+    environment: tuple[tuple[str, str | None], ...] = ()
+    constants: tuple[tuple[str, str], ...] = ()
 
 
 class Raised(NamedTuple):
@@ -157,6 +163,7 @@ def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outco
     began, log = datetime.now(UTC), StepLog(task.run)
     token = logging_to.set(log)
     try:
+        _return_to(task)  # a step before it may have gone elsewhere
         with (
             _memory_limit(task.memory),
             fixing(*task.fixed) if task.fixed else nullcontext(),
@@ -198,10 +205,16 @@ def _raised(error: BaseException) -> Raised:
         inside = list(frames)
     lines = traceback.format_list(inside)
     trace = "".join(["Traceback (most recent call last):\n", *lines]) if lines else ""
-    text = str(error)
-    # With a secret in it the error itself stays here: where it is read nobody knows what to mask.
-    pickled = b"" if is_shown(f"{text}{error!r}{trace}") else pickle_or_nothing(error)
-    return Raised(pickled, type(error).__name__, masked(text), masked(trace.rstrip()))
+    kind, told = type(error).__name__, described(error)
+    try:
+        shown = f"{error}{error!r}{trace}"
+    except Exception:  # noqa: BLE001 - the user's class: it would raise where it is read, too
+        pickled = b""
+    else:
+        # With a secret in it the error itself stays here: who reads it knows not what to mask.
+        pickled = b"" if is_shown(shown) else pickle_or_nothing(error)
+    text = told.removeprefix(kind).removeprefix(": ")
+    return Raised(pickled, kind, masked(text), masked(trace.rstrip()))
 
 
 def pickle_or_nothing(value: Any) -> bytes:
@@ -239,12 +252,16 @@ class _DriverClock:
         return self.at or datetime.now(UTC)
 
 
-def _prepare(setup: Setup, clock: _DriverClock) -> None:
-    for name, value in setup.environment:
+def _set_variables(environment: Iterable[tuple[str, str | None]]) -> None:
+    for name, value in environment:
         if value is None:
             os.environ.pop(name, None)
-        else:
+        elif os.environ.get(name) != value:
             os.environ[name] = value
+
+
+def _prepare(setup: Setup, clock: _DriverClock) -> None:
+    _set_variables(setup.environment)
     os.chdir(setup.folder)
     import_as_kept(setup.modules or {})
     # Classes of the driver's main script must get the same names here and there.
@@ -271,9 +288,11 @@ def main() -> None:
 
 def _serve(connection: Connection, task: Task) -> None:
     try:
+        _return_to(task)
         function = task.step.resolve()
         if task.checks is not None:
             refuse_unlike(function, task.step.name or "of the main script", task.checks)
+        _have_constants(connection, task)
     except BaseException as error:  # noqa: BLE001 - importing the user's module runs it
         now = datetime.now(UTC)
         connection.send_bytes(b"")
@@ -283,3 +302,26 @@ def _serve(connection: Connection, task: Task) -> None:
     connection.send_bytes(b"")  # ready: from here on it is the step's own time
     for arguments in task.calls:
         connection.send_bytes(pickle.dumps(execute(function, task, arguments)))
+
+
+def _return_to(task: Task) -> None:
+    """Be where the driver was when it made the keys, and have the variables that are in them."""
+    if task.folder:
+        os.chdir(task.folder)
+    _set_variables(task.environment)
+
+
+#: The constants that each step was last compared with.
+_constants: dict[StepReference, tuple[tuple[str, str], ...]] = {}
+
+
+def _have_constants(connection: Connection, task: Task) -> None:
+    if task.constants == _constants.get(task.step, ()):
+        return
+    from everloop.pipelines.bindings import differing, set_values
+
+    places = differing(dict(task.constants))
+    if places:
+        connection.send_bytes(pickle.dumps(places))
+        set_values(connection.recv_bytes())
+    _constants[task.step] = task.constants

@@ -66,8 +66,9 @@ def third_time(x: int, folder: str) -> int:
     return x
 
 
-@ev.step(timeout="2s")
-def waits(seconds: float) -> float:
+@ev.step(timeout="1s")
+def waits(seconds: float, folder: str) -> float:
+    note(folder, seconds)
     time.sleep(seconds)
     return seconds
 

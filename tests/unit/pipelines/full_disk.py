@@ -1,25 +1,18 @@
-"""What test_full_disk.py starts: a run whose disk is full from a certain place on, or never.
+"""Steps that need room on the disk. As a program, a run whose disk is full after its first step.
 
-``EVERLOOP_TEST_ROOM`` is how many bytes a file may have from then on: the limit that the system
-sets on files fails a write in the same way as a disk without room does.
+``python -m tests.unit.pipelines.full_disk BYTES`` lets no file grow beyond so many bytes.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from everloop.pipelines import api as ev
 
-
-def fill_up() -> None:
-    room = os.environ.get("EVERLOOP_TEST_ROOM")
-    if room:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
+room = 0
 
 
 @ev.step
@@ -29,7 +22,7 @@ def small(n: int) -> int:
 
 @ev.step
 def large(n: int) -> np.ndarray:
-    return np.full(1_000_000, float(n))
+    return np.full(400_000, float(n))
 
 
 @ev.step
@@ -44,13 +37,12 @@ def text(n: int) -> str:
 
 @ev.step(isolate=True)
 def apart(n: int) -> list[float]:
-    return [float(n)] * 2_000_000
+    return [n / 3] * 200_000
 
 
 @ev.pipeline
 def main(where: str) -> float:
     first = small(0)
-    fill_up()
     if where == "result":
         return total(large(first))
     if where == "worker":
@@ -58,13 +50,14 @@ def main(where: str) -> float:
     if where == "map":
         return sum(total(values) for values in large.map([first, first + 1, first + 2]))
     if where == "argument":
-        return total.submit(np.full(1_000_000, float(first))).result()
+        return total.submit(np.full(400_000, float(first))).result()
     if where == "isolated":
         return sum(apart(first))
+    if room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     return float(sum(len(text(n)) for n in range(40)))
 
 
 if __name__ == "__main__":
-    where, resume = sys.argv[1:]
-    Path("pid").write_text(str(os.getpid()))
-    print(main.run(resume=resume) if resume else main.run(where=where))
+    room = int(sys.argv[1])
+    main.run(where="catalog")

@@ -82,25 +82,26 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    ("value", "paths"),
+    ("make", "paths"),
     [
-        (threading.Lock(), ["lock"]),
-        (Model([threading.Lock()], {}), ["lock.callbacks[0]"]),
+        (lambda: threading.Lock(), ["lock"]),
+        (lambda: Model([threading.Lock()], {}), ["lock.callbacks[0]"]),
         (
-            Model([1], {"a": (1, Model([], {"log": sys.stdout}))}),
+            lambda: Model([1], {"a": (1, Model([], {"log": sys.stdout}))}),
             ["lock.settings['a'][1].settings['log']"],
         ),
-        ([1, threading.Lock(), {"x": threading.Lock()}], ["lock[1]", "lock[2]['x']"]),
-        ((x for x in range(3)), ["lock"]),
+        (lambda: [1, threading.Lock(), {"x": threading.Lock()}], ["lock[1]", "lock[2]['x']"]),
+        (lambda: (x for x in range(3)), ["lock"]),
     ],
     ids=["itself", "in a list", "deep", "two", "generator"],
 )
 def test_what_cannot_be_sent_is_named_by_its_path(
-    workspace: Workspace, value: Any, paths: list[str]
+    workspace: Workspace, make: Any, paths: list[str]
 ) -> None:
+    # Made within the run: held by the pipeline, it would bring in all that this module imports.
     @ev.pipeline
     def unsendable() -> int:
-        return steps.takes_lock.submit(value).result()
+        return steps.takes_lock.submit(make()).result()
 
     with pytest.raises(InvalidInput, match="cannot be sent") as caught:
         unsendable.run()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,21 @@ from everloop.errors import BackendError
 from everloop.pipelines import api as ev
 from everloop.pipelines.values import load
 from everloop.workspace import Workspace, open_workspace
+from tests.unit.pipelines import full_disk
 
 
-def start(folder: Path, where: str, *, room: int = 0, resume: str = "") -> tuple[int, str]:
-    environment = os.environ | {
-        "EVERLOOP_DIR": str(folder / "ws"),
-        "EVERLOOP_TEST_ROOM": str(room or ""),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.pipelines.full_disk", where, resume],
-        env=environment, capture_output=True, text=True, check=False, timeout=150,
-    )  # fmt: skip
-    return done.returncode, done.stdout.strip() if done.returncode == 0 else done.stderr
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes, here and in processes that are started meanwhile.
+
+    The limit that the system sets on files fails a write in the same way as a full disk does.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def check_bytes(workspace: Workspace) -> None:
@@ -53,54 +57,55 @@ def check_bytes(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("where", "step", "result"),
     [
-        ("result", "large", "1000000.0"),
-        ("worker", "large", "1000000.0"),
-        ("map", "large", "6000000.0"),
-        ("argument", "", "1000000.0"),
-        ("isolated", "apart", "2000000.0"),
+        ("result", "large", 400_000.0),
+        ("worker", "large", 400_000.0),
+        ("map", "large", 2_400_000.0),
+        ("argument", "", 400_000.0),
+        ("isolated", "apart", sum([1 / 3] * 200_000)),
     ],
 )
 def test_a_full_disk_fails_the_step_and_the_run_goes_on_later(
-    tmp_path: Path, where: str, step: str, result: str
+    full_workspace: Workspace, where: str, step: str, result: float
 ) -> None:
-    code, told = start(tmp_path, where, room=6_000_000)
-    assert code == 1
-    assert "could not store" in told
-    assert "File too large" in told
-    assert "free space" in told
-    with open_workspace(tmp_path / "ws") as workspace:
-        [run] = workspace.tracking.runs().runs
-        assert run.state == "failed"
-        assert "File too large" in run.error
-        rows = workspace.pipelines.steps(run.id)
-        failed = {row.step.rpartition(".")[2] for row in rows if row.outcome == "failed"}
-        assert failed == ({step} if step else set())
-        check_bytes(workspace)
-    assert start(tmp_path, where, resume=run.id) == (0, result)
-    with open_workspace(tmp_path / "ws") as workspace:
-        assert workspace.tracking.run(run.id).state == "finished"
-        ran = [row.key for row in workspace.pipelines.steps(run.id) if row.outcome == "ran"]
-        assert len(ran) == len(set(ran))
-        check_bytes(workspace)
+    with room_for(2_500_000), pytest.raises(BackendError, match="could not store") as caught:
+        full_disk.main.run(where=where, workers=1)
+    assert "File too large" in str(caught.value)
+    assert "free space" in caught.value.hint
+    [run] = full_workspace.tracking.runs().runs
+    assert run.state == "failed"
+    assert "File too large" in run.error
+    rows = full_workspace.pipelines.steps(run.id)
+    failed = {row.step.rpartition(".")[2] for row in rows if row.outcome == "failed"}
+    assert failed == ({step} if step else set())
+    check_bytes(full_workspace)
+    assert full_disk.main.run(resume=run.id, workers=1) == result
+    assert full_workspace.tracking.run(run.id).state == "finished"
+    ran = [row.key for row in full_workspace.pipelines.steps(run.id) if row.outcome == "ran"]
+    assert len(ran) == len(set(ran))
+    check_bytes(full_workspace)
 
 
 def test_a_catalog_that_cannot_grow_stops_the_run_and_keeps_what_it_said(tmp_path: Path) -> None:
-    start(tmp_path, "result")  # so that the tables are there
-    size = max(file.stat().st_size for file in (tmp_path / "ws").glob("catalog*"))
-    code, told = start(tmp_path, "catalog", room=size + 200_000)
-    assert code == 1
-    assert "disk is full, over its quota" in told
-    with open_workspace(tmp_path / "ws") as workspace:
-        [run] = [run for run in workspace.tracking.runs().runs if run.params["where"] == "catalog"]
+    with open_workspace(tmp_path / "ws"):
+        size = max(file.stat().st_size for file in (tmp_path / "ws").glob("catalog*"))
+    # A process of its own: it ends, as it cannot even write that it failed.
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.pipelines.full_disk", str(size + 200_000)],
+        env=os.environ | {"EVERLOOP_DIR": str(tmp_path / "ws")},
+        capture_output=True, text=True, check=False, timeout=150,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "disk is full, over its quota" in done.stderr
+    with open_workspace(tmp_path / "ws") as workspace, using(workspace):
+        [run] = workspace.tracking.runs().runs
         before = {row.key for row in workspace.pipelines.steps(run.id) if row.outcome == "ran"}
         assert before
         workspace.tracking.reap()
         assert workspace.tracking.run(run.id).state in ("failed", "lost")
         check_bytes(workspace)
-    assert start(tmp_path, "catalog", resume=run.id)[0] == 0
-    with open_workspace(tmp_path / "ws") as workspace:
+        full_disk.main.run(resume=run.id)
         again = [row.key for row in workspace.pipelines.steps(run.id) if row.outcome == "ran"]
-        assert len(again) == len(set(again)) == 40
+        assert len(again) == len(set(again)) == 41
         assert before <= set(again)
 
 
@@ -143,13 +148,16 @@ def lock(full_workspace: Workspace) -> Any:
 def test_a_catalog_that_is_locked_for_a_while_is_waited_for(
     full_workspace: Workspace, lock: sqlite3.Connection
 ) -> None:
+    freed = threading.Event()
+
+    def free() -> None:
+        freed.set()
+        lock.execute("ROLLBACK")
+
     lock.execute("BEGIN IMMEDIATE")
-    freed = threading.Timer(0.5, lock.execute, ["ROLLBACK"])
-    freed.start()
-    began = time.monotonic()
+    threading.Timer(0.3, free).start()
     assert locked.run(n=1) == 3
-    assert time.monotonic() - began >= 0.4
-    freed.join()
+    assert freed.is_set()
 
 
 def test_a_catalog_that_stays_locked_is_told_and_the_run_goes_on_later(

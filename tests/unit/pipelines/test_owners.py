@@ -14,6 +14,7 @@ from everloop.errors import BackendError, EverloopError, StateError, UserCodeErr
 from everloop.pipelines import api as ev
 from everloop.pipelines.service import PipelineService
 from everloop.workspace import open_workspace
+from tests.unit.pipelines.test_shapes import Here
 
 
 def test_a_stale_execution_stops_at_its_next_commit(workspace: Any) -> None:
@@ -142,3 +143,41 @@ def test_a_workspace_closed_under_a_run_ends_it_with_a_word(tmp_path: Path) -> N
         if errors:
             assert closed_under.run(resume=closed_under.run_id) == 1
         assert workspace.tracking.run(closed_under.run_id).state == "finished"
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise OSError("no words")
+
+
+@pytest.mark.parametrize("side", ["plain", "submit"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("a\0b"), r"ValueError: a\x00b"),
+        (OSError(f"no such file: {chr(0xDC80)}"), r"OSError: no such file: \udc80"),
+        (Speechless(), "Speechless: <its __str__ raised>"),
+    ],
+    ids=["zero", "half a character", "speechless"],
+)
+def test_an_error_of_any_words_is_kept(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str, side: str
+) -> None:
+    monkeypatch.setattr("everloop.pipelines.engine.Pool", Here)
+    monkeypatch.setattr(workspace, "location", "here", raising=False)
+    monkeypatch.setattr(workspace, "actor", "", raising=False)
+
+    @ev.step
+    def raises(x: str) -> int:
+        raise error
+
+    @ev.pipeline
+    def says(x: str) -> int:
+        return raises(x) if side == "plain" else raises.submit(x).result()
+
+    with pytest.raises(UserCodeError):
+        says.run(x="also \0")
+    [row] = workspace.pipelines.steps(says.run_id)
+    assert row.outcome == "failed"
+    assert row.error.endswith(told), "one that cannot be sent comes as another with its words"
+    assert workspace.tracking.run(says.run_id).state == "failed"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from tests.unit.pipelines import fan_steps as steps
 from tests.unit.pipelines.test_fan import marks
 
 
-class _Here:
+class Here:
     """Executes in this process what a pool's workers would: a fan costs nothing to start."""
 
     def __init__(self, *_: Any) -> None:
@@ -40,7 +40,7 @@ class _Here:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, full_workspace: Workspace) -> Workspace:
-    monkeypatch.setattr("everloop.pipelines.engine.Pool", _Here)
+    monkeypatch.setattr("everloop.pipelines.engine.Pool", Here)
     return full_workspace
 
 
@@ -100,6 +100,29 @@ def test_items_may_be_handles_generators_and_equal(here: Workspace, tmp_path: Pa
     assert items_of_every_kind.run(folder=str(tmp_path)) == wanted
     assert marks(str(tmp_path)) == ["7"]
     assert items_of_every_kind.run(folder=str(tmp_path)) == wanted
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+@ev.step
+def shown(value: Any) -> str:
+    return repr(value)
+
+
+@ev.pipeline
+def nested_handles() -> list[str]:
+    one = steps.square.submit(1)
+    values = [{"a": {"b": [one]}}, Pair({"c": one}, 2), [({"d": (one,)},)]]
+    return [shown(value) for value in values]
+
+
+def test_handles_may_stand_deep_in_an_argument(here: Workspace) -> None:
+    assert nested_handles.run() == [
+        "{'a': {'b': [1]}}", "Pair(left={'c': 1}, right=2)", "[({'d': (1,)},)]",
+    ]  # fmt: skip
 
 
 def test_a_generator_that_fails_is_told_and_the_run_can_go_on(here: Workspace) -> None:
