@@ -37,11 +37,13 @@ __all__ = [
     "MlflowLogin",
     "Settings",
     "ci_place",
+    "forget_objects",
     "load",
     "login_of",
     "mlflow_login",
     "secret",
     "server_login",
+    "without_password",
 ]
 
 DEFAULT_DIR = ".everloop"
@@ -178,6 +180,20 @@ def login_of(address: str, authorization: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(netloc=login)), ""
 
 
+def without_password(location: str) -> str:
+    """The location of a workspace as it may be shown."""
+    if "://" not in location:
+        return location
+    try:
+        parts = urlsplit(location)
+        named = parts.netloc.rpartition("@")
+        shown = f"{quote(parts.username or '')}@{named[2]}" if named[1] else parts.netloc
+        # libpq takes a password in the query, too.
+        return urlunsplit(parts._replace(netloc=shown, query=""))
+    except ValueError:
+        return f"{location.partition('://')[0]}://..."
+
+
 def _basic(name: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"
 
@@ -216,6 +232,14 @@ def ci_place() -> CiPlace:
     names = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME")
     branch = next((found for name in names if (found := os.environ.get(name))), "")
     return CiPlace(branch=branch, summary=os.environ.get("GITHUB_STEP_SUMMARY", ""))
+
+
+def forget_objects() -> None:
+    """From now on workspaces of this process and its children keep objects where they are.
+
+    For what works beside a live workspace: ``EVERLOOP_OBJECTS`` is the store of that one.
+    """
+    os.environ.pop("EVERLOOP_OBJECTS", None)
 
 
 class MlflowLogin(msgspec.Struct, frozen=True):

@@ -638,7 +638,6 @@ class MirrorWorkspace(Workspace):
 
     Args:
         folder: Where it is.
-        objects: Folder of its objects; several may share one.
         origin: The other; None mirrors nothing.
         sample: What is kept of each table; None is all.
     """
@@ -647,11 +646,10 @@ class MirrorWorkspace(Workspace):
         self,
         folder: Path,
         *,
-        objects: Path,
         origin: Workspace | None,
         sample: Sample | None = None,
     ) -> None:
-        super().__init__(str(folder), objects=str(objects), actor=settings.load().actor)
+        super().__init__(str(folder), actor=settings.load().actor)
         self.origin = origin
         self._sample = sample
 

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from everloop.automation.holdout import Scorer
 from everloop.core.artifact import ModelArtifact
 from everloop.core.model import ModelVersion
 from everloop.core.policy import LoopSpec
 from everloop.core.time import Clock
-from everloop.errors import NotFound
+from everloop.errors import MissingExtra, NotAllowed, NotFound, StateError
+from everloop.registry.flavors import load_predictor
+from everloop.settings import without_password
 
 if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
@@ -39,6 +42,8 @@ _CHAMPION: Literal["champion"] = "champion"
 #: Tag of a champion's copy: which version it is of, and the digest of its files.
 _COPY_TAG = "everloop.ci.copy_of"
 _DAY = timedelta(days=1)
+#: A log of years has many segments; most of the time the last ones tell when it ends.
+_LATELY = timedelta(days=30)
 
 
 class Source(Protocol):
@@ -128,6 +133,18 @@ class Opponent:
             return None
         return Champion(found, self._artifact_of(found))
 
+    def load(self, champion: Champion) -> Scorer:
+        """The champion, loaded.
+
+        Raises:
+            StateError: If it cannot be loaded here, such as a pickle whose signature has no key.
+        """
+        copy, registry = self.copy(self._place, champion), self._place.registry
+        try:
+            return load_predictor(copy, champion.artifact.files, registry=registry)
+        except (NotAllowed, MissingExtra) as error:
+            raise StateError(f"the champion cannot be loaded here: {error}") from error
+
     def version(self, name: str, number: int) -> ModelVersion:
         """A version by its number in the source."""
         return self._source.registry.version(name, number)
@@ -171,14 +188,17 @@ class Opponent:
 
     def days(self, spec: LoopSpec) -> Days:
         """The hold-out of the loop: the last days that were answered."""
-        segments = _known(lambda: self._source.predictions.segments(spec.name))
-        return days_of(spec, self._place.clock.now(), [one.to_at for one in segments])
+        now, log = self._place.clock.now(), self._source.predictions
+        segments = _known(lambda: log.segments(spec.name, since=now - _LATELY))
+        if not segments:
+            segments = _known(lambda: log.segments(spec.name))
+        return days_of(spec, now, [one.to_at for one in segments])
 
     def holdout(self, spec: LoopSpec, times: Days) -> pa.Table:
         """What was answered in the days of the hold-out, with labels; brought here once."""
         theirs, here = self._source.predictions, self._place.predictions
         # Another source may have a deployment of the same name.
-        name = f"{spec.name} of {self._source.location}"
+        name = f"{spec.name} of {without_password(self._source.location)}"
         segments = theirs.segments(spec.name, since=times.since, until=times.until)
         known = {one.digest for one in _known(lambda: here.segments(name))}
         for segment in segments:

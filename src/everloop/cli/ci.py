@@ -90,7 +90,7 @@ def ci(
 
     from everloop.automation.ci_render import junit_xml, markdown
     from everloop.data.sample import parse_sample
-    from everloop.settings import ci_place
+    from everloop.settings import ci_place, forget_objects
 
     size = parse_sample(sample)
     if sample_only and size is None:
@@ -98,6 +98,7 @@ def ci(
     _check_writable(out)
     with _alone(cache), contextlib.ExitStack() as stack:
         source, trouble = _source(against, location, stack)
+        forget_objects()
         if record and source is None and trouble is None:
             raise click.UsageError("--record needs a place to record in: give --against.")
         # What users' code prints must not get into the document.
@@ -137,14 +138,11 @@ def _continuous_integration(
     from everloop.cli.run import parse_arguments
     from everloop.workspace import MirrorWorkspace
 
-    objects = cache / "objects"
-    whole = stack.enter_context(MirrorWorkspace(cache / "all", objects=objects, origin=source))
+    whole = stack.enter_context(MirrorWorkspace(cache / "all", origin=source))
     small = None
     if sample is not None:
         folder = cache / f"sample-{sample.name.replace('%', 'pct')}"
-        small = stack.enter_context(
-            MirrorWorkspace(folder, objects=objects, origin=whole, sample=sample)
-        )
+        small = stack.enter_context(MirrorWorkspace(folder, origin=whole, sample=sample))
     return ContinuousIntegration(
         Path(file),
         root=Path.cwd(),

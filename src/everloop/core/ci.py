@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["CiCase", "CiGroup", "CiModel", "CiReport", "CiStatus", "CiSummary", "outcome_of"]
+__all__ = [
+    "CiCase",
+    "CiGroup",
+    "CiModel",
+    "CiReport",
+    "CiStatus",
+    "CiSummary",
+    "counted",
+    "outcome_of",
+]
 
 CiGroup = Literal["loop", "contract", "step", "check", "gate"]
 #: ``refused``: something was shown not to hold. ``failed``: it could not be found out, for
@@ -47,6 +56,7 @@ class CiModel(msgspec.Struct, frozen=True, kw_only=True):
         champion: ``name/version`` in the source; empty if there is none.
         digest: Of the candidate's files.
         code: Digest of the code snapshot that the pipeline ran.
+        environment: Python, platform, and the versions of the distributions that this code reaches.
         runs: Run in the workspace of CI, by what it ran on: ``sample`` and ``all``.
         until: Last instant that the candidate could learn from, where the pipeline takes one.
         verdict: Id of the verdict in the workspace of CI, or empty.
@@ -57,6 +67,7 @@ class CiModel(msgspec.Struct, frozen=True, kw_only=True):
     champion: str = ""
     digest: str = ""
     code: str = ""
+    environment: dict[str, str] = {}
     runs: dict[str, str] = {}
     until: datetime | None = None
     verdict: str = ""
@@ -71,7 +82,7 @@ class CiReport(msgspec.Struct, frozen=True, kw_only=True):
         against: Where data and champion come from; empty for nowhere.
         sample: What was asked for, such as ``10%``; ``all`` for no sample.
         git: ``commit``, ``branch`` and ``dirty``; empty outside a repository.
-        environment: Python, platform, and the versions of the distributions that the code reaches.
+        environment: Python and platform.
         files: Written beside this one.
     """
 
@@ -91,10 +102,7 @@ class CiReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def counts(self) -> dict[str, int]:
         """How many cases had which answer."""
-        found = dict.fromkeys(("passed", "refused", "failed", "not judged"), 0)
-        for case in self.cases:
-            found[case.status] += 1
-        return found
+        return counted(self.cases)
 
 
 class CiSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +121,14 @@ class CiSummary(msgspec.Struct, frozen=True, kw_only=True):
     report: str
     git: dict[str, str] = {}
     counts: dict[str, int] = {}
+
+
+def counted(cases: Iterable[CiCase]) -> dict[str, int]:
+    """How many cases had which answer."""
+    found = dict.fromkeys(("passed", "refused", "failed", "not judged"), 0)
+    for case in cases:
+        found[case.status] += 1
+    return found
 
 
 def outcome_of(cases: Sequence[CiCase], *, strict: bool = False) -> CiStatus:

@@ -65,6 +65,7 @@ class MirrorData(DataService):
         self._sample = sample
         self._lock = threading.RLock()
         self._found: dict[str, DatasetVersion | None] = {}
+        self._asked: dict[str, None] = {}
         self._made: set[str] = set()
         self.stated: dict[str, Schema] = {}
 
@@ -72,11 +73,25 @@ class MirrorData(DataService):
     def asked(self) -> dict[str, DatasetVersion]:
         """The latest versions there of what was read or committed here so far, by dataset."""
         with self._lock:
-            return {name: found for name, found in self._found.items() if found is not None}
+            found = {name: self._found.get(name) for name in self._asked}
+            return {name: version for name, version in found.items() if version is not None}
+
+    @action("dataset:read")
+    def refresh(self) -> None:
+        """Bring the latest of everything that is here: a worker process looks no further."""
+        for dataset in self.datasets():
+            self._bring_latest(dataset.name)
+
+    @action("dataset:read", on="name")
+    def owner_there(self, name: str) -> str:
+        """Who answers for a dataset there; empty if nobody is named."""
+        theirs = [] if self._origin is None else self._origin.data.datasets()
+        return next((dataset.owner for dataset in theirs if dataset.name == name), "")
 
     @action("dataset:read", on="name")
     def version(self, name: str, number: int | None = None) -> DatasetVersion:
         """A version; the latest if `number` is None. Brought here if it is not here yet."""
+        self._asked.setdefault(name)
         if number is None:
             if self._bring_latest(name) is None and name not in self._made:
                 raise NotFound.named("dataset", name, self._names())
@@ -102,6 +117,7 @@ class MirrorData(DataService):
         sources: list[str] | None = None,
     ) -> DatasetVersion:
         """Commit here, on top of the latest version there."""
+        self._asked.setdefault(name)
         is_new = self._bring_latest(name) is None and name not in self._made
         if schema is not None:
             self.stated[name] = schema

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +21,7 @@ import everloop as ev
 from everloop.cli.main import main
 from everloop.core.ci import CiCase, CiReport
 from everloop.errors import InvalidInput, NotAllowed
+from everloop.settings import without_password
 from tests.servers import serve
 from tests.unit.automation.shop import LOOP, NAME, make_source
 
@@ -114,6 +116,9 @@ BROKEN: dict[str, tuple[Callable[[str], str], int, str, str]] = {
     "contract without a column": (
         lambda t: t.replace('ev.Field("weather"', 'ev.Field("wind"'),
         3, "contract visits", "wind"),
+    "a gate that asks for what there is not": (
+        lambda t: t.replace('ev.directional("price"', 'ev.directional("prize"'),
+        1, "gate gates", "prize"),
     "loss": (lambda t: t.replace("loss=0.5", 'loss=float("nan")'),
              3, "check logged metrics are finite", "loss"),
     "not a number": (
@@ -189,6 +194,58 @@ def test_a_sample_alone_compares_nothing(judge: Callable[..., CiReport]) -> None
     assert list(report.models[0].runs) == ["sample"]
     rows = report.cases[2].evidence
     assert rows["run"]
+
+
+def edited(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_new_feature_was_served_to_nobody_and_the_rest_is_judged(
+    judge: Callable[..., CiReport],
+) -> None:
+    text = edited(
+        LOOP,
+        ('NAMES = ("price", "weather")', 'NAMES = ("price", "weather", "bias")'),
+        ("    x, y =", '    rows = rows.with_columns(bias="price * weather")\n    x, y ='),
+    )
+    report = judge(text, status=0)
+    left = told(report, "not judged")
+    assert "takes bias, which the served answers do not hold" in left["gate beats_champion:brier"]
+    assert not {"gate max_size_mb", "gate functionality:dear"} & set(left)
+    [scores] = [case for case in report.cases if case.name.startswith("scores are numbers")]
+    assert (scores.status, scores.evidence["kind"]) == ("passed", "made-up")
+
+
+def test_steps_in_other_processes_read_the_present_data(
+    judge: Callable[..., CiReport],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = make_source(tmp_path_factory.mktemp("growing"))
+    before = set((home / "objects").rglob("*"))
+    read = '    visits = ev.read("visits")\n'
+    text = edited(
+        LOOP,
+        (read, ""),
+        ("@ev.step\ndef known(visits: ev.Table, ", "@ev.step(isolate=True)\ndef known("),
+        ("    return visits.filter(", f"{read}    return visits.filter("),
+        ("train(known(visits, until)", "train(known(until)"),
+    )
+    rows = []
+    for _ in range(2):
+        monkeypatch.setenv("EVERLOOP_OBJECTS", str(home / "objects"))
+        report = judge(text, "--sample", "all", against=home, status=0)
+        assert rows or set((home / "objects").rglob("*")) == before
+        assert told(report, "passed")["step all: loop.known"] == "ran"
+        [logged] = [case for case in report.cases if case.name == "logged metrics are finite"]
+        rows.append(logged.evidence["metrics"]["rows"])
+        with ev.open(home) as ws:
+            more = ws.data.read("visits").slice(0, 1)
+            ws.data.commit("visits", more.set_column(0, "id", pa.array(["one more"])))
+    assert rows[1] == rows[0] + 1
 
 
 def test_loops_of_one_file_are_judged_each(judge: Callable[..., CiReport]) -> None:
@@ -308,3 +365,17 @@ def test_runs_in_one_cache_wait_for_each_other(judge: Callable[..., CiReport], c
         assert not done
     thread.join(120)
     assert done
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("live/.everloop", "live/.everloop"),
+        ("postgresql://ann:s3cret@db:5432/live", "postgresql://ann@db:5432/live"),
+        ("postgresql://db/live?user=ann&password=s3cret", "postgresql://db/live"),
+        ("http://everloop.example.org/at", "http://everloop.example.org/at"),
+        ("http://[s3cret", "http://..."),
+    ],
+)
+def test_no_password_is_shown(location: str, shown: str) -> None:
+    assert without_password(location) == shown

@@ -39,8 +39,7 @@ def mirrored(tmp_path: Path) -> Iterator[Any]:
     opened = []
 
     def make(origin: Workspace | None, sample: Sample | None = None) -> MirrorData:
-        folder, objects = tmp_path / "here", tmp_path / "objects"
-        opened.append(MirrorWorkspace(folder, objects=objects, origin=origin, sample=sample))
+        opened.append(MirrorWorkspace(tmp_path / "here", origin=origin, sample=sample))
         return opened[-1].data
 
     make.opened = opened  # type: ignore[attr-defined]
