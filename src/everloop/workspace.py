@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
-    from everloop.data.mirror import MirrorData
     from everloop.data.objects import ObjectService
-    from everloop.data.sample import Sample
     from everloop.data.service import DataService
     from everloop.deployment.predictions import PredictionService
     from everloop.deployment.service import DeploymentService
@@ -63,7 +61,7 @@ if TYPE_CHECKING:
     from everloop.tracking.traces import TraceService
     from everloop.transfer.report import TransferReport
 
-__all__ = ["AREAS", "MirrorWorkspace", "Workspace", "open_workspace"]
+__all__ = ["AREAS", "Workspace", "open_workspace"]
 
 #: The services by the name of their area, which is also the attribute of the workspace.
 AREAS = (
@@ -97,6 +95,7 @@ def open_workspace(
     clock: Clock | None = None,
     actor: str | None = None,
     token: str | None = None,
+    upgrade: bool = True,
 ) -> Workspace:
     """Open the workspace at `location`, making it if it is a folder that does not exist yet.
 
@@ -108,6 +107,7 @@ def open_workspace(
         actor: Whom events name; the user of this process if not given. A server that asks who is
             there names who logged in instead.
         token: Shown to the server; ``EVERLOOP_TOKEN`` if not given, else what ``.netrc`` says.
+        upgrade: Bring a catalog of an older Everloop up to date; else it is refused.
 
     Raises:
         BackendError: If it cannot be opened; says why and what to do.
@@ -117,7 +117,12 @@ def open_workspace(
     if not where:
         raise InvalidInput("the location of a workspace must not be empty")
     return Workspace(
-        where, objects=found.objects, clock=clock, actor=actor or found.actor, token=token
+        where,
+        objects=found.objects,
+        clock=clock,
+        actor=actor or found.actor,
+        token=token,
+        upgrade=upgrade,
     )
 
 
@@ -136,6 +141,7 @@ class Workspace:
         actor: str = "",
         authorizer: Authorizer | None = None,
         token: str | None = None,
+        upgrade: bool = True,
     ) -> None:
         self.location = location
         self.actor = actor
@@ -156,7 +162,7 @@ class Workspace:
         url, folder = _catalog_of(location)
         # A run of a package works in a folder of its own.
         self.folder = folder.absolute()
-        self.catalog = Catalog(url, clock=clock, actor=actor)
+        self.catalog = Catalog(url, clock=clock, actor=actor, upgrade=upgrade)
         self._objects = Path(objects).absolute() if objects else self.folder / "objects"
 
     @property
@@ -631,35 +637,6 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
-
-
-class MirrorWorkspace(Workspace):
-    """A workspace of its own that reads the datasets of another one, which it never changes.
-
-    Args:
-        folder: Where it is.
-        origin: The other; None mirrors nothing.
-        sample: What is kept of each table; None is all.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        origin: Workspace | None,
-        sample: Sample | None = None,
-    ) -> None:
-        super().__init__(str(folder), actor=settings.load().actor)
-        self.origin = origin
-        self._sample = sample
-
-    @cached_property
-    def data(self) -> MirrorData:
-        """Datasets of the other workspace, and those that were committed here."""
-        from everloop.data.mirror import MirrorData, Origin
-
-        theirs = None if self.origin is None else Origin(self.origin.data, self.origin.blobs)
-        return MirrorData(self._catalog, self.blobs, self._authorizer, theirs, self._sample)
 
 
 def _plugged_in(scheme: str, address: str) -> Executor:

@@ -209,8 +209,9 @@ class LoopTrial:
         if not told:
             ran = sum(step.outcome == "ran" for step in steps)
             told = f"{ran} steps ran, {len(steps) - ran} were cached"
-        name = f"{phase}: {spec.pipeline}"
-        self._add("step", name, status, told, began=began, evidence={"run": run_id})
+        rows = {name: place.data.version(name).rows for name in place.data.asked}
+        evidence = {"run": run_id, "rows": rows}
+        self._add("step", f"{phase}: {spec.pipeline}", status, told, began=began, evidence=evidence)
         self.cases += step_cases(spec.name, phase, steps)
         if run_id:
             place.tracking.set_tag(run_id, _RUN_TAG, status)

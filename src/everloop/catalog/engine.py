@@ -147,14 +147,22 @@ class Catalog:
     """The catalog at `url`: ``sqlite:///path`` or ``postgresql://...``.
 
     Opening makes or migrates the tables under a lock, so any number of processes may start at
-    once. A catalog may be used by many threads and is safe to keep over a fork.
+    once. A catalog may be used by many threads and is safe to keep over a fork. Without `upgrade`
+    one that would have to be made or migrated is refused.
 
     Raises:
         BackendError: If it cannot be reached, is read-only, or was made by a newer Everloop.
         MissingExtra: If PostgreSQL is asked for without its driver.
     """
 
-    def __init__(self, url: str, *, clock: Clock | None = None, actor: str = "unknown") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        actor: str = "unknown",
+        upgrade: bool = True,
+    ) -> None:
         self.url = _normal(url)
         self.clock = clock or SystemClock()
         self.actor = actor
@@ -174,7 +182,10 @@ class Catalog:
         weakref.finalize(self, _dispose, self._kept, self._reader, self._writer)
         try:
             with self._using(self._writer):
-                migrate.upgrade(self._writer, self._write_begin)
+                if upgrade:
+                    migrate.upgrade(self._writer, self._write_begin)
+                else:
+                    migrate.require(self._writer)
         except EverloopError:
             self.close()
             raise

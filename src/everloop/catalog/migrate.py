@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, create_mock_engine, inspect, text
 from everloop.catalog import tables
 from everloop.errors import BackendError
 
-__all__ = ["HEAD", "REVISIONS", "run", "upgrade"]
+__all__ = ["HEAD", "REVISIONS", "require", "run", "upgrade"]
 
 #: Every revision there is, oldest first; a test compares them with the files.
 REVISIONS = tuple(f"{number:04}" for number in range(1, 12))
@@ -53,6 +53,22 @@ def upgrade(engine: Engine, lock: Callable[[Connection], None]) -> None:
                 f"this catalog is at revision {found}, newer than this Everloop knows ({HEAD})",
                 hint="upgrade Everloop: pip install --upgrade everloop",
             )
+
+
+def require(engine: Engine) -> None:
+    """Refuse a catalog that is not at ``HEAD``; nothing is changed.
+
+    Raises:
+        BackendError: If it would have to be migrated, or was made by a newer Everloop.
+    """
+    with engine.connect() as connection, connection.begin():
+        found = _current(connection)
+    if found != HEAD:
+        raise BackendError(
+            f"this catalog is at revision {found or 'none'}, this Everloop works at {HEAD}, and it"
+            " is not to be changed here",
+            hint="use the version of Everloop that is live there, or upgrade that one first",
+        )
 
 
 def run(connection: Connection, to: str = HEAD) -> None:

@@ -14,10 +14,12 @@ import msgspec
 
 from everloop.cli.main import common
 from everloop.cli.output import say, table
-from everloop.errors import BackendError, EverloopError, InvalidInput
+from everloop.errors import BackendError, EverloopError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from everloop.automation.ci import ContinuousIntegration
     from everloop.core.ci import CiReport
+    from everloop.data.sample import Sample
     from everloop.workspace import Workspace
 
 __all__ = ["ci"]
@@ -110,8 +112,9 @@ def ci(
         report = run.run(trouble)
         document = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
         text = markdown(report)
-        _write(out, {"report.md": text.encode(), "report.json": document})
-        _write(out, {"junit.xml": junit_xml(report)})
+        (out / "report.md").write_text(text, "utf-8")
+        (out / "report.json").write_bytes(document)
+        (out / "junit.xml").write_bytes(junit_xml(report))
         _summarise(ci_place().summary, text)
         run.record(report, blake3(document).hexdigest(), in_source=record and source is not None)
     if as_json:
@@ -127,16 +130,16 @@ def _continuous_integration(
     file: str,
     cache: Path,
     source: Workspace | None,
-    sample: Any,
+    sample: Sample | None,
     arguments: tuple[str, ...],
     stack: contextlib.ExitStack,
     **options: Any,
-) -> Any:
+) -> ContinuousIntegration:
     """The run, and the workspaces that it works in."""
     from everloop import __version__
     from everloop.automation.ci import ContinuousIntegration
     from everloop.cli.run import parse_arguments
-    from everloop.workspace import MirrorWorkspace
+    from everloop.mirror import MirrorWorkspace
 
     whole = stack.enter_context(MirrorWorkspace(cache / "all", origin=source))
     small = None
@@ -162,15 +165,17 @@ def _source(
 ) -> tuple[Workspace | None, EverloopError | None]:
     """The workspace that is live, or None; why it could not be opened, if it could not."""
     from everloop import settings
-    from everloop.cli.main import open_workspace
+    from everloop.workspace import open_workspace
 
     where = against or location or settings.load().location or settings.DEFAULT_DIR
     is_there = "://" in where or os.path.exists(os.path.join(where, "catalog.sqlite"))
-    if not is_there and against is None and location is None:
+    if not is_there and where == settings.DEFAULT_DIR:
         say("there is no workspace to compare with: what needs a champion is not judged")
         return None, None
     try:
-        return stack.enter_context(open_workspace(where)), None
+        if not is_there:
+            raise NotFound(f"there is no workspace in {where}", hint="say where it is: --against")
+        return stack.enter_context(open_workspace(where, upgrade=False)), None
     except EverloopError as error:
         return None, error
 
@@ -207,11 +212,6 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InvalidInput(f"--out {out} cannot be written: {error.strerror}") from None
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        (out / name).write_bytes(data)
 
 
 def _summarise(path: str, text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import linecache
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -192,8 +194,8 @@ def test_a_sample_alone_compares_nothing(judge: Callable[..., CiReport]) -> None
     assert set(left) == {"gate beats_champion:brier", "gate no_group_worse:brier:shop",
                          "gate threshold:auc"}  # fmt: skip
     assert list(report.models[0].runs) == ["sample"]
-    rows = report.cases[2].evidence
-    assert rows["run"]
+    [ran] = [case for case in report.cases if case.name == "sample: loop.py:retrain"]
+    assert ran.evidence["rows"] == {"visits": 1200}
 
 
 def edited(text: str, *changes: tuple[str, str]) -> str:
@@ -290,6 +292,18 @@ def test_a_source_out_of_reach_is_a_failure_with_a_report(
     report = judge(LOOP, against=f"http://127.0.0.1:{closed_port}", status=1)
     assert "does not answer" in told(report, "failed")["loop source"]
     assert "there is no workspace" in told(judge(LOOP, against="nowhere"), "failed")["loop source"]
+
+
+def test_a_live_catalog_is_not_upgraded(judge: Callable[..., CiReport], tmp_path: Path) -> None:
+    home = tmp_path / "older"
+    ev.open(home).close()
+    with contextlib.closing(sqlite3.connect(home / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE alembic_version SET version_num = '0003'")
+        catalog.commit()
+    report = judge(LOOP, against=home, status=1)
+    assert "is at revision 0003" in told(report, "failed")["loop source"]
+    with contextlib.closing(sqlite3.connect(home / "catalog.sqlite")) as catalog:
+        assert catalog.execute("SELECT version_num FROM alembic_version").fetchone() == ("0003",)
 
 
 def test_a_server_is_read_by_a_viewer_and_recorded_in_by_a_contributor(

@@ -17,7 +17,8 @@ from everloop.core.schema import Field, Schema
 from everloop.data.mirror import MirrorData
 from everloop.data.sample import FEWEST, Sample, parse_sample, sampled
 from everloop.errors import InvalidInput, NotFound
-from everloop.workspace import MirrorWorkspace, Workspace
+from everloop.mirror import MirrorWorkspace
+from everloop.workspace import Workspace
 
 KEYED = Schema((Field("id", "string", nullable=False), Field("x", "float64")), key=("id",))
 
