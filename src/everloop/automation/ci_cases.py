@@ -5,8 +5,10 @@ Nothing here tests in a way of its own: contracts are the checks of a commit, ga
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,21 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from everloop.automation.holdout import Scorer
-from everloop.core.ci import CiCase
+from everloop.core.ci import CiCase, CiStatus
 from everloop.core.dataset import DatasetVersion
 from everloop.core.gate import Gate, GateResult
 from everloop.core.run import Run, StepRun
 from everloop.core.schema import Field, Schema
 from everloop.data.checks import BrokenRule, CheckReport, check
 from everloop.errors import EverloopError, InvalidInput
-from everloop.evaluation.metrics import parse_metric
+from everloop.evaluation.gates import HoldOut, judge
+from everloop.evaluation.metrics import parse_metric, task_of
 
 __all__ = [
     "contract_case",
     "finite_metrics",
     "gate_case",
+    "learned_case",
     "made_up_rows",
     "not_judged",
     "scores_case",
@@ -34,6 +38,7 @@ __all__ = [
     "takes_probabilities",
 ]
 
+_WITH_METRIC = ("beats_champion", "not_worse", "no_group_worse", "threshold", "no_weak_slice")
 #: Rows that are named of those that break a rule.
 _NAMED = 5
 _MADE_UP = 256
@@ -240,6 +245,41 @@ def scores_case(
     )
 
 
+def learned_case(loop: str, gates: Sequence[Gate], rows: HoldOut, now: datetime) -> CiCase | None:
+    """Whether the candidate says more of the hold-out than its mean does; None if that is no task.
+
+    It is asked as the gates are: the mean stands where the champion would. A training that has not
+    converged, or rows that lost their labels on the way, show here also on a sample.
+    """
+    specs = [parse_metric(gate.metric) for gate in gates if gate.kind in _WITH_METRIC]
+    metric = "brier" if takes_probabilities(gates) else "mse"
+    if metric == "mse" and task_of(specs) != "regression":
+        return None
+    mean = np.full(len(rows.y), rows.y.mean() if len(rows.y) else 0.0)
+    gate = Gate(kind="beats_champion", metric=metric, days=max(gate.days for gate in gates))
+    constant = dataclasses.replace(rows, champion_p=mean, champion_until=None)
+    [found] = judge(
+        [gate], model=loop, candidate=1, champion=1, rows=constant, now=now
+    ).results  # fmt: skip
+    status: CiStatus = "passed" if found.passed else "refused"
+    told = found.reason
+    if found.answer == "cannot tell":
+        status = "not judged"
+    elif len(rows.y) and (rows.y == rows.y[0]).all():  # the mean cannot be beaten
+        status, told = "not judged", "all labels of the hold-out are the same"
+    else:
+        told = f"{metric} {'is' if found.passed else 'is not shown to be'} better than that of the"
+        told += f" mean: {found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    return CiCase(
+        group="check",
+        loop=loop,
+        name="candidate has learned something",
+        status=status,
+        told=told,
+        evidence={"rows": found.rows, **found.evidence},
+    )
+
+
 # --- gates ---------------------------------------------------------------------------------------
 
 
@@ -249,7 +289,8 @@ def gate_case(loop: str, result: GateResult) -> CiCase:
     A candidate must beat the champion to take its place; a commit must only not be shown to make
     it worse. So ``beats_champion`` refuses here only if the whole interval lies below zero.
     """
-    told, status = result.reason, "passed" if result.passed else "refused"
+    told = result.reason
+    status: CiStatus = "passed" if result.passed else "refused"
     if result.answer == "cannot tell":
         status = "not judged"
     elif result.gate.kind == "beats_champion" and not result.passed:
@@ -266,7 +307,7 @@ def gate_case(loop: str, result: GateResult) -> CiCase:
         group="gate",
         loop=loop,
         name=result.gate.name,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         told=told,
         evidence={
             **evidence,

@@ -15,6 +15,7 @@ from everloop.automation.ci_cases import (
     contract_case,
     finite_metrics,
     gate_case,
+    learned_case,
     made_up_rows,
     not_judged,
     scores_case,
@@ -24,7 +25,7 @@ from everloop.automation.ci_cases import (
 from everloop.automation.ci_source import Champion, Days, Mirror, Opponent, days_of, forget_champion
 from everloop.automation.declare import contracts_of
 from everloop.automation.holdout import Scorer, subject_of
-from everloop.automation.judging import judge_on_log
+from everloop.automation.judging import Judged, judge_on_log
 from everloop.automation.triggers import collecting
 from everloop.core.ci import CiCase, CiGroup, CiModel, CiStatus
 from everloop.core.context import using
@@ -293,8 +294,10 @@ class LoopTrial:
             judged = [gate for gate in gates if gate.kind in SUBJECT]
         if log is not None and judged:
             try:
-                verdict = self._on_log(judged, made, version, scorer, log, now)
-                return verdict, [gate for gate in gates if gate not in judged], why
+                found = self._on_log(judged, made, version, scorer, log, now)
+                learned = learned_case(self._spec.name, gates, found.rows, now)
+                self.cases += [] if learned is None else [learned]
+                return found.verdict, [gate for gate in gates if gate not in judged], why
             except StateError as error:  # such as a new feature, which nobody was asked with
                 why = message_of(error)
         verdict = first_verdict(
@@ -317,7 +320,7 @@ class LoopTrial:
         scorer: Scorer,
         log: pa.Table,
         now: datetime,
-    ) -> Verdict:
+    ) -> Judged:
         opponent, champion = self._setup.opponent, self._champion
         assert opponent is not None  # there is a log
         assert champion is not None
@@ -329,7 +332,7 @@ class LoopTrial:
             version_of=lambda number: opponent.version(version.name, number),
             now=now,
             run_id=made.run_id,
-        ).verdict
+        )
 
     def _add(
         self,

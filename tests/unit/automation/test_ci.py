@@ -87,7 +87,7 @@ def test_a_commit_that_changes_nothing_passes_and_touches_nothing(
     assert told(report, "refused", "failed", "not judged") == {}
     groups = [case.group for case in report.cases]
     assert {group: groups.count(group) for group in set(groups)} == {
-        "loop": 1, "contract": 1, "step": 6, "check": 3, "gate": 7,
+        "loop": 1, "contract": 1, "step": 6, "check": 4, "gate": 7,
     }  # fmt: skip
     # Asked of a commit is whether it makes the model worse; it need not be better.
     [better] = [case for case in report.cases if case.name == "beats_champion:brier"]
@@ -113,6 +113,9 @@ def test_a_commit_that_changes_nothing_passes_and_touches_nothing(
 BROKEN: dict[str, tuple[Callable[[str], str], int, str, str]] = {
     "worse": (lambda t: t.replace('"bought"])[:, 0]', '"bought"])[:, 0] < 0.5'),
               3, "gate beats_champion:brier", "worse than the champion, by more than chance"),
+    "learned nothing": (
+        lambda t: t.replace("x, y = rows.to_numpy(NAMES)", "x, y = rows.to_numpy(NAMES) * 0"),
+        3, "check candidate has learned something", "not shown to be better than that of the mean"),
     "contract": (lambda t: t.replace("le=1, owner", "le=0.99, owner"),
                  3, "contract visits", "rows break price.le"),
     "contract without a column": (
@@ -265,7 +268,9 @@ def test_a_hold_out_of_one_class_cannot_tell(
 ) -> None:
     flat = make_source(tmp_path_factory.mktemp("flat"), one_class=True)
     report = judge(LOOP, against=flat)
-    assert "gate threshold:auc" in told(report, "not judged", "refused")
+    left = told(report, "not judged")
+    assert "one class only" in left["gate threshold:auc"]
+    assert "the same" in left["check candidate has learned something"]
 
 
 def test_arguments_reach_the_pipeline_and_mistakes_are_named(
