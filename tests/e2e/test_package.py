@@ -86,7 +86,8 @@ def running(folder: Path) -> Iterator[str]:
     log = folder / "up.log"
     command = [sys.executable, "-m", "everloop", "up", "--package", "loop@production"]
     command += ["--port", "0", "--serving-port", "0"]
-    env = {**os.environ, "GATE": str(folder / "gate")}
+    # What is unpacked on this machine goes with the test.
+    env = {**os.environ, "GATE": str(folder / "gate"), "TMPDIR": str(folder)}
     with log.open("w") as told, subprocess.Popen(command, cwd=folder, stderr=told, env=env) as up:
         try:
             pattern = re.compile(r"serving +(http://[\d.:]+)")
