@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import BigInteger, Text, bindparam, case, func, or_, select, update
+from sqlalchemy import BigInteger, Text, and_, bindparam, case, func, or_, select, update
 
 from everloop.catalog import tables
 from everloop.catalog.engine import Transaction
@@ -175,30 +175,28 @@ def work_times(tx: Transaction, name: str, most: int) -> list[datetime]:
 
 
 def setbacks(tx: Transaction, name: str) -> int:
-    """Refused candidates, failed pipelines and aborted rollouts since the last promotion."""
-    rollouts, verdicts, table = tables.rollouts, tables.verdicts, tables.firings
-    closed = tx.all(
-        select(rollouts.c.state, rollouts.c.updated_at)
-        .where(rollouts.c.deployment == name, rollouts.c.open.is_(False))
-        .order_by(rollouts.c.updated_at.desc())
-    )
-    aborted, promoted_at = 0, None
-    for row in closed:
-        if row.state["stage"] == "promoted":
-            promoted_at = row.updated_at
-            break
-        aborted += 1
+    """Refused candidates, failed pipelines and aborted rollouts since the last promotion.
+
+    Since is by place in the event log: a clock that was ahead at the promotion hides none of them.
+    """
+    rollouts, verdicts, table, log = tables.rollouts, tables.verdicts, tables.firings, tables.events
+    rolled = select("rollout:" + rollouts.c.id).where(rollouts.c.deployment == name)
     # A first model that was refused (champion 0) says nothing of retrainings.
-    refused = select(func.count()).where(
+    refused = select("verdict:" + verdicts.c.id).where(
         verdicts.c.model == name, verdicts.c.passed.is_(False), verdicts.c.champion != 0
     )
-    failed = select(func.count()).where(
+    failed = select("firing:" + table.c.id).where(
         table.c.loop == name, table.c.outcome == "failed", table.c.key.not_like("first%")
     )
-    if promoted_at is not None:
-        refused = refused.where(verdicts.c.at > promoted_at)
-        failed = failed.where(table.c.updated_at > promoted_at)
-    return aborted + int(tx.scalar(refused) or 0) + int(tx.scalar(failed) or 0)
+    promoted = (log.c.kind == "rollout.Promoted", log.c.subject.in_(rolled))
+    since = tx.scalar(select(func.max(log.c.seq)).where(*promoted)) or 0
+    told = or_(
+        and_(log.c.kind == "rollout.Aborted", log.c.subject.in_(rolled)),
+        and_(log.c.kind == "verdict.Given", log.c.subject.in_(refused)),
+        and_(log.c.kind == "trigger.Finished", log.c.subject.in_(failed)),
+    )
+    count = select(func.count(log.c.subject.distinct())).where(log.c.seq > since, told)
+    return int(tx.scalar(count) or 0)
 
 
 def run_of(tx: Transaction, identifier: str) -> tuple[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -361,52 +359,6 @@ def test_a_person_may_ask_in_spite_of_the_cooldown(
     assert fired.outcome == "queued"
     with pytest.raises(Conflict, match="busy"):
         automation.fire(NAME)
-
-
-def test_a_year_of_noisy_alerts_stays_calm_and_loses_none(
-    automation: AutomationService, catalog: Catalog, clock: ManualClock
-) -> None:
-    """Alerts come and go at random; candidates are refused, promoted or break at random.
-
-    Each database lives through a year of its own.
-    """
-    chance = random.Random({"sqlite": 1, "postgresql": 2}[catalog.url.get_backend_name()])
-    automation.declare(spec(cooldown="7d", budget="3 per month"))
-    alert = None
-    worked, open_days, longest = [], 0, 0
-    for _ in range(365):
-        if alert is None and chance.random() < 0.3:
-            alert, open_days = open_alert(catalog), 0
-        elif alert is not None and chance.random() < 0.05:
-            close_alert(catalog, alert)
-            alert = None
-        automation.decide()
-        if (firing := automation.claim()) is not None:
-            worked.append(clock.now())
-            open_days = 0
-            fate = chance.choice(["failed", "refused", "promoted"])
-            automation.finish(firing.id, "failed" if fate == "failed" else "done", fate)
-            if fate == "refused":
-                refuse(catalog)
-            if fate == "promoted":
-                rollout(catalog, "promoted")
-                if alert is not None:
-                    close_alert(catalog, alert)
-                    alert = None
-        open_days += alert is not None
-        longest = max(longest, open_days if alert is not None else 0)
-        clock.advance(days=1)
-    gaps = [later - sooner for sooner, later in itertools.pairwise(worked)]
-    assert min(gaps) >= timedelta(days=7)
-    for start in worked:
-        assert sum(start <= at < start + timedelta(days=30) for at in worked) <= 3
-    # An open alert waits for the longest cooldown at most.
-    assert longest <= 8 * 7 + 1
-    fired = {e.subject.partition(":")[2] for e in catalog.events(kind="alert.Fired")}
-    answered = {firing.key.partition("+")[0] for firing in automation.firings(NAME)}
-    assert fired - answered <= ({alert.id} if alert is not None else set())
-    keys = [firing.key for firing in automation.firings(NAME)]
-    assert len(keys) == len(set(keys))
 
 
 def test_a_loop_whose_gates_could_not_be_judged_is_not_declared(

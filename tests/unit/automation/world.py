@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import everloop as ev
@@ -24,7 +23,7 @@ def spec(**changes: Any) -> LoopSpec:
         owner="ops@example.org",
         pipeline="loop.py:retrain",
         charter=Charter(problem="p", value="v", owner="o"),
-        watch=[ev.performance("auc")],
+        watch=changes.pop("watch", [ev.performance("auc")]),
         retrain_on=triggers,
         cooldown=changes.pop("cooldown", "7d"),
         budget=changes.pop("budget", "4 per month"),
@@ -52,22 +51,24 @@ def refuse(catalog: Catalog, candidate: int = 2) -> None:
         row = {"id": new_id(), "model": NAME, "candidate": candidate, "champion": 1}
         row |= {"passed": False, "results": [], "holdout": {}, "run_id": "", "at": tx.now}
         tx.execute(tables.verdicts.insert().values(row))
+        tx.append("verdict.Given", f"verdict:{row['id']}", {"model": NAME, "passed": False})
 
 
-def rollout(catalog: Catalog, stage: Any, *, at: datetime | None = None) -> str:
+def rollout(catalog: Catalog, stage: Any) -> str:
+    told = {"promoted": "Promoted", "aborted": "Aborted"}.get(stage, "Started")
     with catalog.write() as tx:
-        when = at or tx.now
         row = {"id": new_id(), "deployment": NAME, "champion": 1, "candidate": 2}
         row |= {"plan": RolloutPlan(), "state": RolloutState(stage, 0, 0.0)}
         row |= {"open": stage in ("shadow", "canary"), "verdict": "", "reason": ""}
-        row |= {"started_at": when, "updated_at": when}
+        row |= {"started_at": tx.now, "updated_at": tx.now}
         tx.execute(tables.rollouts.insert().values(row))
+        tx.append(f"rollout.{told}", f"rollout:{row['id']}", {"deployment": NAME})
     return str(row["id"])
 
 
-def commit(catalog: Catalog, dataset: str = "flights", number: int = 1) -> str:
+def commit(catalog: Catalog, dataset: str = "flights", number: int = 1, **body: Any) -> str:
     with catalog.write() as tx:
-        return tx.append("dataset.VersionCommitted", f"dataset:{dataset}@{number}").id
+        return tx.append("dataset.VersionCommitted", f"dataset:{dataset}@{number}", body).id
 
 
 def deploy(catalog: Catalog, name: str = NAME) -> None:

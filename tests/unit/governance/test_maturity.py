@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import everloop as ev
+from everloop.core.artifact import ModelArtifact
 from everloop.core.deploy import Rollout
 from everloop.core.events import CI_FINISHED, PACKAGE_BUILT, PACKAGE_PROMOTED, Event
 from everloop.core.gate import Gate, GateKind, GateResult, Verdict
@@ -242,6 +243,15 @@ def test_a_workspace_is_graded_by_its_log(tmp_path: Any) -> None:
         workspace.automation.declare(msgspec.structs.replace(spec(), name="other"))
         with pytest.raises(InvalidInput, match="delay, other"):
             workspace.governance.maturity()
+
+
+def test_grades_are_the_same_embedded_and_through_a_server(ws: Workspace) -> None:
+    ws.automation.declare(spec(watch=[ev.performance("auc")]))
+    ws.registry.register("delay", ModelArtifact(flavor="lightgbm", files={"model.txt": b"tree"}))
+    found = {item.number: item for item in ws.governance.maturity("delay").items}
+    assert found[8].grade == "not known"  # nothing serves yet
+    assert found[10].grade == "not met"
+    assert found[12].conditions[0].evidence == ()
 
 
 def _tell(workspace: Workspace, kind: str, subject: str, **body: Any) -> None:
