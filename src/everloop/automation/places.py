@@ -99,7 +99,7 @@ class Places:
             inner = place.path if place is not None else _within(path, package)
             with _importing_from(folder), contextlib.chdir(folder):
                 pipeline = load_pipeline(str(folder / inner))
-                yield Loaded(pipeline, Watcher(tags={PACKAGE_TAG: ref}))
+                yield Loaded(pipeline, Watcher(tags={PACKAGE_TAG: ref}, git=package.git))
 
 
 def _within(path: str, package: Package) -> str:

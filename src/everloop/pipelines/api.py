@@ -565,7 +565,9 @@ class Pipeline(Generic[P, R]):
         if watcher.described:
             return
         try:
-            workspace.pipelines.annotate(run.id, run.fence, **self.describe(workspace))
+            described = self.describe(workspace)
+            described["git"] = watcher.git or described["git"]
+            workspace.pipelines.annotate(run.id, run.fence, **described)
         except EverloopError:
             # The run's own commits meet the same trouble and report it; this is only its record.
             return

@@ -15,13 +15,18 @@ class Watcher:
     Attributes:
         tags: What the run is tagged with from its first instant.
         described: Code, repository and environment if they are known already.
+        git: The repository, where the code does not lie in it any more.
     """
 
     def __init__(
-        self, tags: dict[str, str] | None = None, described: dict[str, Any] | None = None
+        self,
+        tags: dict[str, str] | None = None,
+        described: dict[str, Any] | None = None,
+        git: dict[str, str] | None = None,
     ) -> None:
         self.tags = tags or {}
         self.described = described or {}
+        self.git = git or {}
 
     def begun(self, run: Run) -> None:
         """The run has begun."""
