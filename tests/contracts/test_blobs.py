@@ -191,7 +191,7 @@ def test_many_that_cannot_be_written_leave_nothing(
 
 
 #: Too large for a pack: each gets a file of its own.
-_BIG = b"%d" + bytes(1 << 16)
+_BIG = b"%d" + bytes(1 << 18)
 
 
 def _several(count: int) -> list[bytes]:

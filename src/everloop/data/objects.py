@@ -50,6 +50,14 @@ class ObjectService(Service):
                 add_objects(tx, [(digest, size)])
         return digest
 
+    @action("object:write")
+    def put_many(self, data: list[bytes]) -> list[str]:
+        """Store several objects, which takes far less time than one by one; as `put` for each."""
+        stored = self._blobs.put_many(data)
+        with self._catalog.write(ordered=False) as tx:
+            add_objects(tx, stored)
+        return [digest for digest, _ in stored]
+
     @action("object:read", on="digest")
     def get(self, digest: str) -> bytes:
         """The bytes of an object, checked against the digest.
@@ -60,10 +68,20 @@ class ObjectService(Service):
         """
         return self._blobs.get(digest)
 
+    @action("object:read")
+    def get_many(self, digests: list[str]) -> list[bytes]:
+        """Several objects, as `get` for each; all of them are in memory at once."""
+        return self._blobs.get_many(digests)
+
     @action("object:write", on="digest")
     def keep(self, digest: str) -> bool:
         """Say that an object is wanted: it is not removed soon. False if it is not there."""
         return self._blobs.keep(digest)
+
+    @action("object:write")
+    def keep_many(self, digests: list[str]) -> list[str]:
+        """As `keep` for each; those that are not there."""
+        return self._blobs.keep_many(digests)
 
     @action("workspace:collect")
     def collect(

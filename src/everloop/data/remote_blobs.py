@@ -12,6 +12,9 @@ from everloop.errors import BackendError, NotFound, StateError
 
 __all__ = ["RemoteBlobs"]
 
+#: Bytes that one call takes to the server, about.
+_AT_ONCE = 8 << 20
+
 
 class RemoteBlobs:
     """A BlobStore whose bytes lie on a server. What was read once is kept out of memory again."""
@@ -25,13 +28,34 @@ class RemoteBlobs:
         return self._objects.put(bytes(data)), len(data)
 
     def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
-        return [self.put(item) for item in data]
+        found = [(blake3(item).hexdigest(), len(item)) for item in data]
+        lacking = set(self.keep_many([digest for digest, _ in found]))
+        part: list[bytes] = []
+        size = 0
+        for (digest, _), item in zip(found, data, strict=True):
+            if digest in lacking:
+                lacking.discard(digest)
+                part.append(bytes(item))
+                size += len(item)
+            if size >= _AT_ONCE:
+                self._objects.put_many(part)
+                part, size = [], 0
+        if part:
+            self._objects.put_many(part)
+        return found
 
     def get(self, digest: str) -> bytes:
         data = self._objects.get(digest)
         if blake3(data).hexdigest() != digest:
             raise BackendError(f"object {digest} was damaged on its way")
         return data
+
+    def get_many(self, digests: Sequence[str]) -> list[bytes]:
+        found = self._objects.get_many(list(digests)) if digests else []
+        for digest, data in zip(digests, found, strict=True):
+            if blake3(data).hexdigest() != digest:
+                raise BackendError(f"object {digest} was damaged on its way")
+        return found
 
     def stream(self, digest: str, chunk: int = 1 << 20) -> Iterator[bytes]:
         data = self.get(digest)
@@ -47,6 +71,9 @@ class RemoteBlobs:
 
     def keep(self, digest: str) -> bool:
         return self._objects.keep(digest)
+
+    def keep_many(self, digests: Sequence[str]) -> list[str]:
+        return self._objects.keep_many(list(digests)) if digests else []
 
     def delete(self, digest: str) -> None:
         raise StateError("objects are deleted where the store is")

@@ -67,6 +67,17 @@ class BlobStoreContract:
         assert sorted(store.digests()) == sorted({there, *map(_digest, data)})
         assert store.put_many([]) == []
 
+    def test_many_are_got_and_kept_as_one_by_one(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        data = [b"", b"x" * 100_000, bytes(_LARGE), b"packed", b"twice", b"twice"]
+        digests = [digest for digest, _ in (*store.put_many(data[:3]), *store.put_many(data[3:]))]
+        assert store.get_many(digests) == data
+        assert store.get_many([]) == []
+        assert store.keep_many([digests[0], _ABSENT, *digests[1:]]) == [_ABSENT]
+        _raises(NotFound, lambda: store.get_many([digests[0], _ABSENT]))
+        _raises(InvalidInput, lambda: store.get_many(["../../etc/passwd"]))
+        _raises(InvalidInput, lambda: store.keep_many([digests[0], "abc"]))
+
     def test_bytes_pieces_and_files_give_one_digest(self, tmp_path: Path) -> None:
         store = self.make(tmp_path)
         data = bytes(range(256)) * 9000

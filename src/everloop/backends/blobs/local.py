@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +28,9 @@ from everloop.ports.blobs import ObjectAge
 __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
+_HEX = frozenset("0123456789abcdef")
 #: Objects up to this size are packed; a pack grows to about that.
-_SMALL, _PACK = 64 << 10, 32 << 20
+_SMALL, _PACK = 256 << 10, 32 << 20
 #: From this many bytes on an object that was stored by this process is not read to verify it.
 _LARGE = 64 << 20
 #: Of a large piece so much is written at a time, so that the disk can begin.
@@ -95,10 +96,10 @@ class LocalBlobs:
     def put_many(self, data: Sequence[bytes]) -> list[tuple[str, int]]:
         found = [(blake3(item).hexdigest(), len(item)) for item in data]
         fresh = {digest: item for (digest, _), item in zip(found, data, strict=True)}
-        for digest in [d for d, item in fresh.items() if self._keep_whole(d, len(item))]:
-            del fresh[digest]
-        small = {digest: item for digest, item in fresh.items() if len(item) <= _SMALL}
         try:
+            lacking = self._keep_all({digest: len(item) for digest, item in fresh.items()})
+            fresh = {digest: fresh[digest] for digest in lacking}
+            small = {digest: item for digest, item in fresh.items() if len(item) <= _SMALL}
             if len(small) > 1:
                 self._folder(self._root / "tmp")
                 for part in _parts(small):
@@ -140,6 +141,14 @@ class LocalBlobs:
         if blake3(data).hexdigest() != digest:
             raise self._corrupt(digest)
         return data
+
+    def get_many(self, digests: Sequence[str]) -> list[bytes]:
+        self._check(digests)
+        found = self._packs.get_many(digests)
+        for digest, data in found.items():
+            if blake3(data).hexdigest() != digest:
+                raise self._corrupt(digest)
+        return [found[d] if d in found else self.get(d) for d in digests]
 
     def stream(self, digest: str, chunk: int = _CHUNK) -> Iterator[bytes]:
         hasher = blake3()
@@ -202,6 +211,31 @@ class LocalBlobs:
                 return self._packs.keep(digest)
             except OSError as error:
                 raise self._failed(error) from error
+        return True
+
+    def keep_many(self, digests: Sequence[str]) -> list[str]:
+        self._check(digests)
+        return self._keep_all(dict.fromkeys(digests))
+
+    def _keep_all(self, sizes: Mapping[str, int | None]) -> list[str]:
+        """Keep objects; those that are not there, or not of the size that is said."""
+        if not sizes:
+            return []
+        with self._held(fcntl.LOCK_SH):
+            missing = self._packs.keep_many(list(sizes))
+            return [digest for digest in missing if not self._keep_own(digest, sizes[digest])]
+
+    def _keep_own(self, digest: str, size: int | None) -> bool:
+        # Text and not a path: of thousands, most are looked for and not there.
+        file = f"{self._root}/{digest[:2]}/{digest[2:]}"
+        try:
+            if size is not None and os.stat(file).st_size != size:
+                return False
+            os.utime(file)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._failed(error) from error
         return True
 
     def _keep_whole(self, digest: str, size: int) -> bool:
@@ -288,9 +322,13 @@ class LocalBlobs:
             hint="free space or check the rights of the folder, then do it again",
         )
 
+    def _check(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            if len(digest) != 64 or not _HEX.issuperset(digest):
+                raise InvalidInput(f"{digest!r} is no object digest")
+
     def _file(self, digest: str) -> Path:
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise InvalidInput(f"{digest!r} is no object digest")
+        self._check((digest,))
         return self._root / digest[:2] / digest[2:]
 
     def _folder(self, folder: Path) -> Path:

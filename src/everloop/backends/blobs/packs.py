@@ -14,6 +14,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ _log = logging.getLogger(__name__)
 _ENTRY = struct.Struct("<32sQQ")
 _TAIL = struct.Struct("<Q32s8s")
 _MAGIC = b"EVPACK01"
-#: As many pieces as one system call takes.
-_PIECES = 512
+#: So many bytes at least are written by one system call, of small pieces.
+_WRITTEN = 1 << 20
 
 
 class _Pack:
@@ -127,6 +128,35 @@ class Packs:
                 self._drop(pack)  # another process moved what was left of it
         return None
 
+    def get_many(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """The bytes, unchecked, of those of the objects that are in a pack."""
+        self._refresh()
+        by_pack: dict[_Pack, list[tuple[str, bytes]]] = {}
+        for digest in digests:
+            key = bytes.fromhex(digest)
+            pack = self._places.get(key)
+            if pack is not None:
+                by_pack.setdefault(pack, []).append((digest, key))
+        found: dict[str, bytes] = {}
+        for pack, wanted in by_pack.items():
+            with self._lock:
+                pack.read_gone()
+            try:
+                with open(pack.path, "rb", buffering=0) as file:
+                    handle = file.fileno()
+                    for digest, key in wanted:
+                        if key not in pack.gone:
+                            offset, size = pack.entries[key]
+                            found[digest] = os.pread(handle, size, offset)
+            except FileNotFoundError:
+                self._drop(pack)
+        # What moved to another pack meanwhile, or is in a second one.
+        for digest in {digest for pairs in by_pack.values() for digest, _ in pairs} - found.keys():
+            data = self.get(digest)
+            if data is not None:
+                found[digest] = data
+        return found
+
     def has(self, digest: str) -> bool:
         """Whether an object is in a pack."""
         pack = self._find(bytes.fromhex(digest))
@@ -148,6 +178,32 @@ class Packs:
             except FileNotFoundError:
                 self._drop(pack)
         return False
+
+    def keep_many(self, digests: Sequence[str]) -> list[str]:
+        """As `keep` for each, looking at each pack once; those that are in none."""
+        self._refresh()
+        touched: dict[_Pack, bool] = {}
+        missing = []
+        for digest in digests:
+            key = bytes.fromhex(digest)
+            pack = self._places.get(key)
+            if pack is None:
+                missing.append(digest)
+                continue
+            if pack not in touched:
+                touched[pack] = self._touch(pack)
+            if (not touched[pack] or key in pack.gone) and not self.keep(digest):
+                missing.append(digest)
+        return missing
+
+    def _touch(self, pack: _Pack) -> bool:
+        with self._lock:
+            pack.read_gone()
+        try:
+            os.utime(pack.path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def remove(self, digest: str, before: float | None = None) -> bool:
         """Remove an object, if its pack is older than `before`; under a lock held alone."""
@@ -289,12 +345,22 @@ class Packs:
 
 def _write(file: Path, pieces: Sequence[bytes]) -> None:
     with open(file, "xb", buffering=0) as target:
-        for start in range(0, len(pieces), _PIECES):
-            rest = b"".join(pieces[start : start + _PIECES])
-            view = memoryview(rest)
-            while view:
-                view = view[target.write(view) :]
+        together: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            together.append(piece)
+            size += len(piece)
+            if size >= _WRITTEN:
+                _write_all(target, together)
+                together, size = [], 0
+        _write_all(target, together)
         os.fsync(target.fileno())
+
+
+def _write_all(target: RawIOBase, pieces: Sequence[bytes]) -> None:
+    view = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    while view:
+        view = view[target.write(view) or 0 :]
 
 
 def _read(path: Path) -> dict[bytes, tuple[int, int]]:
