@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
     from everloop.data.api import commit, read
+    from everloop.data.files import Files
     from everloop.data.frame import Table
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
@@ -92,6 +93,7 @@ _NAMES = {
     "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
     "everloop.data.api": ("commit", "read"),
+    "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
     "everloop.errors": ("RunStopped",),
     "everloop.experiments.query": ("runs",),
@@ -115,6 +117,7 @@ _HOMES = {name: (module, name) for module, names in _NAMES.items() for name in n
 __all__ = [
     "Check",
     "Field",
+    "Files",
     "ManualClock",
     "ModelArtifact",
     "RunStopped",

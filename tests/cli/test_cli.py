@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,36 @@ def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
     assert "param same\t1\t1" in whole.splitlines()
     assert everloop("run", "compare", cwd=tmp_path).returncode == 2
     assert everloop("run", "compare", "nothing", cwd=tmp_path).returncode == 5
+
+
+def test_a_directory_is_added_compared_and_checked_out(project: Path) -> None:
+    source = project / "photos"
+    (source / "cats").mkdir(parents=True)
+    (source / "cats/1").write_bytes(b"one")
+
+    def data(*arguments: str, code: int = 0) -> Any:
+        done = everloop("data", *arguments, "--json", cwd=project)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    first = data("add", "photos", "--name", "photos", "--note", "first batch")
+    assert (first["number"], first["kind"], first["files"], first["size"]) == (1, "directory", 1, 3)
+    assert data("status", "photos", "photos") == []
+    (source / "cats/\udcff").write_bytes(b"two")
+    change = {"path": "cats/\\xff", "what": "added", "old_size": None, "new_size": 3}
+    assert data("status", "photos", "photos@1", code=1) == [change]
+    assert data("add", "photos", "--name", "photos")["number"] == 2
+    assert data("diff", "photos@1", "photos@2") == [change]
+    assert data("ls", "photos@1", "cats") == [{"path": "cats/1", "kind": "file", "size": 3}]
+    assert data("checkout", "photos@2", "out") == {"written": 2, "removed": 0, "left": []}
+    (project / "out/cats/1").write_bytes(b"mine")
+    assert "cats/1" in data("checkout", "photos@1", "out", code=6)
+    assert data("checkout", "photos@1", "out", "--force")["removed"] == 1
+    assert data("verify", "photos")["damaged"] == []
+    for file in (project / ".everloop/objects").rglob("*"):
+        if file.is_file() and file.read_bytes() == b"two":
+            file.write_bytes(b"twO")
+    [damage] = data("verify", code=1)["damaged"]
+    assert damage["paths"] == ["photos@2/cats/\\xff"]
+    assert "no version of a dataset" in data("ls", "photos@x", code=2)
+    assert "not two versions" in data("diff", "photos@1", "rows@1", code=2)

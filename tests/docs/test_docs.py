@@ -86,8 +86,17 @@ def prepare_gates(folder: Path) -> None:
         )  # fmt: skip
 
 
+def prepare_files(folder: Path) -> None:
+    """A directory of images."""
+    for name in ("cats/1", "cats/2", "dogs/1"):
+        file = folder / "images" / f"{name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode())
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
     "coming-from-mlflow": prepare_mlflow,
+    "files": prepare_files,
     "gates": prepare_gates,
     "registry": prepare_registry,
 }

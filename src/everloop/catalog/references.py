@@ -5,8 +5,9 @@ stands in exactly one of the two lists (a test compares them with the tables), a
 JSON is searched for digests as text unless it is excepted: what merely looks like a digest keeps
 an object too long, which does no harm.
 
-Two kinds of objects name others: the tree of a code snapshot, and the text of a stored value that
-was too long for the catalog. They are opened and searched as well.
+Three kinds of objects name others: the tree of a code snapshot, the text of a stored value that
+was too long for the catalog, and the directory of a dataset version. The first two are opened and
+searched as well; a directory is walked down by whoever knows its form.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["OBJECT_COLUMNS", "OTHER_TEXT", "UNSEARCHED_JSON", "References", "dig
 #: Text columns whose value is the digest of an object, or empty.
 OBJECT_COLUMNS = {
     "artifacts.digest",
+    "dataset_versions.root",
     "label_batches.digest",
     "model_versions.card",
     "packages.code",
@@ -38,6 +40,8 @@ OBJECT_COLUMNS = {
 
 #: Of those, the columns whose objects name further objects.
 _OPENED_COLUMNS = {"packages.code", "runs.code"}
+#: Of those, the columns that name directories: trees of objects, to any depth.
+_TREE_COLUMNS = {"dataset_versions.root"}
 
 #: JSON that names no object that something still needs: the log tells of what is long gone.
 UNSEARCHED_JSON = {"events.body"}
@@ -52,7 +56,7 @@ OTHER_TEXT = {
     "artifacts": "path",
     "automations": "name",
     "cursors": "name",
-    "dataset_versions": "dataset digest run_id author note",
+    "dataset_versions": "dataset kind digest run_id author note",
     "datasets": "name owner description",
     "deployment_workers": "deployment worker",
     "deployments": "name model route_by salt state owner",
@@ -110,10 +114,16 @@ _OPENED = re.compile(rb'"(?:code|text_object)":\s*"([0-9a-f]{64})"')
 
 
 class References(NamedTuple):
-    """Digests that the catalog names, and those of them whose objects name others."""
+    """Digests that the catalog names, and those of them whose objects name others.
+
+    Attributes:
+        opened: Objects to be searched.
+        trees: Roots of directories.
+    """
 
     digests: set[str]
     opened: set[str]
+    trees: set[str]
 
 
 def digests_in(data: bytes) -> Iterator[str]:
@@ -123,7 +133,7 @@ def digests_in(data: bytes) -> Iterator[str]:
 
 def find(tx: Transaction) -> References:
     """Everything that the catalog refers to in the state that `tx` sees."""
-    found = References(set(), set())
+    found = References(set(), set(), set())
     for table in tables.metadata.sorted_tables:
         for column in table.columns:
             name = f"{table.name}.{column.name}"
@@ -132,6 +142,8 @@ def find(tx: Transaction) -> References:
                 found.digests.update(values)
                 if name in _OPENED_COLUMNS:
                     found.opened.update(values)
+                if name in _TREE_COLUMNS:
+                    found.trees.update(values)
             elif isinstance(column.type, Json) and name not in UNSEARCHED_JSON:
                 for text in _values(tx, column):
                     data = text.encode()

@@ -87,6 +87,10 @@ dataset_versions = _table(
     Column("note", Text, nullable=False),
     Column("dropped", BigInteger, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("kind", Text, nullable=False, server_default="table"),
+    Column("root", Text, nullable=False, server_default=""),
+    Column("files", BigInteger, nullable=False, server_default="0"),
+    Column("size", BigInteger, nullable=False, server_default="0"),
 )
 row_changes = _table(
     "row_changes",

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from everloop.cli.files import COMMANDS
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
 from everloop.errors import InvalidInput
@@ -15,7 +16,11 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Datasets, versions, dropped and changed rows."""
+    """Datasets, versions, dropped and changed rows; directories and files."""
+
+
+for _command in COMMANDS:
+    data.add_command(_command)
 
 
 @data.command("list")
@@ -41,10 +46,16 @@ def log(name: str, location: str | None, as_json: bool) -> None:
         found = workspace.data.versions(name)[::-1]
     if as_json:
         return json_document(found)
+    is_table = found[0].kind == "table"
     table(
-        ("version", "rows", "dropped", "author", "created", "digest", "note"),
-        [(v.ref, v.rows, v.dropped, v.author, v.created_at, v.digest[:12], v.note) for v in found],
-    )
+        ("version", "rows" if is_table else "files", "dropped" if is_table else "bytes",
+         "author", "created", "digest", "note"),
+        [
+            (v.ref, *((v.rows, v.dropped) if is_table else (v.files, v.size)), v.author,
+             v.created_at, v.digest[:12], v.note)
+            for v in found
+        ],
+    )  # fmt: skip
 
 
 @data.command("show")
@@ -52,22 +63,28 @@ def log(name: str, location: str | None, as_json: bool) -> None:
 @click.option("--version", type=int, default=None, help="Version number; the latest if not given.")
 @common
 def show(name: str, version: int | None, location: str | None, as_json: bool) -> None:
-    """One version: its schema and blocks."""
+    """One version: of a table its schema and blocks, else its files."""
     with open_workspace(location) as workspace:
         found = workspace.data.version(name, version)
     if as_json:
         return json_document(found)
+    extent = [("files", found.files), ("bytes", found.size)]
+    if found.kind == "table":
+        extent = [
+            ("rows", found.rows), ("dropped", found.dropped), ("blocks", len(found.blocks)),
+        ]  # fmt: skip
     key_values(
         [
             ("version", found.ref),
+            ("kind", found.kind),
             ("digest", found.digest),
-            ("rows", found.rows),
-            ("dropped", found.dropped),
-            ("blocks", len(found.blocks)),
+            *extent,
             ("author", found.author),
             ("created", found.created_at),
         ]
     )
+    if found.kind != "table":
+        return None
     table(
         ("column", "type", "nullable", "unit", "owner", "description"),
         [(f.name, f.type, f.nullable, f.unit, f.owner, f.description) for f in found.schema.fields],

@@ -9,11 +9,20 @@ import msgspec
 
 from everloop.core.schema import Schema
 
-__all__ = ["Block", "Dataset", "DatasetVersion", "RowChange", "RowChangeSummary"]
+__all__ = [
+    "Block",
+    "Damage",
+    "Dataset",
+    "DatasetVersion",
+    "FileChange",
+    "RowChange",
+    "RowChangeSummary",
+    "Verified",
+]
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
-    """A named table of a workspace and who answers for it."""
+    """A named table, directory or file of a workspace and who answers for it."""
 
     name: str
     owner: str = ""
@@ -31,17 +40,23 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable state of a dataset: a manifest over blocks, in row order.
+    """An immutable state of a dataset: a manifest over blocks, in row order, or a tree of files.
 
     Attributes:
         number: 1, 2, 3... within the dataset.
-        digest: blake3 over the schema digest and the block digests, in order.
+        kind: Of all versions of a dataset the same. Schema, blocks and rows are those of a table;
+            root, files and size those of a directory or a file.
+        digest: blake3 over the schema digest and the block digests, in order; of files the `root`.
         blocks: Ordinary Parquet files; row n of the version is row n of their concatenation.
         dropped: Rows of the input that a rule left out; the ledger has them.
+        root: Digest of the object that holds the directory; a file is one of that file alone.
+        files: Files and links.
+        size: Bytes of all files.
     """
 
     dataset: str
     number: int
+    kind: Literal["table", "directory", "file"] = "table"
     digest: str
     schema: Schema
     blocks: tuple[Block, ...]
@@ -51,12 +66,58 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     author: str = ""
     note: str = ""
     dropped: int = 0
+    root: str = ""
+    files: int = 0
+    size: int = 0
     created_at: datetime
 
     @property
     def ref(self) -> str:
         """``name@number``, the way people write a version."""
         return f"{self.dataset}@{self.number}"
+
+
+class FileChange(msgspec.Struct, frozen=True):
+    """A path at which two directories differ: a file, a link, or an empty directory.
+
+    Attributes:
+        path: From the directory down, with ``/`` between names; bytes that are no UTF-8 stand as
+            Python's file names have them, as half surrogate pairs.
+        old_size: Bytes before, None if it was not there.
+        new_size: Bytes now, None if it is no longer there.
+    """
+
+    path: str
+    what: Literal["added", "removed", "changed"]
+    old_size: int | None = None
+    new_size: int | None = None
+
+
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    """An object of the store that is missing or is not what its name says.
+
+    Attributes:
+        paths: ``name@number`` of each version that it is a part of, with the path in it.
+    """
+
+    digest: str
+    reason: str
+    paths: tuple[str, ...]
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found when the bytes of versions were held against their names.
+
+    Attributes:
+        versions: How many versions were looked at.
+        objects: Objects that were read, each once.
+        size: Their bytes.
+    """
+
+    versions: int
+    objects: int
+    size: int
+    damaged: tuple[Damage, ...] = ()
 
 
 class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):

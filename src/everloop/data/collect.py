@@ -18,6 +18,7 @@ from everloop.catalog import references, tables
 from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.purge import purge
 from everloop.core.collect import Collected
+from everloop.data.trees import reachable
 from everloop.errors import NotFound, StateError
 from everloop.ports.blobs import BlobStore, HasAges
 
@@ -46,6 +47,8 @@ def collect(
     Raises:
         StateError: If the store does not know the age of its objects.
         BackendError: If an object that names others is damaged; nothing is removed then.
+        NotFound: If an object of a directory is missing; nothing is removed then, as what it named
+            may still be wanted when it is restored.
     """
     if not isinstance(blobs, HasAges):
         raise StateError(
@@ -98,6 +101,9 @@ def _named(tx: Transaction, blobs: BlobStore) -> set[str]:
             named.update(references.digests_in(blobs.get(digest)))
         except NotFound:
             continue  # what it named cannot be found by anybody any more
+    seen: set[str] = set()
+    for root in sorted(found.trees):
+        named.update(reachable(blobs.get_many, root, seen))
     return named
 
 

@@ -141,7 +141,7 @@ def _level(level: MeasuredLevel) -> str:
 def _dataset(use: DatasetUse) -> str:
     role = f" as {use.role}" if use.role else ""
     owner = use.owner or NOT_STATED
-    return f"{use.name}@{use.version}{role}: {use.rows} rows, `{use.digest[:16]}`, owner {owner}"
+    return f"{use.name}@{use.version}{role}: {use.extent}, `{use.digest[:16]}`, owner {owner}"
 
 
 def _pairs(facts: dict[str, str], names: Sequence[str]) -> list[str]:

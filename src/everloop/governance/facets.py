@@ -22,6 +22,7 @@ __all__ = [
     "assertions",
     "column_lineage",
     "documentation",
+    "extent",
     "facet",
     "iso",
     "job_type",
@@ -120,14 +121,15 @@ def quality(made: DatasetVersion, *, for_input: bool = False) -> dict[str, Any]:
     name, revision = "DataQualityMetricsDatasetFacet", "1-0-1"
     if for_input:
         name, revision = "DataQualityMetricsInputDatasetFacet", "1-0-3"
-    return facet(
-        name,
-        revision,
-        rowCount=made.rows,
-        bytes=sum(block.size for block in made.blocks),
-        fileCount=len(made.blocks),
-        columnMetrics={},
-    )
+    rows, size, files = extent(made)
+    return facet(name, revision, rowCount=rows, bytes=size, fileCount=files, columnMetrics={})
+
+
+def extent(made: DatasetVersion) -> tuple[int | None, int, int]:
+    """Rows, bytes and files of a version; files that are no table have no rows."""
+    if made.kind == "table":
+        return made.rows, sum(block.size for block in made.blocks), len(made.blocks)
+    return None, made.size, made.files
 
 
 def assertions(schema: Schema, changes: Iterable[RowChangeSummary]) -> dict[str, Any]:

@@ -257,7 +257,8 @@ class EventMaker:
         made = _if_there(lambda: self._ws.data.version(name, number))
         if made is None:
             return found
-        told["schema"] = facets.schema_of_fields(made.schema)
+        if made.kind == "table":
+            told["schema"] = facets.schema_of_fields(made.schema)
         about = next((one for one in self._ws.data.datasets() if one.name == name), None)
         told |= _of_people(about.owner if about else "", about.description if about else made.note)
         if for_input:
@@ -268,13 +269,13 @@ class EventMaker:
             }
             return found
         told["dataQualityMetrics"] = facets.quality(made)
-        size = sum(block.size for block in made.blocks)
+        rows, size, files = facets.extent(made)
         statistics = facets.facet(
             "OutputStatisticsOutputDatasetFacet",
             "1-0-2",
-            rowCount=made.rows,
+            rowCount=rows,
             size=size,
-            fileCount=len(made.blocks),
+            fileCount=files,
         )
         found["outputFacets"] = {"outputStatistics": statistics}
         return found

@@ -69,6 +69,12 @@ class DatasetUse(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     owner: str
     role: str = ""
+    files: int = 0
+
+    @property
+    def extent(self) -> str:
+        """How much it is: rows of a table, files of a directory."""
+        return f"{self.files} files" if self.files else f"{self.rows} rows"
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

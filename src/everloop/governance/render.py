@@ -66,7 +66,7 @@ def _why_lines(why: Why) -> Iterator[str]:
     yield from _run(why)
     yield "data it was trained on" + ("" if why.datasets else ": not stated")
     for use in why.datasets:
-        yield f"  {use.name}@{use.version} {use.digest[:16]}, {use.rows} rows" + _by(use.owner)
+        yield f"  {use.name}@{use.version} {use.digest[:16]}, {use.extent}" + _by(use.owner)
     yield "features"
     width = max((len(feature.name) for feature in why.features), default=0)
     for feature in why.features:

@@ -222,9 +222,9 @@ class GovernanceService(Service):
         for item in wanted:
             try:
                 stored = self._data.version(item.dataset, item.version)
-                rows, digest = stored.rows, stored.digest
+                rows, files, digest = stored.rows, stored.files, stored.digest
             except NotFound:  # data of another tracking system is known by name alone
-                rows, digest = 0, item.digest
+                rows, files, digest = 0, 0, item.digest
             found.append(
                 DatasetUse(
                     name=item.dataset,
@@ -233,6 +233,7 @@ class GovernanceService(Service):
                     rows=rows,
                     owner=owners.get(item.dataset, ""),
                     role=item.role,
+                    files=files,
                 )
             )
         return found

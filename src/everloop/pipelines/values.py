@@ -112,7 +112,7 @@ class Encoder:
     Attributes:
         size: Bytes of the large leaves.
         classes: Classes whose instances were met; their code belongs to a step's key.
-        tables: The ``ev.Table`` objects met, with the path of each.
+        tables: The ``ev.Table`` and ``ev.Files`` objects met, with the path of each.
     """
 
     def __init__(
@@ -204,6 +204,11 @@ class Encoder:
         frame = _frame_kind(value)
         if frame:
             return self._frame(frame, value, path)
+        if is_a(value, "everloop.data.files", "Files"):
+            self.tables.append((path, value))
+            # The content is the key, whichever version it was read from.
+            beside = {} if self._files else {"sources": [list(source) for source in value.sources]}
+            return {"$files": value.digest, "kind": value.kind, **beside}
         if type(value) is ModelArtifact:
             return self._model(value, path, depth)
         if type(value) is Secret:
@@ -305,7 +310,7 @@ def _npy(value: np.ndarray) -> list[memoryview]:
 
 def _frame_kind(value: Any) -> str:
     module = type(value).__module__
-    if module.startswith("everloop.data.") and hasattr(value, "sources"):
+    if module.startswith("everloop.data.") and hasattr(value, "to_arrow"):
         return "table"
     name = type(value).__name__
     if name == "DataFrame" and module.partition(".")[0] in ("pandas", "polars"):
@@ -498,6 +503,11 @@ class _Decoder:
         frame = importlib.import_module("everloop.data.frame")
         rows = self._arrow(digest, node)
         return frame.Table(rows, sources=node["sources"], key=node["key"])
+
+    def _files(self, digest: str, node: Any) -> Any:
+        files = importlib.import_module("everloop.data.files")
+        load = self._blobs.get_many
+        return files.Files(load, digest, node["kind"], sources=node["sources"])
 
     def _pandas(self, digest: str, node: Any) -> Any:
         return self._arrow(digest, node).to_pandas()

@@ -25,6 +25,7 @@ from everloop.tracking.points import MetricWriter, point_of
 from everloop.tracking.store import chunks
 from everloop.transfer.merge_models import merge_models
 from everloop.transfer.merge_traces import merge_traces
+from everloop.transfer.merge_trees import merge_trees
 from everloop.transfer.numbers import Merging, Numbers, merge_datasets
 from everloop.transfer.report import Findings, TransferReport
 from everloop.transfer.rows import copy_missing, counts, dicts, fresh
@@ -123,6 +124,7 @@ class Merger:
         """Merge everything; what fails is told by name and does not stop the rest."""
         with self._source.read() as there:
             self._merge_objects(there)
+            merge_trees(there, self._there_blobs, self._here_blobs, self._missing, self._findings)
             tell("objects are here")
             with self._here.write() as here:
                 self._merge_experiments(there, here)

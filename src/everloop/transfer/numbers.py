@@ -125,9 +125,10 @@ def merge_datasets(now: Merging) -> None:
                 numbers.datasets[name, number] = same
                 findings.add("dataset version", there=1)
                 continue
-            lost = missing & {block["digest"] for block in row["blocks"]}
+            lost = missing & {row["root"], *(block["digest"] for block in row["blocks"])}
             if lost:
-                reason = f"its block {min(lost)} is missing"
+                what = "directory" if row["root"] else "block"
+                reason = f"its {what} {min(lost)} is missing"
                 findings.fail("dataset version", f"{name}@{number}", reason)
                 continue
             latest = number if is_new else latest + 1

@@ -1,0 +1,148 @@
+"""``everloop data add``, ``status``, ``checkout``, ``diff``, ``ls`` and ``verify``: files."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from everloop.cli.main import common, open_workspace
+from everloop.cli.output import json_document, say, table
+from everloop.core.dataset import FileChange
+from everloop.errors import InvalidInput
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--name", required=True, help="Of the dataset; made if there is none.")
+@click.option("--note", default="", help="For people.")
+@click.option("--owner", default="", help="Who answers for it.")
+@common
+def add(path: str, name: str, note: str, owner: str, location: str | None, as_json: bool) -> None:
+    """Make a version of a directory or a file; what did not change is not read."""
+    from everloop.data.files import add as add_files
+
+    with open_workspace(location) as workspace:
+        made = add_files(workspace, name, path, note=note, owner=owner)
+    if as_json:
+        return json_document(made)
+    table(
+        ("version", "files", "bytes", "digest"),
+        [(made.ref, made.files, made.size, made.digest[:12])],
+    )
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True))
+@click.argument("version", metavar="NAME[@N]")
+@common
+def status(path: str, version: str, location: str | None, as_json: bool) -> None:
+    """What a directory or file has that a version has not, and the reverse; 1 if they differ."""
+    from everloop.data.files import status as status_of
+
+    with open_workspace(location) as workspace:
+        found = status_of(workspace, path, *_ref(version))
+    _tell(found, as_json=as_json)
+    if found:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("version", metavar="NAME[@N]")
+@click.argument("to", type=click.Path(file_okay=False))
+@click.option("--force", is_flag=True, help="Replace local changes that no version has.")
+@common
+def checkout(version: str, to: str, force: bool, location: str | None, as_json: bool) -> None:
+    """Make a directory the files of a version; writes only what differs."""
+    from everloop.data.files import checkout as check_out
+
+    with open_workspace(location) as workspace:
+        done = check_out(workspace, *_ref(version), to, force=force)
+    if as_json:
+        return json_document(done._asdict())
+    table(("written", "removed", "left"), [(done.written, done.removed, len(done.left))])
+    for path in done.left:
+        say(f"{path}: in no version, left as it is")
+
+
+@click.command()
+@click.argument("old", metavar="NAME@N")
+@click.argument("new", metavar="NAME@N")
+@common
+def diff(old: str, new: str, location: str | None, as_json: bool) -> None:
+    """The paths at which two versions of a directory differ."""
+    from everloop.data.files import difference
+
+    (name, before), (other, after) = _ref(old), _ref(new)
+    if name != other or before is None or after is None:
+        raise InvalidInput(f"{old} and {new} are not two versions of one dataset", hint="a@1 a@2")
+    with open_workspace(location) as workspace:
+        found = difference(workspace, name, before, after)
+    _tell(found, as_json=as_json)
+
+
+@click.command("ls")
+@click.argument("version", metavar="NAME[@N]")
+@click.argument("folder", default="")
+@common
+def list_(version: str, folder: str, location: str | None, as_json: bool) -> None:
+    """What a version has in one of its directories."""
+    from everloop.data.files import files_of
+
+    with open_workspace(location) as workspace:
+        found = files_of(workspace, *_ref(version)).folder(folder)
+    if as_json:
+        return json_document([{"path": p, "kind": k, "size": s} for p, k, s in _shown(found)])
+    table(("path", "kind", "bytes"), _shown(found))
+
+
+@click.command()
+@click.argument("name", default="")
+@common
+def verify(name: str, location: str | None, as_json: bool) -> None:
+    """Read every object of all datasets, or of one; names what is damaged and the versions hit."""
+    with open_workspace(location) as workspace:
+        found = workspace.data.verify(name)
+    if as_json:
+        json_document(found)
+    else:
+        table(
+            ("versions", "objects", "bytes", "damaged"),
+            [(found.versions, found.objects, found.size, len(found.damaged))],
+        )
+        for damage in found.damaged:
+            for path in damage.paths:
+                say(f"{path}: {damage.reason}")
+    if found.damaged:
+        sys.exit(1)
+
+
+COMMANDS = (add, status, checkout, diff, list_, verify)
+
+
+def _ref(text: str) -> tuple[str, int | None]:
+    name, at, number = text.partition("@")
+    if at and not number.isdecimal():
+        raise InvalidInput(f"{text!r} is no version of a dataset", hint="write photos or photos@2")
+    return name, int(number) if at else None
+
+
+def _tell(found: list[FileChange], *, as_json: bool) -> None:
+    # A name may hold bytes that are no text.
+    shown = [FileChange(_text(c.path), c.what, c.old_size, c.new_size) for c in found]
+    if as_json:
+        return json_document(shown)
+    table(
+        ("path", "change", "bytes before", "bytes now"),
+        [(c.path, c.what, c.old_size, c.new_size) for c in shown],
+    )
+
+
+def _shown(found: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    return [(_text(path), kind, size) for path, kind, size in found]
+
+
+def _text(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,179 @@
+"""Versions of directories and files where the catalog is: made, checked, walked down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from everloop.catalog import datasets as statements
+from everloop.catalog.engine import Transaction
+from everloop.catalog.lineage import link, link_all
+from everloop.core.context import current_actor
+from everloop.core.dataset import DatasetVersion
+from everloop.core.lineage import external_ref
+from everloop.core.schema import Schema
+from everloop.data.chunks import chunks_of, parts_of
+from everloop.data.tree import Change, Load, changes
+from everloop.errors import Conflict
+from everloop.ports.blobs import BlobStore
+
+__all__ = ["FilesDraft", "contents", "publish_files", "reachable", "refuse_kind", "unstored"]
+
+#: Chunks or files that are asked for at once.
+_AT_ONCE = 10_000
+
+
+def reachable(load: Load, root: str, seen: set[str]) -> Iterator[str]:
+    """Every object that a directory is made of, but for those of directories in `seen`.
+
+    Raises:
+        NotFound: If an object that names others is missing.
+        BackendError: If it is damaged.
+    """
+    nodes: list[str] = []
+
+    def is_seen(digest: str) -> bool:
+        if digest in seen:
+            return True
+        seen.add(digest)
+        nodes.append(digest)
+        return False
+
+    for change in changes(load, "", root, seen=is_seen):
+        yield from contents(load, change, seen)
+    yield from nodes
+
+
+def contents(load: Load, change: Change, seen: set[str]) -> Iterator[str]:
+    """The objects that hold the bytes of what is new at a path."""
+    entry = change.new
+    if entry is None or entry.kind in "ld":
+        return
+    yield entry.digest
+    if entry.kind in "FX" and entry.digest not in seen:
+        seen.add(entry.digest)
+        for part in parts_of(load, entry.digest):
+            digest = part.content.hex()
+            yield digest
+            if digest not in seen:
+                seen.add(digest)
+                yield from (piece.content.hex() for piece in chunks_of(load, part))
+
+
+class _Missing(Exception):
+    """Objects that a tree names and the store does not have."""
+
+
+class FilesDraft(NamedTuple):
+    """A directory on its way to a version.
+
+    Attributes:
+        base: The version that it was compared with; None if there was none.
+        counts: Paths ``added``, ``removed`` and ``changed`` since then.
+    """
+
+    name: str
+    kind: Literal["directory", "file"]
+    root: str
+    base: DatasetVersion | None
+    counts: dict[str, int]
+    size: int
+    files: int
+
+
+def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[str, int]]:
+    """Objects that `root` has beyond `base` and the store does not; how many paths differ.
+
+    Those that are there are kept, so that none goes before the version is made.
+
+    Raises:
+        BackendError: If an object is none of a directory, or names what none can hold.
+    """
+    counts = {"added": 0, "removed": 0, "changed": 0}
+
+    def load(digests: Sequence[str]) -> list[bytes]:
+        missing = blobs.keep_many(digests)
+        if missing:
+            raise _Missing(missing)
+        return blobs.get_many(digests)
+
+    wanted: dict[str, None] = {}
+    seen: set[str] = set()
+    try:
+        for change in changes(load, base, root):
+            wanted.update(dict.fromkeys(contents(load, change, seen)))
+            what = "added" if change.old is None else "removed" if change.new is None else "changed"
+            counts[what] += 1
+    except _Missing as missing:
+        return missing.args[0], counts
+    return blobs.keep_many(list(wanted)), counts
+
+
+def refuse_kind(name: str, base: DatasetVersion | None, kind: str) -> None:
+    """A dataset is of one kind for ever.
+
+    Raises:
+        Conflict: If `base` is of another one.
+    """
+    if base is not None and base.kind != kind:
+        raise Conflict(
+            f"{name} is a {base.kind}, and a {kind} cannot be a version of it",
+            hint="give it another name",
+            details={"kind": base.kind},
+        )
+
+
+def publish_files(
+    tx: Transaction,
+    draft: FilesDraft,
+    *,
+    owner: str,
+    note: str,
+    run_id: str,
+    sources: Iterable[str],
+) -> DatasetVersion | None:
+    """Make a version of a draft; None if its base is no longer the latest one."""
+    latest, base = statements.find_version(tx, draft.name), draft.base
+    if (latest.number if latest else 0) != (base.number if base else 0):
+        return None
+    refs = [external_ref(source) for source in sources]
+    if base is not None and base.root == draft.root:
+        link_all(tx, refs, f"dataset:{base.ref}", "read")
+        return base
+    version = DatasetVersion(
+        dataset=draft.name,
+        number=base.number + 1 if base else 1,
+        kind=draft.kind,
+        digest=draft.root,
+        schema=Schema(()),
+        blocks=(),
+        rows=0,
+        parent=base.number if base else 0,
+        run_id=run_id,
+        author=current_actor() or tx.actor,
+        note=note,
+        root=draft.root,
+        files=draft.files,
+        size=draft.size,
+        created_at=tx.now,
+    )
+    statements.add_version(tx, version, owner)
+    subject = f"dataset:{version.ref}"
+    link_all(tx, refs, subject, "read")
+    if base is not None:
+        link(tx, f"dataset:{base.ref}", subject, "replaced")
+    if run_id:
+        link(tx, f"run:{run_id}", subject, "produced")
+    body = {
+        "dataset": version.dataset,
+        "number": version.number,
+        "kind": version.kind,
+        "files": version.files,
+        "size": version.size,
+        **draft.counts,
+        "mode": "replace",
+        "run_id": run_id,
+        "digest": version.digest,
+    }
+    tx.append("dataset.VersionCommitted", subject, body)
+    return version
