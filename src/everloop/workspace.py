@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
+    from everloop.data.file_service import FileService
     from everloop.data.mirror import MirrorData
     from everloop.data.objects import ObjectService
     from everloop.data.sample import Sample
@@ -70,6 +71,7 @@ AREAS = (
     "access",
     "objects",
     "data",
+    "files",
     "lineage",
     "tracking",
     "traces",
@@ -237,6 +239,13 @@ class Workspace:
         from everloop.data.service import DataService
 
         return self._service(DataService)
+
+    @cached_property
+    def files(self) -> FileService:
+        """Versions of directories and files."""
+        from everloop.data.file_service import FileService
+
+        return self._service(FileService)
 
     @cached_property
     def lineage(self) -> LineageService:

@@ -169,13 +169,13 @@ def test_a_dataset_is_of_one_kind(ws: Workspace, images: Path) -> None:
 
 def test_a_root_that_nobody_stored_makes_no_version(ws: Workspace) -> None:
     with pytest.raises(NotFound) as refused:
-        ws.data.commit_files("photos", "0" * 64)
+        ws.files.commit("photos", "0" * 64)
     assert refused.value.details["missing"] == ["0" * 64]
     [(hostile, _)] = ws.blobs.put_many(
         [msgspec.msgpack.encode(["everloop-tree-1", [[b"..", "f", bytes(32), 1, 1]]])]
     )
     with pytest.raises(BackendError, match="is no name of a file"):
-        ws.data.commit_files("photos", hostile)
+        ws.files.commit("photos", hostile)
     assert ws.data.datasets() == []
 
 
@@ -496,7 +496,7 @@ def test_a_collection_keeps_what_versions_reach_and_nothing_else(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("everloop.data.service.publish_files", killed)
+        patch.setattr("everloop.data.file_service.publish_files", killed)
         with pytest.raises(KeyboardInterrupt):
             ev.commit("photos", images)
     rubbish = set(home.blobs.digests()) - both
@@ -507,10 +507,10 @@ def test_a_collection_keeps_what_versions_reach_and_nothing_else(
     age(home)
     assert home.objects.collect().objects == len(rubbish)
     assert set(home.blobs.digests()) == both > first
-    assert home.data.verify().damaged == ()
+    assert home.files.verify().damaged == ()
     # The cache still says that the rubbish is there.
     third = ev.commit("photos", images)
-    assert home.data.verify("photos").damaged == ()
+    assert home.files.verify("photos").damaged == ()
     assert third.number == 3
 
 
@@ -520,20 +520,20 @@ def test_a_collection_beside_a_writer_takes_nothing_of_his(
     ev.commit("photos", images)
     make(images, {"a.txt": b"of a version that was never made"})
     with monkeypatch.context() as patch:
-        patch.setattr("everloop.data.service.publish_files", lambda *_, **__: 1 / 0)
+        patch.setattr("everloop.data.file_service.publish_files", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ev.commit("photos", images)
     age(home)  # old rubbish, which the next writer finds and keeps
-    real = home.data._catalog.write
+    real = home.files._catalog.write
 
     def collect_first(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(home.data._catalog, "write", real)
+        monkeypatch.setattr(home.files._catalog, "write", real)
         home.objects.collect()
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(home.data._catalog, "write", collect_first)
+    monkeypatch.setattr(home.files._catalog, "write", collect_first)
     assert ev.commit("photos", images).number == 2
-    assert home.data.verify().damaged == ()
+    assert home.files.verify().damaged == ()
 
 
 KILLED = """
@@ -564,7 +564,7 @@ def test_a_killed_add_leaves_no_version_and_is_done_again(home: Workspace, image
     age(home)
     home.objects.collect()
     assert ev.commit("photos", images).files == 5
-    assert home.data.verify().damaged == ()
+    assert home.files.verify().damaged == ()
 
 
 def object_of(home: Workspace, what: str) -> str:
@@ -611,13 +611,13 @@ def test_damage_is_named_and_never_served(
                 pack.write_bytes(data[:offset] + flipped + data[offset + 1 :])
             at = data.find(key, at + 1)
     with ev.open(home.folder) as fresh, using(fresh):
-        report = fresh.data.verify()
+        report = fresh.files.verify()
         [damage] = report.damaged
         assert damage.digest == digest
         places = {"root": "", "folder": "/sub/", "file": "/sub/b.txt"}
         shared = ["photos@1"] if what == "root" else ["photos@1", "photos@2"]
         assert damage.paths == tuple(ref + places.get(what, "/big") for ref in shared)
-        assert fresh.data.verify("photos").damaged == report.damaged
+        assert fresh.files.verify("photos").damaged == report.damaged
         files = ev.read("photos", 1)
         with pytest.raises(BackendError, match="photos@1") as refused:
             files["big" if places.get(what) is None else "sub/b.txt"]
@@ -670,7 +670,7 @@ def test_another_workspace_takes_versions_over(
     with ev.open(tmp_path / "other/.everloop") as other:
         report = other.merge(home.folder)
         assert report.refusals == ()
-        assert other.data.verify().damaged == ()
+        assert other.files.verify().damaged == ()
         assert [v.digest for v in other.data.versions("photos")] == [
             v.digest for v in home.data.versions("photos")
         ]

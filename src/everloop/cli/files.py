@@ -104,7 +104,7 @@ def list_(version: str, folder: str, location: str | None, as_json: bool) -> Non
 def verify(name: str, location: str | None, as_json: bool) -> None:
     """Read every object of all datasets, or of one; names what is damaged and the versions hit."""
     with open_workspace(location) as workspace:
-        found = workspace.data.verify(name)
+        found = workspace.files.verify(name)
     if as_json:
         json_document(found)
     else:

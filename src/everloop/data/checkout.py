@@ -68,6 +68,10 @@ def write_out(
             touched.
     """
     wanted = list(changes(local.load, local.digest, root))  # checked before anything is written
+    if not os.path.lexists(target):
+        with _failing(target):
+            _make_whole(local.load, wanted, target)
+        return Written(len(wanted), 0, [])
     mine = _mine(local, wanted, known)
     blocked = {change.path for change in wanted if change.new is not None}
     blocked |= {above for path in blocked for above in _above(path)}
@@ -87,19 +91,21 @@ def write_out(
     left = mine - set(conflicts)
     gone = [c for c in wanted if c.new is None and c.path not in left]
     fresh = [c for c in wanted if c.new is not None]
+    with _failing(target), _Target(target, local.load) as there:
+        there.remove([*gone, *(c for c in fresh if _is_in_the_way(c))], root)
+        there.write(fresh)
+    return Written(len(fresh), len(gone), sorted(shown(path) for path in left))
+
+
+@contextmanager
+def _failing(target: bytes) -> Iterator[None]:
     try:
-        if not os.path.lexists(target):
-            _make_whole(local.load, fresh, target)
-        else:
-            with _Target(target, local.load) as there:
-                there.remove([*gone, *(c for c in fresh if _is_in_the_way(c))], root)
-                there.write(fresh)
+        yield
     except OSError as error:
         raise BackendError(
             f"could not check out to {shown(target)}: {error.strerror or error}",
             hint="free space or check the rights, then do it again: it goes on where it was",
         ) from error
-    return Written(len(fresh), len(gone), sorted(shown(path) for path in left))
 
 
 def _mine(local: Local, wanted: Sequence[Change], known: Callable[[], Iterable[str]]) -> set[bytes]:

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from everloop.core.dataset import DatasetVersion, FileChange
 from everloop.data.checkout import Local, Written, write_out
 from everloop.data.chunks import ChunkedFile, stream
+from everloop.data.file_service import FileService
 from everloop.data.scan import Scan, Storing, scan
 from everloop.data.stamps import Stamps
 from everloop.data.tree import Change, Entry, Load, changes, find, listed
@@ -33,8 +34,8 @@ class Home(Protocol):
     """What is needed of a workspace."""
 
     @property
-    def data(self) -> Any:
-        """The DataService."""
+    def files(self) -> FileService:
+        """Versions of files."""
         ...
 
     @property
@@ -68,7 +69,7 @@ def add(
         BackendError: If bytes could not be stored.
     """
     root = _real(path)
-    kind = "directory" if os.path.isdir(root) else "file"
+    kind: Literal["directory", "file"] = "directory" if os.path.isdir(root) else "file"
 
     def once(*, trust: bool) -> DatasetVersion:
         with _storing(home.blobs.put_many) as storing:
@@ -80,7 +81,7 @@ def add(
                     hint="mend or move them, then add again: what was read is not read again",
                 )
             storing.put(list(found.objects.values())).result()
-        made: DatasetVersion = home.data.commit_files(
+        made: DatasetVersion = home.files.commit(
             name, found.made.digest, kind=kind, owner=owner, note=note, sources=list(sources)
         )
         return made
@@ -144,7 +145,7 @@ def open_files(home: Home, version: DatasetVersion) -> Files:
     """The files of a version."""
 
     def roots() -> list[str]:
-        found = home.data.versions(version.dataset)
+        found = home.files.versions(version.dataset)
         return [one.root for one in reversed(found)]
 
     source = (version.dataset, version.number, version.digest)
@@ -375,7 +376,7 @@ def _told(found: Iterable[Change]) -> list[FileChange]:
 
 
 def _version(home: Home, name: str, number: int | None) -> DatasetVersion:
-    version: DatasetVersion = home.data.version(name, number)
+    version: DatasetVersion = home.files.version(name, number)
     if version.kind == "table":
         raise InvalidInput(
             f"{version.ref} is a table, not files", hint=f"everloop data show {name}"

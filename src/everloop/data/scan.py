@@ -25,8 +25,8 @@ __all__ = ["Scan", "Storing", "kind_of", "scan"]
 _BATCH, _BATCH_FILES = 16 << 20, 8192
 #: Batches that wait to be stored.
 _WAITING = 2
-#: Stands for what no version can hold; equal to no content.
-_NOTHING = bytes(32)
+#: Stands for what is not read yet.
+_UNREAD = Entry(b"", "f", bytes(32), 0, 1)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -262,7 +262,7 @@ class _Scanner:
                 if is_unstored:
                     folder.unstored.add(name)
                 continue
-            folder.entries.append(Entry(name, "f", _NOTHING, 0, 1))
+            folder.entries.append(_UNREAD)
             if stat.S_ISREG(stamp[1]):
                 self._wanted.append((folder, at))
             elif stat.S_ISLNK(stamp[1]):
@@ -334,13 +334,18 @@ class _Scanner:
                 while len(data) < size and (more := os.read(handle, size + 1 - len(data))):
                     data += more
                 got = len(data)
-            after = _stamp(name, os.fstat(handle))
+            after = os.fstat(handle)
         finally:
             os.close(handle)
-        if got != size or after != _stamp(name, before):
+        if (
+            got != size
+            or after.st_mtime_ns != before.st_mtime_ns
+            or after.st_ctime_ns != before.st_ctime_ns
+            or after.st_size != size
+        ):
             raise _Unstable
         self.read += 1
-        self._settle(folder, at, after)
+        self._settle(folder, at, _stamp(name, after))
         if not self._storing.stores:
             folder.unstored.add(name)
         kind = kind_of(before.st_mode, chunked=is_large)
@@ -362,7 +367,7 @@ class _Scanner:
 
     def _take(self, future: Future[list[tuple[str, int]]], slots: list[Any]) -> None:
         for (folder, at, kind), (digest, size) in zip(slots, future.result(), strict=True):
-            name = folder.entries[at].name
+            name = folder.stamps[at][0]
             folder.entries[at] = Entry(name, kind, bytes.fromhex(digest), size, 1)
 
     def _settle(self, folder: _Folder, at: int, stamp: Stamp) -> None:
@@ -372,7 +377,9 @@ class _Scanner:
         folder.stamps[at] = stamp
 
     def _forget(self, folder: _Folder, at: int) -> None:
+        """Let a path that cannot be stored stand for content that is nowhere."""
         stamp = folder.stamps[at]
+        folder.entries[at] = Entry(stamp[0], "f", bytes(32), 0, 1)
         folder.stamps[at] = (*stamp[:3], -1, *stamp[4:])
 
     def _fault(self, folder: _Folder, name: bytes, message: str) -> None:

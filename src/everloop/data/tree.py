@@ -369,7 +369,7 @@ def _side(
 
 
 def _entries(path: bytes, before: Side, after: Side, level: list[_Pair]) -> Iterator[Change]:
-    for name in before.keys() | after.keys():
+    for name in before.keys() | after.keys() if before else after:
         old, new = before.get(name), after.get(name)
         if old == new:
             continue

@@ -14,13 +14,9 @@ from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.chunks import chunks_of, parts_of
 from everloop.data.tree import Change, Load, changes
-from everloop.errors import Conflict
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["FilesDraft", "contents", "publish_files", "reachable", "refuse_kind", "unstored"]
-
-#: Chunks or files that are asked for at once.
-_AT_ONCE = 10_000
+__all__ = ["FilesDraft", "contents", "publish_files", "reachable", "unstored"]
 
 
 def reachable(load: Load, root: str, seen: set[str]) -> Iterator[str]:
@@ -101,26 +97,15 @@ def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[st
     seen: set[str] = set()
     try:
         for change in changes(load, base, root):
-            wanted.update(dict.fromkeys(contents(load, change, seen)))
+            if change.new is not None and change.new.kind in "fx":  # as most are
+                wanted[change.new.digest] = None
+            else:
+                wanted.update(dict.fromkeys(contents(load, change, seen)))
             what = "added" if change.old is None else "removed" if change.new is None else "changed"
             counts[what] += 1
     except _Missing as missing:
         return missing.args[0], counts
     return blobs.keep_many(list(wanted)), counts
-
-
-def refuse_kind(name: str, base: DatasetVersion | None, kind: str) -> None:
-    """A dataset is of one kind for ever.
-
-    Raises:
-        Conflict: If `base` is of another one.
-    """
-    if base is not None and base.kind != kind:
-        raise Conflict(
-            f"{name} is a {base.kind}, and a {kind} cannot be a version of it",
-            hint="give it another name",
-            details={"kind": base.kind},
-        )
 
 
 def publish_files(
