@@ -17,6 +17,7 @@ from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.roles import RoleAuthorizer
 from everloop.access.service import Service
+from everloop.catalog.location import catalog_of
 from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
@@ -155,7 +156,7 @@ class Workspace:
             return
         from everloop.catalog.engine import Catalog
 
-        url, folder = _catalog_of(location)
+        url, folder = catalog_of(location)
         # A run of a package works in a folder of its own.
         self.folder = folder.absolute()
         self.catalog = Catalog(url, clock=clock, actor=actor)
@@ -672,6 +673,14 @@ class MirrorWorkspace(Workspace):
         theirs = None if self.origin is None else Origin(self.origin.data, self.origin.blobs)
         return MirrorData(self._catalog, self.blobs, self._authorizer, theirs, self._sample)
 
+    @cached_property
+    def files(self) -> FileService:
+        """Files that are committed here, on top of those of the other workspace."""
+        from everloop.data.file_service import FileService
+
+        bring = self.data.bring
+        return FileService(self._catalog, self.blobs, self._authorizer, before_commit=bring)
+
 
 def _plugged_in(scheme: str, address: str) -> Executor:
     from importlib.metadata import entry_points
@@ -689,20 +698,3 @@ def _plugged_in(scheme: str, address: str) -> Executor:
 
 def _silent(_: str) -> None:
     """Progress that nobody wants to see."""
-
-
-def _catalog_of(location: str) -> tuple[str, Path]:
-    if location.startswith(("postgresql:", "postgres:", "postgresql+")):
-        return location, Path(settings.DEFAULT_DIR)
-    if location.startswith("sqlite:///"):
-        return location, Path(location.removeprefix("sqlite:///")).parent
-    if "://" in location:
-        scheme = location.split("://")[0]
-        raise InvalidInput(
-            f"no workspace can be opened at {scheme}://",
-            hint="use a folder, sqlite:///path, postgresql://user@host/database or http://host:port",
-        )
-    folder = Path(location).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInput(f"{folder} is a file, not a folder")
-    return f"sqlite:///{folder.absolute()}/catalog.sqlite", folder

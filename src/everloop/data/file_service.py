@@ -5,6 +5,7 @@ It loads nothing that tables need: a look at a directory should cost little more
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from everloop.access.policy import Authorizer
@@ -26,11 +27,23 @@ _RACES = 1000
 
 
 class FileService(Service):
-    """Directories and files as versions of datasets; ``everloop.data.files`` brings the bytes."""
+    """Directories and files as versions of datasets; ``everloop.data.files`` brings the bytes.
+
+    Args:
+        before_commit: Told of the dataset that is about to get a version.
+    """
 
     area = "files"
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, authorizer: Authorizer) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        authorizer: Authorizer,
+        *,
+        before_commit: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._before_commit = before_commit
         self._catalog = catalog
         self._blobs = blobs
         self._authorizer = authorizer
@@ -68,6 +81,7 @@ class FileService(Service):
             BackendError: If an object is damaged, or names what no directory can hold.
         """
         check_names(name, sources)
+        self._before_commit(name)
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = statements.find_version(tx, name)

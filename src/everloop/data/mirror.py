@@ -1,7 +1,7 @@
 """MirrorData: datasets of another workspace, brought here when they are first asked for.
 
-What is brought are blocks, by their digests, so that what is here already is not brought again.
-The other workspace is only read; what is committed here stays here.
+What is brought are blocks and files, by their digests, so that what is here already is not brought
+again. The other workspace is only read; what is committed here stays here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from everloop.core.schema import Schema
 from everloop.data.blocks import read_blocks, version_digest, write_blocks
 from everloop.data.sample import Sample, sampled
 from everloop.data.service import DataService
+from everloop.data.trees import copy_tree
 from everloop.errors import NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -120,6 +121,12 @@ class MirrorData(DataService):
         self._made.add(name)
         return made
 
+    @action("dataset:write", on="name")
+    def bring(self, name: str) -> None:
+        """Have the latest version there here, for a commit of files on top of it."""
+        self._bring_latest(name)
+        self._made.add(name)
+
     def _names(self) -> list[str]:
         theirs = [] if self._origin is None else self._origin.data.datasets()
         return sorted({found.name for found in theirs} | self._made)
@@ -149,13 +156,16 @@ class MirrorData(DataService):
         if latest and known is not None and known.note == note:
             return
         blocks = self._blocks(found)
+        if found.root:  # files are brought as they are, of a sample too
+            assert self._origin is not None
+            copy_tree(found.root, self._origin.blobs, self._blobs, set())
         with self._catalog.write() as tx:
             known = statements.find_version(tx, found.dataset)
             newest = known.number if known is not None else 0
             made = msgspec.structs.replace(
                 found,
                 number=max(found.number, newest + 1) if latest else found.number,
-                digest=version_digest(found.schema, blocks),
+                digest=found.root or version_digest(found.schema, blocks),
                 blocks=blocks,
                 rows=sum(block.rows for block in blocks),
                 parent=0,
@@ -178,6 +188,8 @@ class MirrorData(DataService):
     def _blocks(self, found: DatasetVersion) -> tuple[Block, ...]:
         assert self._origin is not None
         theirs = self._origin.blobs
+        if found.kind != "table":
+            return ()
         if self._sample is not None:
             rows = read_blocks(theirs, found.blocks, found.schema, found.schema.names)
             kept = sampled(rows, found.schema, self._sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,10 @@ from everloop.data.chunks import chunks_of, parts_of
 from everloop.data.tree import Change, Load, changes
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["FilesDraft", "contents", "publish_files", "reachable", "unstored"]
+__all__ = ["FilesDraft", "contents", "copy_tree", "publish_files", "reachable", "unstored"]
+
+#: Objects that are read at once, of at most 4 MB each; bytes that are put at once, about.
+_AT_ONCE, _BYTES = 32, 32 << 20
 
 
 def reachable(load: Load, root: str, seen: set[str]) -> Iterator[str]:
@@ -54,6 +58,40 @@ def contents(load: Load, change: Change, seen: set[str]) -> Iterator[str]:
             if digest not in seen:
                 seen.add(digest)
                 yield from (piece.content.hex() for piece in chunks_of(load, part))
+
+
+def copy_tree(
+    root: str, source: BlobStore, target: BlobStore, seen: set[str]
+) -> tuple[int, int, int]:
+    """Copy a directory from one store to another; what is there is kept and not read.
+
+    Args:
+        root: Its digest.
+        source: Where it is.
+        target: Where to.
+        seen: Directories that were copied before; takes those of this one.
+
+    Returns:
+        Objects that it is made of, those that were copied, and their bytes.
+
+    Raises:
+        NotFound: If an object is missing in `source`.
+        BackendError: If it is damaged there, or could not be stored.
+    """
+    waiting: list[bytes] = []
+    count = news = size = held = 0
+    found = iter(reachable(source.get_many, root, seen))
+    while some := list(dict.fromkeys(itertools.islice(found, _AT_ONCE))):
+        lacking = target.keep_many(some)
+        data = source.get_many(lacking)
+        count, news = count + len(some), news + len(lacking)
+        waiting += data
+        held += sum(map(len, data))
+        if held >= _BYTES:
+            target.put_many(waiting)
+            waiting, size, held = [], size + held, 0
+    target.put_many(waiting)
+    return count, news, size + held
 
 
 class _Missing(Exception):

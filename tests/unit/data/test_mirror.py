@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import everloop as ev
+from everloop.core.context import using
 from everloop.core.schema import Field, Schema
+from everloop.data.files import add
 from everloop.data.mirror import MirrorData
 from everloop.data.sample import FEWEST, Sample, parse_sample, sampled
-from everloop.errors import InvalidInput, NotFound
+from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.workspace import MirrorWorkspace, Workspace
 
 KEYED = Schema((Field("id", "string", nullable=False), Field("x", "float64")), key=("id",))
@@ -150,3 +152,24 @@ def test_a_sample_is_written_as_people_say_it(text: str, found: Sample | None) -
 def test_what_is_no_sample_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is no sample"):
         parse_sample(text)
+
+
+def test_files_are_brought_as_they_are(there: Workspace, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    (source / "cats").mkdir(parents=True)
+    (source / "cats/1").write_bytes(b"one")
+    wanted = add(there, "photos", source)
+    half = parse_sample("50 %")
+    mirror = MirrorWorkspace(
+        tmp_path / "here", objects=tmp_path / "objects", origin=there, sample=half
+    )
+    with mirror as here, using(here):
+        assert ev.read("photos").digest == wanted.digest
+        assert ev.read("photos")["cats/1"] == b"one"
+        (source / "cats/2").write_bytes(b"two")
+        assert ev.commit("photos", source).number == 2
+        assert ev.read("photos")["cats/2"] == b"two"
+        assert here.files.verify().damaged == ()
+        with pytest.raises(Conflict):
+            ev.commit("flights", source)
+    assert there.files.version("photos").number == 1
