@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from everloop.core.time import ManualClock
 from everloop.data import chunks, scan
 from everloop.data.files import add, checkout, difference, status
 from everloop.errors import BackendError, Conflict, InvalidInput, NotFound
+from everloop.pipelines.shipping import call_from_bytes, call_to_bytes
 from everloop.workspace import Workspace
 from tests.workspaces import START
 
@@ -243,7 +245,10 @@ def test_everything_that_cannot_be_stored_is_told_together(
     monkeypatch.undo()
     for name in ("pipe", "socket", *links):
         (images / name).unlink()
+    found = reads(monkeypatch)
+    monkeypatch.setattr(scan, "SETTLED_NS", -1_000_000_000)
     assert ev.commit("photos", images).files == 6
+    assert found == [b"b.txt"], "what was stored before the faults were told is not read again"
 
 
 def test_the_workspace_itself_is_not_stored(home: Workspace, tmp_path: Path) -> None:
@@ -541,23 +546,24 @@ import os, signal, sys
 from pathlib import Path
 import everloop as ev
 from everloop.backends.blobs.local import LocalBlobs
+from everloop.data import file_service
+from everloop.data.files import add
 
-real, left = LocalBlobs.put_many, [int(sys.argv[3])]
-def put_many(self, data):
-    left[0] -= 1
-    if left[0] < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, data)
-LocalBlobs.put_many = put_many
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[3] == "bytes":
+    LocalBlobs.put_many = die
+else:
+    file_service.publish_files = die
 with ev.open(sys.argv[1]) as ws:
-    from everloop.data.files import add
     add(ws, "photos", Path(sys.argv[2]))
 """
 
 
 def test_a_killed_add_leaves_no_version_and_is_done_again(home: Workspace, images: Path) -> None:
-    for point in (0, 1):
-        arguments = [str(home.folder), str(images), str(point)]
+    for point in ("bytes", "version"):
+        arguments = [str(home.folder), str(images), point]
         done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
         assert done.returncode == -9
         assert home.data.datasets() == []
@@ -656,6 +662,24 @@ def test_a_step_that_takes_files_is_keyed_by_their_content(home: Workspace, imag
     make(images, {"new": b"x"})
     ev.commit("photos", images)
     assert counted.run() == 6
+
+
+def test_files_reach_another_process_by_name(home: Workspace, images: Path) -> None:
+    ev.commit("photos", images)
+    sent = call_to_bytes((ev.read("photos"),), {}, home.blobs, "a step")
+    (found,), _ = call_from_bytes(sent)
+    assert (found.ref, found["a.txt"]) == ("photos@1", b"one")
+    assert len(sent) < 2000
+
+
+def test_lineage_tells_of_files_without_rows(home: Workspace, images: Path, tmp_path: Path) -> None:
+    ev.commit("photos", images, owner="ann")
+    home.lineage_exporter(str(tmp_path / "told")).run_once()
+    [told] = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    facets = told["dataset"]["facets"]
+    assert "schema" not in facets
+    assert facets["dataQualityMetrics"]["fileCount"] == 5
+    assert "rowCount" not in facets["dataQualityMetrics"]
 
 
 def test_another_workspace_takes_versions_over(

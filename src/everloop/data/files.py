@@ -16,7 +16,7 @@ from everloop.core.dataset import DatasetVersion, FileChange
 from everloop.data.checkout import Local, Written, write_out
 from everloop.data.chunks import ChunkedFile, stream
 from everloop.data.file_service import FileService
-from everloop.data.scan import Scan, Storing, scan
+from everloop.data.scan import Storing, scan
 from everloop.data.stamps import Stamps
 from everloop.data.tree import Change, Entry, Load, changes, find, listed
 from everloop.errors import BackendError, InvalidInput, NotFound
@@ -75,12 +75,15 @@ def add(
         with _storing(home.blobs.put_many) as storing:
             found = scan(root, _stamps(home), storing, trust=trust, never=_self(home))
             if found.faults:
+                storing.put(found.rest).result()
+                found.remember(stored=True)
                 raise InvalidInput(
                     f"{len(found.faults)} paths of {os.fspath(path)} cannot be stored",
                     found.faults,
                     hint="mend or move them, then add again: what was read is not read again",
                 )
-            storing.put(list(found.objects.values())).result()
+            storing.put([*found.rest, *found.objects.values()]).result()
+            found.remember(stored=True, whole=True)
         made: DatasetVersion = home.files.commit(
             name, found.made.digest, kind=kind, owner=owner, note=note, sources=list(sources)
         )
@@ -108,6 +111,7 @@ def status(
     root = _real(path)
     with _storing(None) as storing:
         found = scan(root, _stamps(home), storing, never=_self(home))
+    found.remember()
     if found.faults:
         raise InvalidInput(f"{len(found.faults)} paths cannot be stored", found.faults)
     if found.made.digest == version.root:
@@ -290,7 +294,8 @@ class Files(Mapping[str, bytes]):
         local = Local("", self._load)
         if os.path.lexists(seen):
             with _storing(None) as storing:
-                found: Scan = scan(seen, self._stamps, storing, lenient=True, never=self._never)
+                found = scan(seen, self._stamps, storing, lenient=True, never=self._never)
+            found.remember()
             local = Local(found.made.digest, found.load_with(self._load))
         roots = [self.digest, *self._roots()]
         with _named(self.ref):

@@ -95,14 +95,22 @@ class Scan:
         made: The entry of the directory itself.
         objects: Objects of the directories that may be new, by digest.
         faults: What cannot be stored, by path.
-        read: Files whose bytes were read.
+        rest: The last files that were read, if they shall be stored: whoever stores the objects
+            stores them along, as each call waits for the disk.
     """
 
-    def __init__(self, faults: list[tuple[str, str]], folders: list[_Folder]) -> None:
+    def __init__(
+        self,
+        folders: list[_Folder],
+        faults: list[tuple[str, str]],
+        rest: list[bytes],
+        remember: Callable[[dict[bytes, FolderStamp]], None],
+    ) -> None:
         self.faults = faults
+        self.rest = rest
         self.objects: dict[str, bytes] = {}
-        self.read = 0
         self._folders = folders
+        self._remember = remember
         self._known: dict[str, _Folder] = {}
         for folder in reversed(folders):
             self._make(folder)
@@ -135,13 +143,21 @@ class Scan:
 
         return load_all
 
-    def stamps(self, *, stored: bool) -> Iterator[tuple[bytes, FolderStamp]]:
-        """What is new to the cache, by path."""
+    def remember(self, *, stored: bool = False, whole: bool = False) -> None:
+        """Let the cache know what was found.
+
+        Args:
+            stored: Whether the bytes of all files are in the store.
+            whole: Whether the objects of the directories are, too.
+        """
+        self._remember(dict(self._stamps(stored=stored, whole=whole)))
+
+    def _stamps(self, *, stored: bool, whole: bool) -> Iterator[tuple[bytes, FolderStamp]]:
         for folder in self._folders:
             known = folder.known
             children = [(child.name, child.made.content) for child in folder.folders]
             unstored = set() if stored else folder.unstored
-            is_stored = stored or (known is not None and known.made == folder.made
+            is_stored = whole or (known is not None and known.made == folder.made
                                    and known.is_stored)  # fmt: skip
             found = FolderStamp(
                 folder.stamps, folder.entries, children, folder.made, unstored, is_stored
@@ -175,13 +191,9 @@ def scan(
     known = stamps.read(root) if trust else {}
     found = _Scanner(root, storing, lenient, never)
     folders = found.walk(known)
-    found.read_files()
-    result = Scan(sorted(found.faults), folders)
-    result.read = found.read
+    rest = found.read_files()
     gone = known.keys() - {folder.path for folder in folders}
-    if not (storing.stores and result.faults):
-        stamps.write(root, dict(result.stamps(stored=storing.stores)), gone)
-    return result
+    return Scan(folders, sorted(found.faults), rest, lambda new: stamps.write(root, new, gone))
 
 
 class _Scanner:
@@ -189,7 +201,6 @@ class _Scanner:
         self, root: bytes, storing: Storing, lenient: bool, never: tuple[int, int] | None
     ) -> None:
         self.faults: list[tuple[str, str]] = []
-        self.read = 0
         self._root = root
         self._storing = storing
         self._put: Put = storing.put
@@ -294,8 +305,8 @@ class _Scanner:
 
     # Bytes
 
-    def read_files(self) -> None:
-        """Read what is not known, in the order of the directories."""
+    def read_files(self) -> list[bytes]:
+        """Read what is not known, in the order of the directories; the last is not stored yet."""
         for folder, at in self._wanted:
             name = folder.stamps[at][0]
             path = self._root + b"/" + _join(folder.path, name)
@@ -309,9 +320,10 @@ class _Scanner:
                 gone = "was replaced by a link" if error.errno == errno.ELOOP else gone
                 self._fault(folder, name, gone or error.strerror or str(error))
                 self._forget(folder, at)
-        self._hand_on()
         for future, slots in self._pending:
-            self._take(future, slots)
+            self._take(future.result(), slots)
+        self._take(_digests(self._batch), self._slots)
+        return self._batch
 
     def _read_twice(self, folder: _Folder, at: int, path: bytes) -> None:
         try:
@@ -344,7 +356,6 @@ class _Scanner:
             or after.st_size != size
         ):
             raise _Unstable
-        self.read += 1
         self._settle(folder, at, _stamp(name, after))
         if not self._storing.stores:
             folder.unstored.add(name)
@@ -363,10 +374,11 @@ class _Scanner:
             self._pending.append((self._put(self._batch), self._slots))
             self._batch, self._slots, self._size = [], [], 0
         while len(self._pending) > _WAITING:
-            self._take(*self._pending.pop(0))
+            future, slots = self._pending.pop(0)
+            self._take(future.result(), slots)
 
-    def _take(self, future: Future[list[tuple[str, int]]], slots: list[Any]) -> None:
-        for (folder, at, kind), (digest, size) in zip(slots, future.result(), strict=True):
+    def _take(self, found: list[tuple[str, int]], slots: list[tuple[_Folder, int, Any]]) -> None:
+        for (folder, at, kind), (digest, size) in zip(slots, found, strict=True):
             name = folder.stamps[at][0]
             folder.entries[at] = Entry(name, kind, bytes.fromhex(digest), size, 1)
 
