@@ -54,6 +54,7 @@ class Oxen:
     """Commands of `oxen`, as calls; 0.65 cannot check out a commit that its API made."""
 
     def __init__(self, repository: Path) -> None:
+        os.environ["HOME"] = str(repository.parent)  # it keeps who the user is there
         import oxen
         from oxen.user import config_user
 

@@ -183,6 +183,23 @@ def test_damage_is_named_and_never_served(
                 fresh.objects.collect()
 
 
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_damaged_version_does_not_hinder_the_next(
+    home: Workspace, images: Path, how: str
+) -> None:
+    root = ev.commit("photos", images).root
+    make(images, {"a.txt": b"second"})
+    home.blobs.delete(root)
+    if how == "flipped":
+        [(other, _)] = home.blobs.put_many([b"other"])
+        folder = home.folder / "objects"
+        (folder / root[:2]).mkdir()
+        (folder / other[:2] / other[2:]).rename(folder / root[:2] / root[2:])
+    second = ev.commit("photos", images)
+    [damage] = home.files.verify().damaged
+    assert (second.number, damage.paths) == (2, ("photos@1",))
+
+
 # --- elsewhere ------------------------------------------------------------------------------------
 
 

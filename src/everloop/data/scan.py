@@ -23,7 +23,7 @@ __all__ = ["Scan", "Storing", "kind_of", "scan"]
 
 #: Small files are handed on together: so many bytes, or so many files.
 _BATCH, _BATCH_FILES = 16 << 20, 8192
-#: Batches that wait to be stored.
+#: Batches that are being stored.
 _WAITING = 2
 #: Stands for what is not read yet.
 _UNREAD = Entry(b"", "f", bytes(32), 0, 1)
@@ -64,24 +64,27 @@ class _Unstable(Exception):
 
 
 class Storing:
-    """Gives bytes to a store, or only digests them, in a thread beside the one that reads."""
+    """Gives bytes to a store, or only digests them, in threads beside the one that reads.
+
+    There are two, as one of them mostly waits for the disk.
+    """
 
     def __init__(self, put_many: Callable[[Sequence[Any]], list[tuple[str, int]]] | None) -> None:
         self.stores = put_many is not None
         self._put_many = put_many or _digests
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(_WAITING)
         self._waiting: list[Future[Any]] = []
 
     def put(self, data: list[Any]) -> Future[list[tuple[str, int]]]:
         """Begin to store pieces; waits while much is waiting already."""
         while len(self._waiting) >= _WAITING:
             self._waiting.pop(0).exception()
-        future = self._thread.submit(self._put_many, data)
+        future = self._threads.submit(self._put_many, data)
         self._waiting.append(future)
         return future
 
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _digests(data: Sequence[Any]) -> list[tuple[str, int]]:

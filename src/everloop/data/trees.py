@@ -15,6 +15,7 @@ from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.chunks import chunks_of, parts_of
 from everloop.data.tree import Change, Load, changes
+from everloop.errors import BackendError
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["FilesDraft", "contents", "copy_tree", "publish_files", "reachable", "unstored"]
@@ -123,6 +124,18 @@ def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[st
     Raises:
         BackendError: If an object is none of a directory, or names what none can hold.
     """
+    if base:
+        try:
+            missing, counts = _unstored(blobs, base, root)
+        except BackendError:
+            missing = [base]
+        if not missing:
+            return missing, counts
+    # Or it is the base that is not whole: then everything is looked at.
+    return _unstored(blobs, "", root)
+
+
+def _unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[str, int]]:
     counts = {"added": 0, "removed": 0, "changed": 0}
 
     def load(digests: Sequence[str]) -> list[bytes]:
