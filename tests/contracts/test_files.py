@@ -145,6 +145,20 @@ def test_odd_names_are_kept_exactly(home: Workspace, tmp_path: Path) -> None:
     assert told(status(home, tmp_path / "odd", "odd")) == {"\udcff\udcfe": "removed"}
 
 
+def test_names_that_differ_by_case_need_a_file_system_that_tells_them_apart(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "in", {"A/x": b"1", "a/x": b"2", "b": b"3"})
+    files = ev.read(ev.commit("odd", tmp_path / "in").dataset)
+    monkeypatch.setattr("everloop.data.checkout._Target._ignores_case", lambda _: True)
+    with pytest.raises(BackendError, match=r"2 names differ .* a, a/x"):
+        files.checkout(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    files.checkout(tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "in")
+
+
 def test_equal_content_is_equal_wherever_and_in_whatever_order(
     home: Workspace, tmp_path: Path
 ) -> None:

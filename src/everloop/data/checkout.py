@@ -203,10 +203,29 @@ class _Target:
             folder, _, name = change.path.rpartition(b"/")
             assert change.new is not None
             by_folder.setdefault(folder, []).append((name, change.new))
+        same = [shown(name) for name in _same_but_for_case(by_folder)]
+        if same and self._ignores_case():
+            raise BackendError(
+                f"{len(same)} names differ from others only by case, and this file system keeps one"
+                f" of each: {', '.join(same[:_SHOWN])}",
+                hint="check out to a file system that tells them apart",
+            )
         for folder in sorted(by_folder):
             with self._folder(folder, make=True) as handle:
                 for part in _batches(by_folder[folder]):
                     self._write_some(handle, part)
+
+    def _ignores_case(self) -> bool:
+        name = b".everloop-" + new_id().lower().encode()
+        os.mkdir(name, dir_fd=self._root)
+        try:
+            os.stat(name.upper(), dir_fd=self._root)
+        except FileNotFoundError:
+            return False
+        else:
+            return True
+        finally:
+            os.rmdir(name, dir_fd=self._root)
 
     def _write_some(self, folder: int, items: list[tuple[bytes, Entry]]) -> None:
         small = [entry.digest for _, entry in items if entry.kind in "fx"]
@@ -244,6 +263,24 @@ class _Target:
                     _write(handle, piece)
         finally:
             os.close(handle)
+
+
+def _same_but_for_case(by_folder: dict[bytes, list[tuple[bytes, Entry]]]) -> list[bytes]:
+    """Paths, of files or of directories above them, that another one is but for case."""
+    paths = {
+        folder + b"/" + name if folder else name
+        for folder in by_folder
+        for name, _ in by_folder[folder]
+    }
+    paths |= {above for path in paths for above in _above(path)}
+    met: set[str] = set()
+    same = []
+    for path in sorted(paths):
+        folded = path.decode("utf-8", "surrogateescape").casefold()
+        if folded in met:
+            same.append(path)
+        met.add(folded)
+    return same
 
 
 def _batches(items: Sequence[tuple[bytes, Entry]]) -> Iterator[list[tuple[bytes, Entry]]]:
