@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.memory import in_memory
 
-pytest_plugins = ["tests.services", "tests.workspaces"]
+pytest_plugins = ["tests.services", "tests.workspaces", "tests.folders"]
 
 # Read by Keras as it is imported; the back end that the lock file has.
 os.environ.setdefault("KERAS_BACKEND", "openvino")

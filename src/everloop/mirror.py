@@ -10,6 +10,7 @@ from everloop import settings
 from everloop.workspace import Workspace
 
 if TYPE_CHECKING:
+    from everloop.data.file_service import FileService
     from everloop.data.mirror import MirrorData
     from everloop.data.sample import Sample
 
@@ -43,3 +44,11 @@ class MirrorWorkspace(Workspace):
 
         theirs = None if self.origin is None else Origin(self.origin.data, self.origin.blobs)
         return MirrorData(self._catalog, self.blobs, self._authorizer, theirs, self._sample)
+
+    @cached_property
+    def files(self) -> FileService:
+        """Files that are committed here, on top of those of the other workspace."""
+        from everloop.data.file_service import FileService
+
+        bring = self.data.bring
+        return FileService(self._catalog, self.blobs, self._authorizer, before_commit=bring)

@@ -17,6 +17,7 @@ from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.roles import RoleAuthorizer
 from everloop.access.service import Service
+from everloop.catalog.location import catalog_of
 from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
+    from everloop.data.file_service import FileService
     from everloop.data.objects import ObjectService
     from everloop.data.service import DataService
     from everloop.deployment.predictions import PredictionService
@@ -68,6 +70,7 @@ AREAS = (
     "access",
     "objects",
     "data",
+    "files",
     "lineage",
     "tracking",
     "traces",
@@ -159,7 +162,7 @@ class Workspace:
             return
         from everloop.catalog.engine import Catalog
 
-        url, folder = _catalog_of(location)
+        url, folder = catalog_of(location)
         # A run of a package works in a folder of its own.
         self.folder = folder.absolute()
         self.catalog = Catalog(url, clock=clock, actor=actor, upgrade=upgrade)
@@ -243,6 +246,13 @@ class Workspace:
         from everloop.data.service import DataService
 
         return self._service(DataService)
+
+    @cached_property
+    def files(self) -> FileService:
+        """Versions of directories and files."""
+        from everloop.data.file_service import FileService
+
+        return self._service(FileService)
 
     @cached_property
     def lineage(self) -> LineageService:
@@ -655,20 +665,3 @@ def _plugged_in(scheme: str, address: str) -> Executor:
 
 def _silent(_: str) -> None:
     """Progress that nobody wants to see."""
-
-
-def _catalog_of(location: str) -> tuple[str, Path]:
-    if location.startswith(("postgresql:", "postgres:", "postgresql+")):
-        return location, Path(settings.DEFAULT_DIR)
-    if location.startswith("sqlite:///"):
-        return location, Path(location.removeprefix("sqlite:///")).parent
-    if "://" in location:
-        scheme = location.split("://")[0]
-        raise InvalidInput(
-            f"no workspace can be opened at {scheme}://",
-            hint="use a folder, sqlite:///path, postgresql://user@host/database or http://host:port",
-        )
-    folder = Path(location).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInput(f"{folder} is a file, not a folder")
-    return f"sqlite:///{folder.absolute()}/catalog.sqlite", folder

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +13,16 @@ import pyarrow as pa
 import pytest
 
 import everloop as ev
-from everloop.core.context import using
-from everloop.core.time import ManualClock
 from everloop.data import chunks, scan
 from everloop.data.files import add, checkout, difference, status
 from everloop.errors import BackendError, Conflict, InvalidInput, NotFound
 from everloop.workspace import Workspace
-from tests.workspaces import START
+from tests.folders import content, make, told
+
+pytestmark = pytest.mark.usefixtures("settled")
 
 # Ten names that file systems take and programs stumble over.
 ODD = [b"\xff\xfe", b"new\nline", b"-rf", b" ", b"A", b"a", b"n" * 255, "é".encode(), b"e\xcc\x81"]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Workspace]:
-    """A workspace on this machine."""
-    found = ev.open(tmp_path / ".everloop", clock=ManualClock(START), actor="tester")
-    with found, using(found):
-        yield found
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    make(folder, {"a.txt": b"one", "sub/b.txt": b"two", "sub/deep/c": b"", "run.sh": b"#!"})
-    (folder / "run.sh").chmod(0o755)
-    (folder / "empty").mkdir()
-    (folder / "sub/link").symlink_to("../a.txt")
-    return folder
-
-
-def make(folder: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def content(folder: Path) -> dict[bytes, Any]:
-    """Everything in a folder: bytes and whether they may be executed, links, directories."""
-    found: dict[bytes, Any] = {}
-    for here, folders, files in os.walk(os.fsencode(folder)):
-        for name in [*folders, *files]:
-            path = os.path.join(here, name)
-            key = os.path.relpath(path, os.fsencode(folder))
-            if os.path.islink(path):
-                found[key] = os.readlink(path)
-            elif os.path.isdir(path):
-                found[key] = None
-            else:
-                found[key] = (Path(os.fsdecode(path)).read_bytes(), os.access(path, os.X_OK))
-    return found
-
-
-def told(found: list[Any]) -> dict[str, str]:
-    return {change.path: change.what for change in found}
-
-
-@pytest.fixture(autouse=True)
-def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once: a test does not wait for two seconds."""
-    monkeypatch.setattr(scan, "SETTLED_NS", -1_000_000_000)
 
 
 # --- the life of a directory, on each kind of workspace -------------------------------------------
@@ -169,13 +115,13 @@ def test_a_dataset_is_of_one_kind(ws: Workspace, images: Path) -> None:
 
 def test_a_root_that_nobody_stored_makes_no_version(ws: Workspace) -> None:
     with pytest.raises(NotFound) as refused:
-        ws.data.commit_files("photos", "0" * 64)
+        ws.files.commit("photos", "0" * 64)
     assert refused.value.details["missing"] == ["0" * 64]
     [(hostile, _)] = ws.blobs.put_many(
         [msgspec.msgpack.encode(["everloop-tree-1", [[b"..", "f", bytes(32), 1, 1]]])]
     )
     with pytest.raises(BackendError, match="is no name of a file"):
-        ws.data.commit_files("photos", hostile)
+        ws.files.commit("photos", hostile)
     assert ws.data.datasets() == []
 
 
@@ -197,6 +143,20 @@ def test_odd_names_are_kept_exactly(home: Workspace, tmp_path: Path) -> None:
     assert status(home, tmp_path / "out", "odd") == []
     os.unlink(folder + b"/\xff\xfe")
     assert told(status(home, tmp_path / "odd", "odd")) == {"\udcff\udcfe": "removed"}
+
+
+def test_names_that_differ_by_case_need_a_file_system_that_tells_them_apart(
+    home: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "in", {"A/x": b"1", "a/x": b"2", "b": b"3"})
+    files = ev.read(ev.commit("odd", tmp_path / "in").dataset)
+    monkeypatch.setattr("everloop.data.checkout._Target._ignores_case", lambda _: True)
+    with pytest.raises(BackendError, match=r"2 names differ .* a, a/x"):
+        files.checkout(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    files.checkout(tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "in")
 
 
 def test_equal_content_is_equal_wherever_and_in_whatever_order(
@@ -243,7 +203,10 @@ def test_everything_that_cannot_be_stored_is_told_together(
     monkeypatch.undo()
     for name in ("pipe", "socket", *links):
         (images / name).unlink()
+    found = reads(monkeypatch)
+    monkeypatch.setattr(scan, "SETTLED_NS", -1_000_000_000)
     assert ev.commit("photos", images).files == 6
+    assert found == [b"b.txt"], "what was stored before the faults were told is not read again"
 
 
 def test_the_workspace_itself_is_not_stored(home: Workspace, tmp_path: Path) -> None:
@@ -467,218 +430,3 @@ def test_a_checkout_that_fails_leaves_whole_files(
     monkeypatch.undo()
     checkout(two, "photos", 1, images)
     assert status(two, images, "photos", 1) == []
-
-
-# --- the store ------------------------------------------------------------------------------------
-
-
-def age(home: Workspace) -> None:
-    past = time.time() - 10 * 86_400
-    for file in (home.folder / "objects").rglob("*"):
-        if file.is_file():
-            os.utime(file, (past, past))
-
-
-def test_a_collection_keeps_what_versions_reach_and_nothing_else(
-    home: Workspace, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan, "LARGE", 100_000)
-    make(images, {f"many/{n}": b"%d" % n for n in range(100)})
-    make(images, {"big": os.urandom(500_000)})
-    ev.commit("photos", images)
-    first = set(home.blobs.digests())
-    make(images, {"big": os.urandom(500_000), "many/7": b"other"})
-    ev.commit("photos", images)
-    both = set(home.blobs.digests())
-    make(images, {"big": os.urandom(500_000), "many/8": b"never named"})
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("everloop.data.service.publish_files", killed)
-        with pytest.raises(KeyboardInterrupt):
-            ev.commit("photos", images)
-    rubbish = set(home.blobs.digests()) - both
-    assert len(rubbish) > 4
-    assert home.objects.collect().objects == 0, (
-        "young ones stay: somebody may be about to name them"
-    )
-    age(home)
-    assert home.objects.collect().objects == len(rubbish)
-    assert set(home.blobs.digests()) == both > first
-    assert home.data.verify().damaged == ()
-    # The cache still says that the rubbish is there.
-    third = ev.commit("photos", images)
-    assert home.data.verify("photos").damaged == ()
-    assert third.number == 3
-
-
-def test_a_collection_beside_a_writer_takes_nothing_of_his(
-    home: Workspace, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ev.commit("photos", images)
-    make(images, {"a.txt": b"of a version that was never made"})
-    with monkeypatch.context() as patch:
-        patch.setattr("everloop.data.service.publish_files", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            ev.commit("photos", images)
-    age(home)  # old rubbish, which the next writer finds and keeps
-    real = home.data._catalog.write
-
-    def collect_first(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(home.data._catalog, "write", real)
-        home.objects.collect()
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(home.data._catalog, "write", collect_first)
-    assert ev.commit("photos", images).number == 2
-    assert home.data.verify().damaged == ()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import everloop as ev
-from everloop.backends.blobs.local import LocalBlobs
-
-real, left = LocalBlobs.put_many, [int(sys.argv[3])]
-def put_many(self, data):
-    left[0] -= 1
-    if left[0] < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, data)
-LocalBlobs.put_many = put_many
-with ev.open(sys.argv[1]) as ws:
-    from everloop.data.files import add
-    add(ws, "photos", Path(sys.argv[2]))
-"""
-
-
-def test_a_killed_add_leaves_no_version_and_is_done_again(home: Workspace, images: Path) -> None:
-    for point in (0, 1):
-        arguments = [str(home.folder), str(images), str(point)]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
-        assert done.returncode == -9
-        assert home.data.datasets() == []
-    age(home)
-    home.objects.collect()
-    assert ev.commit("photos", images).files == 5
-    assert home.data.verify().damaged == ()
-
-
-def object_of(home: Workspace, what: str) -> str:
-    """The digest of one object of photos@1."""
-    from everloop.data.chunks import chunks_of, parts_of
-    from everloop.data.tree import find
-
-    load, root = home.blobs.get_many, home.data.version("photos", 1).root
-    path = {"file": b"sub/b.txt", "folder": b"sub"}.get(what, b"big")
-    entry = find(load, root, path)
-    assert entry is not None
-    part = parts_of(load, entry.digest)[0] if path == b"big" else None
-    found = {"root": root, "file": entry.digest, "folder": entry.digest, "list": entry.digest}
-    if part is not None:
-        found |= {"part": part.content.hex(), "chunk": chunks_of(load, part)[1].content.hex()}
-    return found[what]
-
-
-@pytest.mark.parametrize("what", ["root", "folder", "file", "list", "part", "chunk"])
-@pytest.mark.parametrize("how", ["flipped", "missing"])
-def test_damage_is_named_and_never_served(
-    home: Workspace, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    what: str, how: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(scan, "LARGE", 100_000)
-    make(images, {"big": bytes(range(256)) * 2000})
-    ev.commit("photos", images)
-    make(images, {"later": b"x"})
-    ev.commit("photos", images)
-    digest = object_of(home, what)
-    folder = home.folder / "objects"
-    path, key = folder / digest[:2] / digest[2:], bytes.fromhex(digest)
-    if how == "missing":
-        home.blobs.delete(digest)
-    elif path.exists():
-        path.write_bytes(b"\xff" + path.read_bytes()[1:])
-    for pack in (folder / "packs").glob("*.pack") if how == "flipped" else ():
-        data = pack.read_bytes()
-        at = data.find(key, len(data) // 4)
-        while at >= 0:  # the list of a pack is at its end
-            offset = int.from_bytes(data[at + 32 : at + 40], "little")
-            if at > offset and int.from_bytes(data[at + 40 : at + 48], "little") < len(data):
-                flipped = bytes([data[offset] ^ 1])
-                pack.write_bytes(data[:offset] + flipped + data[offset + 1 :])
-            at = data.find(key, at + 1)
-    with ev.open(home.folder) as fresh, using(fresh):
-        report = fresh.data.verify()
-        [damage] = report.damaged
-        assert damage.digest == digest
-        places = {"root": "", "folder": "/sub/", "file": "/sub/b.txt"}
-        shared = ["photos@1"] if what == "root" else ["photos@1", "photos@2"]
-        assert damage.paths == tuple(ref + places.get(what, "/big") for ref in shared)
-        assert fresh.data.verify("photos").damaged == report.damaged
-        files = ev.read("photos", 1)
-        with pytest.raises(BackendError, match="photos@1") as refused:
-            files["big" if places.get(what) is None else "sub/b.txt"]
-        assert "cannot be read" in refused.value.message
-        with pytest.raises(BackendError, match="photos@1"):
-            checkout(fresh, "photos", 1, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
-        if what in ("root", "folder", "list", "part"):
-            with pytest.raises((BackendError, NotFound)):
-                fresh.objects.collect()
-
-
-# --- elsewhere ------------------------------------------------------------------------------------
-
-
-def test_a_step_that_takes_files_is_keyed_by_their_content(home: Workspace, images: Path) -> None:
-    @ev.step
-    def count(photos: ev.Files) -> int:
-        return len(photos)
-
-    @ev.step
-    def pick(photos: ev.Files) -> ev.Files:
-        return photos
-
-    @ev.pipeline
-    def counted() -> int:
-        return count(pick(ev.read("photos")))
-
-    ev.commit("photos", images)
-    assert counted.run() == counted.run() == 5
-    runs = home.tracking.runs().runs
-    steps = sorted([step.outcome for step in home.pipelines.steps(run.id)] for run in runs)
-    assert steps == [["cached", "cached"], ["ran", "ran"]]
-    [taken] = home.tracking.run(runs[0].id).inputs
-    assert (taken.dataset, taken.version) == ("photos", 1)
-    make(images, {"new": b"x"})
-    ev.commit("photos", images)
-    assert counted.run() == 6
-
-
-def test_another_workspace_takes_versions_over(
-    home: Workspace, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan, "LARGE", 100_000)
-    make(images, {"big": os.urandom(400_000)})
-    ev.commit("photos", images)
-    make(images, {"a.txt": b"second"})
-    ev.commit("photos", images)
-    lost = home.data.version("photos", 1)
-    with ev.open(tmp_path / "other/.everloop") as other:
-        report = other.merge(home.folder)
-        assert report.refusals == ()
-        assert other.data.verify().damaged == ()
-        assert [v.digest for v in other.data.versions("photos")] == [
-            v.digest for v in home.data.versions("photos")
-        ]
-        checkout(other, "photos", 2, tmp_path / "out")
-    assert content(tmp_path / "out") == content(images)
-    home.blobs.delete(lost.root)
-    with ev.open(tmp_path / "third/.everloop") as third:
-        refusals = str(third.merge(home.folder).refusals)
-        assert f"no object {lost.root}" in refusals
-        assert "photos@1" in refusals
-        assert [v.number for v in third.data.versions("photos")] == [2]

@@ -14,15 +14,20 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from everloop.catalog.base import Serial
-from everloop.catalog.base import metadata as metadata
-from everloop.catalog.base import new_table as _table
+from everloop.catalog.define import Serial as _Serial
+from everloop.catalog.define import metadata as metadata
+from everloop.catalog.define import table as _table
+from everloop.catalog.tables_traces import trace_assessments as trace_assessments
+from everloop.catalog.tables_traces import trace_notes as trace_notes
+from everloop.catalog.tables_traces import trace_runs as trace_runs
+from everloop.catalog.tables_traces import trace_spans as trace_spans
+from everloop.catalog.tables_traces import traces as traces
 from everloop.catalog.types import Instant, Json
 
 # --- the event log, readers' places in it, leases ---------------------------------------------
 events = _table(
     "events",
-    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("at", Instant, nullable=False),
     Column("kind", Text, nullable=False),
@@ -83,7 +88,7 @@ dataset_versions = _table(
 )
 row_changes = _table(
     "row_changes",
-    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
     Column("scope", Text, nullable=False),
     Column("dataset", Text, nullable=False),
     Column("rule", Text, nullable=False),
@@ -100,7 +105,7 @@ row_changes = _table(
 # --- tracking -----------------------------------------------------------------------------------
 experiments = _table(
     "experiments",
-    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
     Column("name", Text, nullable=False, unique=True),
     Column("lifecycle", Text, nullable=False),
     Column("tags", Json, nullable=False),
@@ -111,7 +116,7 @@ experiments = _table(
 )
 runs = _table(
     "runs",
-    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
     Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
     Column("name", Text, nullable=False),
@@ -162,7 +167,7 @@ run_model_inputs = _table(
 )
 metric_keys = _table(
     "metric_keys",
-    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("pk", _Serial, primary_key=True, autoincrement=True),
     Column("name", Text, nullable=False, unique=True),
 )
 metric_points = _table(
@@ -227,65 +232,6 @@ run_outputs = _table(
     Column("run_pk", BigInteger, ForeignKey("runs.pk"), primary_key=True),
     Column("model_id", Text, primary_key=True),
     Column("step", BigInteger, nullable=False),
-)
-
-# --- traces -------------------------------------------------------------------------------------
-traces = _table(
-    "traces",
-    Column("pk", Serial, primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("experiment_pk", BigInteger, ForeignKey("experiments.pk"), nullable=False),
-    Column("state", Text, nullable=False),
-    Column("client_request_id", Text, nullable=False),
-    Column("request_preview", Text, nullable=False),
-    Column("response_preview", Text, nullable=False),
-    Column("started_at", Instant, nullable=False),
-    Column("duration_ms", BigInteger),
-    Column("told", Boolean, nullable=False),
-    Index("traces_experiment", "experiment_pk", "started_at"),
-)
-trace_notes = _table(
-    "trace_notes",
-    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
-)
-trace_spans = _table(
-    "trace_spans",
-    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
-    Column("span_id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("started_ns", BigInteger, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("content", Text, nullable=False),
-)
-trace_runs = _table(
-    "trace_runs",
-    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), primary_key=True),
-    Column("run_id", Text, primary_key=True),
-    Index("trace_runs_run", "run_id"),
-)
-trace_assessments = _table(
-    "trace_assessments",
-    Column("id", Text, primary_key=True),
-    Column("trace_pk", BigInteger, ForeignKey("traces.pk"), nullable=False),
-    Column("span_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("body", Json, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("source_type", Text, nullable=False),
-    Column("source_id", Text, nullable=False),
-    Column("rationale", Text, nullable=False),
-    Column("metadata", Json, nullable=False),
-    Column("overrides", Text, nullable=False),
-    Column("valid", Boolean, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("updated_at", Instant, nullable=False),
-    Index("trace_assessments_trace", "trace_pk"),
 )
 
 # --- pipelines ----------------------------------------------------------------------------------

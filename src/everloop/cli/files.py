@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,10 @@ from everloop.cli.output import json_document, say, table
 from everloop.core.dataset import FileChange
 from everloop.errors import InvalidInput
 
-__all__ = ["COMMANDS"]
+if TYPE_CHECKING:
+    from everloop.workspace import Workspace
+
+__all__ = ["COMMANDS", "tell_difference"]
 
 
 @click.command()
@@ -73,14 +77,18 @@ def checkout(version: str, to: str, force: bool, location: str | None, as_json: 
 @common
 def diff(old: str, new: str, location: str | None, as_json: bool) -> None:
     """The paths at which two versions of a directory differ."""
-    from everloop.data.files import difference
-
     (name, before), (other, after) = _ref(old), _ref(new)
     if name != other or before is None or after is None:
         raise InvalidInput(f"{old} and {new} are not two versions of one dataset", hint="a@1 a@2")
     with open_workspace(location) as workspace:
-        found = difference(workspace, name, before, after)
-    _tell(found, as_json=as_json)
+        tell_difference(workspace, name, before, after, as_json=as_json)
+
+
+def tell_difference(workspace: Workspace, name: str, old: int, new: int, *, as_json: bool) -> None:
+    """Print the paths at which two versions of a directory differ."""
+    from everloop.data.files import difference
+
+    _tell(difference(workspace, name, old, new), as_json=as_json)
 
 
 @click.command("ls")
@@ -104,7 +112,7 @@ def list_(version: str, folder: str, location: str | None, as_json: bool) -> Non
 def verify(name: str, location: str | None, as_json: bool) -> None:
     """Read every object of all datasets, or of one; names what is damaged and the versions hit."""
     with open_workspace(location) as workspace:
-        found = workspace.data.verify(name)
+        found = workspace.files.verify(name)
     if as_json:
         json_document(found)
     else:

@@ -68,6 +68,10 @@ def write_out(
             touched.
     """
     wanted = list(changes(local.load, local.digest, root))  # checked before anything is written
+    if not os.path.lexists(target):
+        with _failing(target):
+            _make_whole(local.load, wanted, target)
+        return Written(len(wanted), 0, [])
     mine = _mine(local, wanted, known)
     blocked = {change.path for change in wanted if change.new is not None}
     blocked |= {above for path in blocked for above in _above(path)}
@@ -87,19 +91,21 @@ def write_out(
     left = mine - set(conflicts)
     gone = [c for c in wanted if c.new is None and c.path not in left]
     fresh = [c for c in wanted if c.new is not None]
+    with _failing(target), _Target(target, local.load) as there:
+        there.remove([*gone, *(c for c in fresh if _is_in_the_way(c))], root)
+        there.write(fresh)
+    return Written(len(fresh), len(gone), sorted(shown(path) for path in left))
+
+
+@contextmanager
+def _failing(target: bytes) -> Iterator[None]:
     try:
-        if not os.path.lexists(target):
-            _make_whole(local.load, fresh, target)
-        else:
-            with _Target(target, local.load) as there:
-                there.remove([*gone, *(c for c in fresh if _is_in_the_way(c))], root)
-                there.write(fresh)
+        yield
     except OSError as error:
         raise BackendError(
             f"could not check out to {shown(target)}: {error.strerror or error}",
             hint="free space or check the rights, then do it again: it goes on where it was",
         ) from error
-    return Written(len(fresh), len(gone), sorted(shown(path) for path in left))
 
 
 def _mine(local: Local, wanted: Sequence[Change], known: Callable[[], Iterable[str]]) -> set[bytes]:
@@ -197,10 +203,29 @@ class _Target:
             folder, _, name = change.path.rpartition(b"/")
             assert change.new is not None
             by_folder.setdefault(folder, []).append((name, change.new))
+        same = [shown(name) for name in _same_but_for_case(by_folder)]
+        if same and self._ignores_case():
+            raise BackendError(
+                f"{len(same)} names differ from others only by case, and this file system keeps one"
+                f" of each: {', '.join(same[:_SHOWN])}",
+                hint="check out to a file system that tells them apart",
+            )
         for folder in sorted(by_folder):
             with self._folder(folder, make=True) as handle:
                 for part in _batches(by_folder[folder]):
                     self._write_some(handle, part)
+
+    def _ignores_case(self) -> bool:
+        name = b".everloop-" + new_id().lower().encode()
+        os.mkdir(name, dir_fd=self._root)
+        try:
+            os.stat(name.upper(), dir_fd=self._root)
+        except FileNotFoundError:
+            return False
+        else:
+            return True
+        finally:
+            os.rmdir(name, dir_fd=self._root)
 
     def _write_some(self, folder: int, items: list[tuple[bytes, Entry]]) -> None:
         small = [entry.digest for _, entry in items if entry.kind in "fx"]
@@ -238,6 +263,24 @@ class _Target:
                     _write(handle, piece)
         finally:
             os.close(handle)
+
+
+def _same_but_for_case(by_folder: dict[bytes, list[tuple[bytes, Entry]]]) -> list[bytes]:
+    """Paths, of files or of directories above them, that another one is but for case."""
+    paths = {
+        folder + b"/" + name if folder else name
+        for folder in by_folder
+        for name, _ in by_folder[folder]
+    }
+    paths |= {above for path in paths for above in _above(path)}
+    met: set[str] = set()
+    same = []
+    for path in sorted(paths):
+        folded = path.decode("utf-8", "surrogateescape").casefold()
+        if folded in met:
+            same.append(path)
+        met.add(folded)
+    return same
 
 
 def _batches(items: Sequence[tuple[bytes, Entry]]) -> Iterator[list[tuple[bytes, Entry]]]:

@@ -1,7 +1,7 @@
 """MirrorData: datasets of another workspace, brought here when they are first asked for.
 
-What is brought are blocks, by their digests, so that what is here already is not brought again.
-The other workspace is only read; what is committed here stays here.
+What is brought are blocks and files, by their digests, so that what is here already is not brought
+again. The other workspace is only read; what is committed here stays here.
 """
 
 from __future__ import annotations
@@ -138,24 +138,11 @@ class MirrorData(DataService):
         return made
 
     @action("dataset:write", on="name")
-    def commit_files(
-        self,
-        name: str,
-        root: str,
-        *,
-        kind: Literal["directory", "file"] = "directory",
-        owner: str = "",
-        note: str = "",
-        run_id: str = "",
-        sources: list[str] | None = None,
-    ) -> DatasetVersion:
-        """Commit here, on top of the latest version there."""
+    def bring(self, name: str) -> None:
+        """Have the latest version there here, for a commit of files on top of it."""
+        self._asked.setdefault(name)
         self._bring_latest(name)
-        made = super().commit_files(
-            name, root, kind=kind, owner=owner, note=note, run_id=run_id, sources=sources
-        )
         self._made.add(name)
-        return made
 
     def _names(self) -> list[str]:
         theirs = [] if self._origin is None else self._origin.data.datasets()
@@ -186,7 +173,7 @@ class MirrorData(DataService):
         if latest and known is not None and known.note == note:
             return
         blocks = self._blocks(found)
-        if found.root:  # a sample of files would be other files
+        if found.root:  # files are brought as they are, of a sample too
             assert self._origin is not None
             copy_tree(found.root, self._origin.blobs, self._blobs, set())
         with self._catalog.write() as tx:

@@ -23,10 +23,10 @@ __all__ = ["Scan", "Storing", "kind_of", "scan"]
 
 #: Small files are handed on together: so many bytes, or so many files.
 _BATCH, _BATCH_FILES = 16 << 20, 8192
-#: Batches that wait to be stored.
+#: Batches that are being stored.
 _WAITING = 2
-#: Stands for what no version can hold; equal to no content.
-_NOTHING = bytes(32)
+#: Stands for what is not read yet.
+_UNREAD = Entry(b"", "f", bytes(32), 0, 1)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -64,24 +64,27 @@ class _Unstable(Exception):
 
 
 class Storing:
-    """Gives bytes to a store, or only digests them, in a thread beside the one that reads."""
+    """Gives bytes to a store, or only digests them, in threads beside the one that reads.
+
+    There are two, as one of them mostly waits for the disk.
+    """
 
     def __init__(self, put_many: Callable[[Sequence[Any]], list[tuple[str, int]]] | None) -> None:
         self.stores = put_many is not None
         self._put_many = put_many or _digests
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(_WAITING)
         self._waiting: list[Future[Any]] = []
 
     def put(self, data: list[Any]) -> Future[list[tuple[str, int]]]:
         """Begin to store pieces; waits while much is waiting already."""
         while len(self._waiting) >= _WAITING:
             self._waiting.pop(0).exception()
-        future = self._thread.submit(self._put_many, data)
+        future = self._threads.submit(self._put_many, data)
         self._waiting.append(future)
         return future
 
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _digests(data: Sequence[Any]) -> list[tuple[str, int]]:
@@ -95,14 +98,22 @@ class Scan:
         made: The entry of the directory itself.
         objects: Objects of the directories that may be new, by digest.
         faults: What cannot be stored, by path.
-        read: Files whose bytes were read.
+        rest: The last files that were read, if they shall be stored: whoever stores the objects
+            stores them along, as each call waits for the disk.
     """
 
-    def __init__(self, faults: list[tuple[str, str]], folders: list[_Folder]) -> None:
+    def __init__(
+        self,
+        folders: list[_Folder],
+        faults: list[tuple[str, str]],
+        rest: list[bytes],
+        remember: Callable[[dict[bytes, FolderStamp]], None],
+    ) -> None:
         self.faults = faults
+        self.rest = rest
         self.objects: dict[str, bytes] = {}
-        self.read = 0
         self._folders = folders
+        self._remember = remember
         self._known: dict[str, _Folder] = {}
         for folder in reversed(folders):
             self._make(folder)
@@ -135,13 +146,21 @@ class Scan:
 
         return load_all
 
-    def stamps(self, *, stored: bool) -> Iterator[tuple[bytes, FolderStamp]]:
-        """What is new to the cache, by path."""
+    def remember(self, *, stored: bool = False, whole: bool = False) -> None:
+        """Let the cache know what was found.
+
+        Args:
+            stored: Whether the bytes of all files are in the store.
+            whole: Whether the objects of the directories are, too.
+        """
+        self._remember(dict(self._stamps(stored=stored, whole=whole)))
+
+    def _stamps(self, *, stored: bool, whole: bool) -> Iterator[tuple[bytes, FolderStamp]]:
         for folder in self._folders:
             known = folder.known
             children = [(child.name, child.made.content) for child in folder.folders]
             unstored = set() if stored else folder.unstored
-            is_stored = stored or (known is not None and known.made == folder.made
+            is_stored = whole or (known is not None and known.made == folder.made
                                    and known.is_stored)  # fmt: skip
             found = FolderStamp(
                 folder.stamps, folder.entries, children, folder.made, unstored, is_stored
@@ -175,13 +194,9 @@ def scan(
     known = stamps.read(root) if trust else {}
     found = _Scanner(root, storing, lenient, never)
     folders = found.walk(known)
-    found.read_files()
-    result = Scan(sorted(found.faults), folders)
-    result.read = found.read
+    rest = found.read_files()
     gone = known.keys() - {folder.path for folder in folders}
-    if not (storing.stores and result.faults):
-        stamps.write(root, dict(result.stamps(stored=storing.stores)), gone)
-    return result
+    return Scan(folders, sorted(found.faults), rest, lambda new: stamps.write(root, new, gone))
 
 
 class _Scanner:
@@ -189,7 +204,6 @@ class _Scanner:
         self, root: bytes, storing: Storing, lenient: bool, never: tuple[int, int] | None
     ) -> None:
         self.faults: list[tuple[str, str]] = []
-        self.read = 0
         self._root = root
         self._storing = storing
         self._put: Put = storing.put
@@ -262,7 +276,7 @@ class _Scanner:
                 if is_unstored:
                     folder.unstored.add(name)
                 continue
-            folder.entries.append(Entry(name, "f", _NOTHING, 0, 1))
+            folder.entries.append(_UNREAD)
             if stat.S_ISREG(stamp[1]):
                 self._wanted.append((folder, at))
             elif stat.S_ISLNK(stamp[1]):
@@ -294,8 +308,8 @@ class _Scanner:
 
     # Bytes
 
-    def read_files(self) -> None:
-        """Read what is not known, in the order of the directories."""
+    def read_files(self) -> list[bytes]:
+        """Read what is not known, in the order of the directories; the last is not stored yet."""
         for folder, at in self._wanted:
             name = folder.stamps[at][0]
             path = self._root + b"/" + _join(folder.path, name)
@@ -309,9 +323,10 @@ class _Scanner:
                 gone = "was replaced by a link" if error.errno == errno.ELOOP else gone
                 self._fault(folder, name, gone or error.strerror or str(error))
                 self._forget(folder, at)
-        self._hand_on()
         for future, slots in self._pending:
-            self._take(future, slots)
+            self._take(future.result(), slots)
+        self._take(_digests(self._batch), self._slots)
+        return self._batch
 
     def _read_twice(self, folder: _Folder, at: int, path: bytes) -> None:
         try:
@@ -334,13 +349,17 @@ class _Scanner:
                 while len(data) < size and (more := os.read(handle, size + 1 - len(data))):
                     data += more
                 got = len(data)
-            after = _stamp(name, os.fstat(handle))
+            after = os.fstat(handle)
         finally:
             os.close(handle)
-        if got != size or after != _stamp(name, before):
+        if (
+            got != size
+            or after.st_mtime_ns != before.st_mtime_ns
+            or after.st_ctime_ns != before.st_ctime_ns
+            or after.st_size != size
+        ):
             raise _Unstable
-        self.read += 1
-        self._settle(folder, at, after)
+        self._settle(folder, at, _stamp(name, after))
         if not self._storing.stores:
             folder.unstored.add(name)
         kind = kind_of(before.st_mode, chunked=is_large)
@@ -358,11 +377,12 @@ class _Scanner:
             self._pending.append((self._put(self._batch), self._slots))
             self._batch, self._slots, self._size = [], [], 0
         while len(self._pending) > _WAITING:
-            self._take(*self._pending.pop(0))
+            future, slots = self._pending.pop(0)
+            self._take(future.result(), slots)
 
-    def _take(self, future: Future[list[tuple[str, int]]], slots: list[Any]) -> None:
-        for (folder, at, kind), (digest, size) in zip(slots, future.result(), strict=True):
-            name = folder.entries[at].name
+    def _take(self, found: list[tuple[str, int]], slots: list[tuple[_Folder, int, Any]]) -> None:
+        for (folder, at, kind), (digest, size) in zip(slots, found, strict=True):
+            name = folder.stamps[at][0]
             folder.entries[at] = Entry(name, kind, bytes.fromhex(digest), size, 1)
 
     def _settle(self, folder: _Folder, at: int, stamp: Stamp) -> None:
@@ -372,7 +392,9 @@ class _Scanner:
         folder.stamps[at] = stamp
 
     def _forget(self, folder: _Folder, at: int) -> None:
+        """Let a path that cannot be stored stand for content that is nowhere."""
         stamp = folder.stamps[at]
+        folder.entries[at] = Entry(stamp[0], "f", bytes(32), 0, 1)
         folder.stamps[at] = (*stamp[:3], -1, *stamp[4:])
 
     def _fault(self, folder: _Folder, name: bytes, message: str) -> None:

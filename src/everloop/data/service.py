@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any, Literal
 
@@ -12,33 +11,19 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.core.dataset import Dataset, DatasetVersion, RowChange, RowChangeSummary, Verified
-from everloop.core.lineage import check_subject, external_ref
+from everloop.core.dataset import Dataset, DatasetVersion, RowChange, RowChangeSummary
 from everloop.core.schema import Schema
 from everloop.data.blocks import read_blocks, write_block
 from everloop.data.commit import Draft, publish
 from everloop.data.ledger import rows_of
-from everloop.data.tree import totals
-from everloop.data.trees import FilesDraft, publish_files, refuse_kind, unstored
-from everloop.data.verify import verify
+from everloop.data.versions import check_names, refuse_kind, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["DataService"]
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 # Each lost race means that another commit succeeded, so this is never reached in earnest.
 _RACES = 1000
-
-
-def _check(name: str, sources: list[str] | None) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(
-            f"{name!r} is no name of a dataset",
-            hint="letters, digits, _ . and - only, at most 200, not beginning with . or -",
-        )
-    for source in sources or ():
-        check_subject(external_ref(source))
 
 
 class DataService(Service):
@@ -93,7 +78,7 @@ class DataService(Service):
             Conflict: If `expect` is not met; ``details["winner"]`` is the latest number.
             BackendError: If bytes or rows could not be stored; then no version was made.
         """
-        _check(name, sources)
+        check_names(name, sources)
         if not isinstance(rows, pa.Table):
             raise InvalidInput(
                 f"rows must be an Arrow table, not {type(rows).__name__}",
@@ -113,70 +98,6 @@ class DataService(Service):
                 return version
         raise Conflict(f"others commit to {name} all the time", hint="commit again")
 
-    @action("dataset:write", on="name")
-    def commit_files(
-        self,
-        name: str,
-        root: str,
-        *,
-        kind: Literal["directory", "file"] = "directory",
-        owner: str = "",
-        note: str = "",
-        run_id: str = "",
-        sources: list[str] | None = None,
-    ) -> DatasetVersion:
-        """Make a version of a directory or a file whose objects were put already.
-
-        ``ev.commit`` and ``everloop data add`` put them and call this. Content equal to the latest
-        version's makes no version. Of two who commit at once both versions are made.
-
-        Args:
-            name: As for `commit`.
-            root: Digest of the directory's object; a file is a directory of that file alone.
-            kind: Of all versions of the dataset the same.
-            owner: Who answers for the dataset; empty leaves it as it is.
-            note: For people.
-            run_id: The run that made the files.
-            sources: Where they come from outside, as URIs.
-
-        Raises:
-            NotFound: If objects are not in the store; ``details["missing"]`` names some.
-            Conflict: If the dataset is of another kind.
-            BackendError: If an object is damaged, or names what no directory can hold.
-        """
-        _check(name, sources)
-        for _ in range(_RACES):
-            with self._catalog.read() as tx:
-                base = statements.find_version(tx, name)
-            refuse_kind(name, base, kind)
-            missing, counts = unstored(self._blobs, base.root if base else "", root)
-            if missing:
-                raise NotFound(
-                    f"{len(missing)} objects of the {kind} are not in the store",
-                    hint="put them first",
-                    details={"missing": missing[:100]},
-                )
-            size, files = totals(self._blobs.get_many, root)
-            draft = FilesDraft(name, kind, root, base, counts, size, files)
-            with self._catalog.write() as tx:
-                version = publish_files(
-                    tx, draft, owner=owner, note=note, run_id=run_id, sources=sources or ()
-                )
-            if version is not None:
-                return version
-        raise Conflict(f"others commit to {name} all the time", hint="commit again")
-
-    @action("dataset:read")
-    def verify(self, name: str = "") -> Verified:
-        """Hold the bytes of every object of all versions, or of those of `name`, against its name.
-
-        Raises:
-            NotFound: If there is no such dataset.
-        """
-        with self._catalog.read() as tx:
-            names = [name] if name else statements.names(tx)
-        return verify(self._blobs, [version for one in names for version in self.versions(one)])
-
     @action("dataset:read", on="name")
     def version(self, name: str, number: int | None = None) -> DatasetVersion:
         """A version; the latest if `number` is None.
@@ -185,15 +106,7 @@ class DataService(Service):
             NotFound: If there is no such dataset (with the nearest names) or version.
         """
         with self._catalog.read() as tx:
-            found = statements.find_version(tx, name, number)
-            if found is not None:
-                return found
-            numbers = statements.numbers(tx, name)
-            if not numbers:
-                raise NotFound.named("dataset", name, statements.names(tx))
-        raise NotFound(
-            f"no version {number} of {name}", hint=f"there are {numbers[0]} to {numbers[-1]}"
-        )
+            return version_of(tx, name, number)
 
     @action("dataset:read")
     def datasets(self) -> list[Dataset]:
@@ -209,10 +122,7 @@ class DataService(Service):
             NotFound: If there is no such dataset.
         """
         with self._catalog.read() as tx:
-            found = statements.versions(tx, name)
-            if not found:
-                raise NotFound.named("dataset", name, statements.names(tx))
-        return found
+            return versions_of(tx, name)
 
     @action("dataset:read", on="name")
     def read(

@@ -80,7 +80,9 @@ class Stamps:
                 query = "SELECT path, stamp FROM folders WHERE root = ?"
                 rows = connection.execute(query, (root,)).fetchall()
             return {path: _decode(stamp[_CHECK:]) for path, stamp in rows if _is_whole(stamp)}
-        except (sqlite3.Error, msgspec.MsgspecError, OSError):
+        except sqlite3.OperationalError:  # in use, or not to be opened
+            return {}
+        except (sqlite3.Error, msgspec.MsgspecError):
             self._drop()
             return {}
 
@@ -92,6 +94,10 @@ class Stamps:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(self._open()) as connection, connection:
+                if b"" in found:  # a directory that may be new here: others may be gone for good
+                    roots = connection.execute("SELECT DISTINCT root FROM folders").fetchall()
+                    lost = [row for row in roots if not os.path.lexists(row[0])]
+                    connection.executemany("DELETE FROM folders WHERE root = ?", lost)
                 connection.executemany(
                     "DELETE FROM folders WHERE root = ? AND path = ?", [(root, p) for p in gone]
                 )
@@ -99,7 +105,9 @@ class Stamps:
                     "INSERT OR REPLACE INTO folders VALUES (?, ?, ?)",
                     [(root, path, _checked(_encode(stamp))) for path, stamp in found.items()],
                 )
-        except (sqlite3.Error, OSError):
+        except (sqlite3.OperationalError, OSError):
+            pass
+        except sqlite3.Error:
             self._drop()
 
     def _open(self) -> sqlite3.Connection:
@@ -115,5 +123,6 @@ class Stamps:
 
     def _drop(self) -> None:
         assert self._file is not None
-        with contextlib.suppress(OSError):
-            os.unlink(self._file)
+        for file in (self._file, self._file.with_name(f"{self._file.name}-journal")):
+            with contextlib.suppress(OSError):
+                os.unlink(file)

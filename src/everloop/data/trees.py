@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from everloop.catalog import datasets as statements
@@ -15,21 +15,13 @@ from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.chunks import chunks_of, parts_of
 from everloop.data.tree import Change, Load, changes
-from everloop.errors import Conflict
+from everloop.errors import BackendError
 from everloop.ports.blobs import BlobStore
 
-__all__ = [
-    "FilesDraft",
-    "contents",
-    "copy_tree",
-    "publish_files",
-    "reachable",
-    "refuse_kind",
-    "unstored",
-]
+__all__ = ["FilesDraft", "contents", "copy_tree", "publish_files", "reachable", "unstored"]
 
-#: Objects that are copied at once, of at most 4 MB each; bytes that are put at once, about.
-_READ_AT_ONCE, _BYTES = 32, 32 << 20
+#: Objects that are read at once, of at most 4 MB each; bytes that are put at once, about.
+_AT_ONCE, _BYTES = 32, 32 << 20
 
 
 def reachable(load: Load, root: str, seen: set[str]) -> Iterator[str]:
@@ -70,38 +62,37 @@ def contents(load: Load, change: Change, seen: set[str]) -> Iterator[str]:
 
 
 def copy_tree(
-    root: str,
-    source: BlobStore,
-    target: BlobStore,
-    seen: set[str],
-    tell: Callable[[int, int, int], None] = lambda found, copied, size: None,
-) -> None:
-    """Bring all that a directory is made of; what is in `target` is kept and not read.
+    root: str, source: BlobStore, target: BlobStore, seen: set[str]
+) -> tuple[int, int, int]:
+    """Copy a directory from one store to another; what is there is kept and not read.
 
     Args:
-        root: Of the directory.
+        root: Its digest.
         source: Where it is.
-        target: Where it goes to.
-        seen: Parts that are known to be there; takes those of this one.
-        tell: Called with how many objects were found, how many of them copied, and their bytes.
+        target: Where to.
+        seen: Directories that were copied before; takes those of this one.
+
+    Returns:
+        Objects that it is made of, those that were copied, and their bytes.
 
     Raises:
         NotFound: If an object is missing in `source`.
-        BackendError: If one is damaged, or could not be stored.
+        BackendError: If it is damaged there, or could not be stored.
     """
     waiting: list[bytes] = []
-    size = 0
+    count = news = size = held = 0
     found = iter(reachable(source.get_many, root, seen))
-    while some := list(dict.fromkeys(itertools.islice(found, _READ_AT_ONCE))):
+    while some := list(dict.fromkeys(itertools.islice(found, _AT_ONCE))):
         lacking = target.keep_many(some)
         data = source.get_many(lacking)
+        count, news = count + len(some), news + len(lacking)
         waiting += data
-        size += sum(map(len, data))
-        tell(len(some), len(lacking), sum(map(len, data)))
-        if size >= _BYTES:
+        held += sum(map(len, data))
+        if held >= _BYTES:
             target.put_many(waiting)
-            waiting, size = [], 0
+            waiting, size, held = [], size + held, 0
     target.put_many(waiting)
+    return count, news, size + held
 
 
 class _Missing(Exception):
@@ -133,6 +124,18 @@ def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[st
     Raises:
         BackendError: If an object is none of a directory, or names what none can hold.
     """
+    if base:
+        try:
+            missing, counts = _unstored(blobs, base, root)
+        except BackendError:
+            missing = [base]
+        if not missing:
+            return missing, counts
+    # Or it is the base that is not whole: then everything is looked at.
+    return _unstored(blobs, "", root)
+
+
+def _unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[str, int]]:
     counts = {"added": 0, "removed": 0, "changed": 0}
 
     def load(digests: Sequence[str]) -> list[bytes]:
@@ -145,26 +148,15 @@ def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[st
     seen: set[str] = set()
     try:
         for change in changes(load, base, root):
-            wanted.update(dict.fromkeys(contents(load, change, seen)))
+            if change.new is not None and change.new.kind in "fx":  # as most are
+                wanted[change.new.digest] = None
+            else:
+                wanted.update(dict.fromkeys(contents(load, change, seen)))
             what = "added" if change.old is None else "removed" if change.new is None else "changed"
             counts[what] += 1
     except _Missing as missing:
         return missing.args[0], counts
     return blobs.keep_many(list(wanted)), counts
-
-
-def refuse_kind(name: str, base: DatasetVersion | None, kind: str) -> None:
-    """A dataset is of one kind for ever.
-
-    Raises:
-        Conflict: If `base` is of another one.
-    """
-    if base is not None and base.kind != kind:
-        raise Conflict(
-            f"{name} is a {base.kind}, and a {kind} cannot be a version of it",
-            hint="give it another name",
-            details={"kind": base.kind},
-        )
 
 
 def publish_files(

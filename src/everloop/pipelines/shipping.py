@@ -104,7 +104,7 @@ def _pickler() -> Any:
 
 
 def _is_large(value: Any) -> bool:
-    if is_a(value, "pyarrow", "Table"):
+    if is_a(value, "pyarrow", "Table") or is_a(value, "everloop.data.files", "Files"):
         return True
     if is_exactly(value, "numpy", "ndarray"):
         return bool(value.nbytes >= _LARGE and not value.dtype.hasobject)

@@ -33,15 +33,10 @@ def merge_trees(
     table = tables.dataset_versions
     query = select(table.c.root).where(table.c.root != "").distinct().order_by(table.c.root)
     seen: set[str] = set()
-
-    def told(found: int, copied: int, size: int) -> None:
-        findings.add("object", found=found, imported=copied, there=found - copied)
-        findings.bytes += size
-
     for row in there.all(query):
         walked = set(seen)  # of a directory that fails the parts are looked at again
         try:
-            copy_tree(row.root, source, target, walked, told)
+            found, news, size = copy_tree(row.root, source, target, walked)
         except (BackendError, NotFound) as error:
             if isinstance(error, BackendError) and "could not store" in error.message:
                 raise  # this side failed: a full disk stops the merge
@@ -49,3 +44,5 @@ def merge_trees(
             findings.fail("object", row.root, error.message)
         else:
             seen = walked
+            findings.add("object", found=found, imported=news, there=found - news)
+            findings.bytes += size

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import everloop as ev
 from everloop.core.context import using
 from everloop.core.schema import Field, Schema
+from everloop.data.files import add
 from everloop.data.mirror import MirrorData
 from everloop.data.sample import FEWEST, Sample, parse_sample, sampled
-from everloop.errors import InvalidInput, NotFound
+from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.mirror import MirrorWorkspace
 from everloop.workspace import Workspace
 
@@ -43,7 +44,6 @@ def mirrored(tmp_path: Path) -> Iterator[Any]:
         opened.append(MirrorWorkspace(tmp_path / "here", origin=origin, sample=sample))
         return opened[-1].data
 
-    make.opened = opened  # type: ignore[attr-defined]
     yield make
     for workspace in opened:
         workspace.close()
@@ -154,17 +154,19 @@ def test_what_is_no_sample_is_refused(text: str) -> None:
         parse_sample(text)
 
 
-def test_files_are_mirrored_whole(there: Workspace, mirrored: Any, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    (images / "cats").mkdir(parents=True)
-    (images / "cats/1.jpg").write_bytes(b"a cat")
-    with using(there):
-        made = ev.commit("photos", images)
-    data = mirrored(there, parse_sample("10%"))
-    here = data.version("photos")
-    assert (here.kind, here.digest, here.number) == ("directory", made.digest, 1)
-    with using(mirrored.opened[-1]):
-        assert ev.read("photos")["cats/1.jpg"] == b"a cat"
-        (images / "cats/2.jpg").write_bytes(b"another")
-        assert ev.commit("photos", images).number == 2
-    assert there.data.version("photos").number == 1
+def test_files_are_brought_as_they_are(there: Workspace, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    (source / "cats").mkdir(parents=True)
+    (source / "cats/1").write_bytes(b"one")
+    wanted = add(there, "photos", source)
+    half = parse_sample("50 %")
+    with MirrorWorkspace(tmp_path / "here", origin=there, sample=half) as here, using(here):
+        assert ev.read("photos").digest == wanted.digest
+        assert ev.read("photos")["cats/1"] == b"one"
+        (source / "cats/2").write_bytes(b"two")
+        assert ev.commit("photos", source).number == 2
+        assert ev.read("photos")["cats/2"] == b"two"
+        assert here.files.verify().damaged == ()
+        with pytest.raises(Conflict):
+            ev.commit("flights", source)
+    assert there.files.version("photos").number == 1

@@ -223,13 +223,19 @@ class LocalBlobs:
             return []
         with self._held(fcntl.LOCK_SH):
             missing = self._packs.keep_many(list(sizes))
-            return [digest for digest in missing if not self._keep_own(digest, sizes[digest])]
+            # Of thousands most are not there: in a store of packs no call asks for each.
+            folders = set(os.listdir(self._root))
+            return [
+                digest
+                for digest in missing
+                if digest[:2] not in folders or not self._keep_own(digest, sizes[digest])
+            ]
 
     def _keep_own(self, digest: str, size: int | None) -> bool:
         # Text and not a path: of thousands, most are looked for and not there.
         file = f"{self._root}/{digest[:2]}/{digest[2:]}"
         try:
-            if size is not None and os.stat(file).st_size != size:
+            if not os.access(file, os.F_OK) or (size is not None and os.stat(file).st_size != size):
                 return False
             os.utime(file)
         except FileNotFoundError:

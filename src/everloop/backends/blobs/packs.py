@@ -14,7 +14,6 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +28,8 @@ _log = logging.getLogger(__name__)
 _ENTRY = struct.Struct("<32sQQ")
 _TAIL = struct.Struct("<Q32s8s")
 _MAGIC = b"EVPACK01"
-#: So many bytes at least are written by one system call, of small pieces.
-_WRITTEN = 1 << 20
+#: As many pieces as one system call takes.
+_PIECES = 512
 
 
 class _Pack:
@@ -345,22 +344,14 @@ class Packs:
 
 def _write(file: Path, pieces: Sequence[bytes]) -> None:
     with open(file, "xb", buffering=0) as target:
-        together: list[bytes] = []
-        size = 0
-        for piece in pieces:
-            together.append(piece)
-            size += len(piece)
-            if size >= _WRITTEN:
-                _write_all(target, together)
-                together, size = [], 0
-        _write_all(target, together)
+        for start in range(0, len(pieces), _PIECES):
+            some = pieces[start : start + _PIECES]
+            done = os.writev(target.fileno(), some)
+            if done < sum(map(len, some)):  # a disk may take less, and a call at most 2 GB
+                view = memoryview(b"".join(some))[done:]
+                while view:
+                    view = view[target.write(view) :]
         os.fsync(target.fileno())
-
-
-def _write_all(target: RawIOBase, pieces: Sequence[bytes]) -> None:
-    view = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-    while view:
-        view = view[target.write(view) or 0 :]
 
 
 def _read(path: Path) -> dict[bytes, tuple[int, int]]:

@@ -1,0 +1,16 @@
+"""The store: what versions of data cost beside the least that such work can take, and the peers."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Context, Row, bench
+from benchmarks.store_files import large_file_rows, small_file_rows
+
+
+@bench
+def small_files(context: Context) -> list[Row]:
+    return small_file_rows(context)
+
+
+@bench
+def large_file(context: Context) -> list[Row]:
+    return large_file_rows(context)
