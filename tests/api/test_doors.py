@@ -194,9 +194,16 @@ def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:
     assert {"Run", "ModelVersion", "Verdict", "LoopSpec"} <= schemas.keys()
 
 
-@pytest.mark.parametrize("path", ["/", "/overview.json", "/loops/x", "/loops/x.json"])
+PAGES = ("/", "/overview.json", "/loops/x", "/loops/x.json", "/loops/x/maturity")
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/loops/x/maturity.json"])
 def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
+
+
+def test_forms_ask_the_decision_point(app: ASGIApp) -> None:
+    assert ask(app, "POST", "/approvals/x", b"answer=approve").status == 403
 
 
 def test_spans_ask_the_decision_point(app: ASGIApp) -> None:
@@ -223,7 +230,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(\.json)?|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
         r"|/hooks/\{name:str\}"  # by a signature: test_hooks.py
     )
     framework: Any = app

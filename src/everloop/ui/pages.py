@@ -1,6 +1,8 @@
-"""The pages: an overview and a page for each loop, each with a ``.json`` twin.
+"""The pages: an overview and pages of each loop, each with a ``.json`` twin.
 
-They are rendered on the server and read without JavaScript; charts are islands on top.
+They are rendered on the server and read without JavaScript; charts are islands on top. The one
+form answers what a run waits for: ``everloop.api.guard`` refuses it from pages of other sites, and
+the service whoever lacks the right.
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from everloop.core.time import span_text
-from everloop.errors import EverloopError, http_status
+from everloop.errors import EverloopError, InvalidInput, http_status
 from everloop.ui import views
 from everloop.workspace import Workspace
 
@@ -30,6 +33,8 @@ __all__ = ["SECURITY_HEADERS", "routes"]
 
 _HERE = Path(__file__).parent
 _METRICS_SHOWN = 3
+#: Bytes of a form: a note has 2,000 characters at most, which may be escaped.
+_MOST_FORM = 65_536
 #: What links begin with, in the scope of a request: set by ``everloop.api.prefix``.
 _PREFIX = "everloop.prefix"
 
@@ -68,13 +73,21 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
             except EverloopError as error:
                 if as_json:
                     raise
-                html = _templates().get_template("error.html").render(error=error, root=root)
-                return _html(html, http_status(error))
+                return _told(error, root)
             if as_json:
                 return Response(msgspec.json.encode(found), media_type="application/json")
             return _html(_templates().get_template(template).render(page=found, root=root))
 
         return handler
+
+    async def answer(request: Request) -> Response:
+        root, run_id = str(request.scope.get(_PREFIX, "")), request.path_params["run_id"]
+        try:
+            fields = await _fields(request)
+            await run_in_threadpool(_answer, workspace, run_id, fields)
+        except EverloopError as error:
+            return _told(error, root)
+        return RedirectResponse(f"{root}/", 303, headers=SECURITY_HEADERS)
 
     first = page("overview.html", lambda _: views.overview(workspace))
     loop = page("loop.html", lambda name: views.loop_page(workspace, name))
@@ -82,12 +95,42 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     return [
         Route("/", first),
         Route("/overview.json", first),
+        Route("/approvals/{run_id}", answer, methods=["POST"]),
         Route("/loops/{name}/maturity.json", maturity),
         Route("/loops/{name}/maturity", maturity),
         Route("/loops/{name}.json", loop),
         Route("/loops/{name}", loop),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """What a form says, each field once."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_FORM:
+            raise InvalidInput(f"a form has at most {_MOST_FORM} bytes")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=9)
+    except ValueError as error:
+        raise InvalidInput("that is no form") from error
+    return dict(pairs)
+
+
+def _answer(workspace: Workspace, run_id: str, fields: dict[str, str]) -> None:
+    note, name = fields.get("note", ""), fields.get("name", "")
+    if fields.get("answer") == "approve":
+        workspace.approvals.approve(run_id, note, name)
+    elif fields.get("answer") == "refuse":
+        workspace.approvals.refuse(run_id, note, name)
+    else:
+        raise InvalidInput("say yes or no", [("answer", "must be approve or refuse")])
+
+
+def _told(error: EverloopError, root: str) -> Response:
+    html = _templates().get_template("error.html").render(error=error, root=root)
+    return _html(html, http_status(error))
 
 
 def _html(text: str, status: int = 200) -> Response:

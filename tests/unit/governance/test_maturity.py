@@ -151,7 +151,10 @@ def test_nothing_recorded_is_nothing_known() -> None:
 
 _CHANGED: list[tuple[int, str, Records]] = [
     (1, "not known", with_events(ci_Finished=None)),
-    (1, "not met", with_events(ci_Finished=event(1, CI_FINISHED, "code:c0de", outcome="refused"))),
+    (1, "not met", with_events(ci_Finished=event(
+        1, CI_FINISHED, "code:c0de", outcome="refused", code="c0de"))),
+    (1, "not met", with_events(ci_Finished=event(
+        1, CI_FINISHED, "code:feed", outcome="passed", code="feed"))),
     (1, "not met", msgspec.structs.replace(WHOLE, live_run=msgspec.structs.replace(
         WHOLE.live_run, git={"commit": "a" * 40, "dirty": "yes"}))),
     (1, "not known", msgspec.structs.replace(WHOLE, live_run=msgspec.structs.replace(
@@ -184,7 +187,9 @@ _CHANGED: list[tuple[int, str, Records]] = [
     (10, "not met", msgspec.structs.replace(WHOLE, spec=spec(), trainings=())),
     (10, "not known", msgspec.structs.replace(WHOLE, trainings=(trained("T1", "schedule x"),))),
     (11, "not known", msgspec.structs.replace(WHOLE, tried=())),
-    (11, "not met", msgspec.structs.replace(WHOLE, tried=(trained("T0", "", "other"),))),
+    (11, "met", msgspec.structs.replace(WHOLE, tried=(trained("T0", "", "other"),))),
+    (11, "not met", msgspec.structs.replace(
+        with_events(ci_Finished=None), tried=(trained("T0", "", "other"),))),
     (12, "not met", with_events(rollout_Promoted=event(
         8, "rollout.Promoted", "rollout:R", "ann"))),
     (12, "not known", msgspec.structs.replace(WHOLE, rollouts=())),
@@ -235,7 +240,7 @@ def test_a_workspace_is_graded_by_its_log(tmp_path: Any) -> None:
         _tell(workspace, PACKAGE_PROMOTED, "package:delay", environment="production")
         _tell(workspace, PACKAGE_PROMOTED, "package:other", environment="staging")
         found = {item.number: item for item in workspace.governance.maturity("delay").items}
-        assert found[1].conditions[1].grade == "met"
+        assert found[1].conditions[1].grade == "not known"  # nothing is live: which code is it?
         assert len(found[1].conditions[1].evidence) == 1
         assert found[2].grade == "met"
         assert [len(condition.evidence) for condition in found[2].conditions] == [1, 1]
