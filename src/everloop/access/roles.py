@@ -24,7 +24,7 @@ RIGHTS: dict[Role, frozenset[str]] = {
     }),
     # Does the daily work: data, runs, models. What it deletes can be restored.
     "contributor": frozenset({
-        "artifact:write", "dataset:write", "experiment:create", "experiment:write",
+        "artifact:write", "dataset:tag", "dataset:write", "experiment:create", "experiment:write",
         "feature:apply", "label:write", "lineage:write", "logged_model:create",
         "logged_model:delete", "logged_model:write", "model:register", "model:write",
         "object:write", "run:create", "run:delete", "run:start", "run:write", "trace:assess",

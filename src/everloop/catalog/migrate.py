@@ -20,7 +20,7 @@ from everloop.errors import BackendError
 __all__ = ["HEAD", "REVISIONS", "run", "upgrade"]
 
 #: Every revision there is, oldest first; a test compares them with the files.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 HEAD = REVISIONS[-1]
 
 # As Alembic makes it.

@@ -26,6 +26,7 @@ __all__ = ["OBJECT_COLUMNS", "OTHER_TEXT", "UNSEARCHED_JSON", "References", "dig
 #: Text columns whose value is the digest of an object, or empty.
 OBJECT_COLUMNS = {
     "artifacts.digest",
+    "dataset_versions.layout",
     "label_batches.digest",
     "model_versions.card",
     "prediction_segments.digest",
@@ -50,6 +51,7 @@ OTHER_TEXT = {
     "artifacts": "path",
     "automations": "name",
     "cursors": "name",
+    "dataset_tags": "dataset tag actor reason",
     "dataset_versions": "dataset digest run_id author note",
     "datasets": "name owner description",
     "deployment_workers": "deployment worker",

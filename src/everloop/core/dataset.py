@@ -9,7 +9,21 @@ import msgspec
 
 from everloop.core.schema import Schema
 
-__all__ = ["Block", "Dataset", "DatasetVersion", "RowChange", "RowChangeSummary"]
+__all__ = [
+    "Block",
+    "ColumnDiff",
+    "Dataset",
+    "DatasetDiff",
+    "DatasetTag",
+    "DatasetVersion",
+    "RowChange",
+    "RowChangeSummary",
+    "RowDiff",
+    "Value",
+]
+
+#: A value of a row as JSON has it.
+Value = str | int | float | bool | None
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,12 +36,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     latest: int = 0
 
 
-class Block(msgspec.Struct, frozen=True):
-    """One Parquet file of a version: its blake3 digest, rows and bytes."""
+class Block(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One Parquet file of a version.
+
+    Attributes:
+        digest: blake3 of its bytes.
+        rows: All that are in the file, also those that the version left out.
+        size: In bytes.
+        hashes: Digest of the object that holds the hashes of its rows; empty if none were made.
+        delta: Whether its rows stand between those of other blocks.
+    """
 
     digest: str
     rows: int
     size: int
+    hashes: str = ""
+    delta: bool = False
 
 
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +59,13 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: 1, 2, 3... within the dataset.
-        digest: blake3 over the schema digest and the block digests, in order.
-        blocks: Ordinary Parquet files; row n of the version is row n of their concatenation.
+        digest: Equal for equal content. Of a version with a key whose rows have hashes it is over
+            the schema digest and the hashes, whatever the order; of others over the schema digest
+            and the block digests, in order.
+        blocks: Ordinary Parquet files. Without a layout, row n of the version is row n of their
+            concatenation.
+        layout: Digest of the object that says which rows of the blocks count, and in which order;
+            blocks that were appended later follow in full. Empty if all do.
         dropped: Rows of the input that a rule left out; the ledger has them.
     """
 
@@ -46,6 +75,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     schema: Schema
     blocks: tuple[Block, ...]
     rows: int
+    layout: str = ""
     parent: int = 0
     run_id: str = ""
     author: str = ""
@@ -57,6 +87,72 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """``name@number``, the way people write a version."""
         return f"{self.dataset}@{self.number}"
+
+
+class DatasetTag(msgspec.Struct, frozen=True, kw_only=True):
+    """A name for one version of a dataset, which can be moved to another."""
+
+    dataset: str
+    tag: str
+    number: int
+    actor: str
+    reason: str = ""
+    updated_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """``name@tag``, which can stand for the version."""
+        return f"{self.dataset}@{self.tag}"
+
+
+class RowDiff(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row that two versions do not have alike. Times are ISO 8601 text, bytes hexadecimal.
+
+    Attributes:
+        key: Values of the key columns; empty without a key.
+        old: Values in the old version: of a removed row all, of a changed one those that changed.
+        new: Values in the new version: of an added row all, of a changed one those that changed.
+    """
+
+    kind: Literal["added", "removed", "changed"]
+    key: dict[str, Value] = {}
+    old: dict[str, Value] = {}
+    new: dict[str, Value] = {}
+
+
+class ColumnDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """How the columns of two versions differ.
+
+    Attributes:
+        added, removed: Names; their values do not make a row a changed one.
+        retyped: By name the old and the new type. Where they are of two kinds (text and numbers),
+            the values are not compared.
+        rules: Names whose rules, unit, owner or description differ.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    retyped: dict[str, tuple[str, str]] = {}
+    rules: tuple[str, ...] = ()
+
+
+class DatasetDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """How two versions of a dataset differ; order alone is no difference.
+
+    Attributes:
+        old, new: References of the versions.
+        added, removed, changed: Numbers of rows, by key. Without a key none is changed: a row that
+            is not in both is removed or added, as often as it is.
+        rows: The first of each kind, as many as were asked for.
+    """
+
+    old: str
+    new: str
+    columns: ColumnDiff
+    added: int
+    removed: int
+    changed: int
+    rows: tuple[RowDiff, ...] = ()
 
 
 class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,4 +187,4 @@ class RowChange(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     reason: str
     owner: str
-    row: dict[str, str | int | float | bool | None]
+    row: dict[str, Value]
