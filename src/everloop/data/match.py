@@ -14,23 +14,24 @@ __all__ = ["match"]
 # few rows are left that sorting them costs little.
 _BITS = (8, 24)
 _TURNS = 3
+_AT_ONCE = 1 << 15
 
 
 def match(new: Hashes, old: Hashes) -> Positions:
     """For each of `new` the index of the equal one of `old`, or -1; none is given away twice."""
-    found = np.full(len(new.low), -1, np.int64)
-    begin = _common(new, old, 1)
-    found[:begin] = np.arange(begin)
-    rest_new, rest_old = np.arange(begin, len(found)), np.arange(begin, len(old.low))
-    if len(rest_new) == len(rest_old):
-        same = _same(new, rest_new, old, rest_old)
-        found[rest_new[same]] = rest_old[same]
-        rest_new, rest_old = rest_new[~same], rest_old[~same]
+    count, others = len(new.low), len(old.low)
+    found = np.full(count, -1, np.int64)
+    if count == others:
+        same = (new.low == old.low) & (new.high == old.high)
+        found[same] = np.flatnonzero(same)
+        rest_new = rest_old = np.flatnonzero(~same)
     else:
-        end = _common(new.take(rest_new), old.take(rest_old), -1)
-        if end:
-            found[-end:] = np.arange(len(old.low) - end, len(old.low))
-            rest_new, rest_old = rest_new[:-end], rest_old[:-end]
+        begin = _common(new, old)
+        backwards = (Hashes(*(lane[begin:][::-1] for lane in side)) for side in (new, old))
+        end = _common(*backwards)
+        found[:begin] = np.arange(begin)
+        found[count - end :] = np.arange(others - end, others)
+        rest_new, rest_old = np.arange(begin, count - end), np.arange(begin, others - end)
     for turn in range(_TURNS):
         if not len(rest_new) or not len(rest_old):
             return found
@@ -47,12 +48,15 @@ def match(new: Hashes, old: Hashes) -> Positions:
     return found
 
 
-def _common(new: Hashes, old: Hashes, step: int) -> int:
-    """How many rows are equal from the beginning, or with `step` -1 from the end."""
+def _common(new: Hashes, old: Hashes) -> int:
+    """How many rows are equal from the beginning."""
     length = min(len(new.low), len(old.low))
-    rows = np.arange(length) if step > 0 else np.arange(-1, -1 - length, -1)
-    differ = ~_same(new, rows, old, rows)
-    return int(differ.argmax()) if differ.any() else length
+    for start in range(0, length, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, length))
+        differ = (new.low[part] != old.low[part]) | (new.high[part] != old.high[part])
+        if differ.any():
+            return start + int(differ.argmax())
+    return length
 
 
 def _same(new: Hashes, rows: np.ndarray, old: Hashes, others: np.ndarray) -> np.ndarray:
@@ -64,9 +68,10 @@ def _look_up(new: Hashes, rows: Positions, old: Hashes, others: Positions, turn:
     """As `match`, for `rows` and `others` alone; of those that share their bits one is found."""
     bits = int(np.clip(len(others).bit_length() + 1, *_BITS))
     shift, mask = np.uint64(turn * 19), np.uint64((1 << bits) - 1)
-    table = np.full(1 << bits, -1, np.int64)
+    # Half as wide, it stays in the cache twice as long.
+    table = np.full(1 << bits, -1, np.int32 if len(old.low) < 1 << 31 else np.int64)
     table[((old.low[others] >> shift) & mask).astype(np.int64)] = others
-    found = table[((new.low[rows] >> shift) & mask).astype(np.int64)]
+    found = table[((new.low[rows] >> shift) & mask).astype(np.int64)].astype(np.int64)
     found[~_same(new, rows, old, found)] = -1
     # Of equal rows of `new` that found the same one, one keeps it.
     hits = np.flatnonzero(found >= 0)
