@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import everloop as ev
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
+from everloop.core.context import using
 from everloop.core.dataset import RowDiff
+from everloop.core.reads import fixing, noting
 from everloop.core.schema import Field, Schema
 from everloop.core.time import ManualClock
 from everloop.data import blocks as blocks_module
@@ -25,6 +28,7 @@ from everloop.data import replace as replace_module
 from everloop.data.objects import ObjectService
 from everloop.data.service import DataService
 from everloop.errors import BackendError, Conflict, InvalidInput, NotFound
+from everloop.pipelines.reads import moved_on
 from tests.contracts.conftest import START
 
 KEYED = Schema(
@@ -387,6 +391,27 @@ def test_versions_by_time_count_in_their_order(data: DataService, clock: ManualC
         data.version_at("d", "2012-12-31")
     with pytest.raises(InvalidInput, match="is no time"):
         data.version_at("d", "yesterday")
+
+
+def test_plain_functions_read_by_tag_and_time(tmp_path: Path, clock: ManualClock) -> None:
+    with ev.open(tmp_path / ".everloop", clock=clock, actor="tester") as ws, using(ws):
+        ev.commit("d", table(ROWS), schema=KEYED)
+        clock.advance(days=1)
+        ev.commit("d", table(ROWS[1:]), expect=1)
+        with pytest.raises(Conflict, match="expected at version 1; the latest is d@2"):
+            ev.commit("d", table(ROWS[2:]), expect=1)
+        ws.data.tag("d", "first", 1)
+        with noting() as reads:
+            assert ev.read("d@first").sources[0].version == 1
+            assert ev.read("d", at="2013-01-01").sources[0].version == 1
+            assert ev.read("d", at=clock.now()).sources[0].version == 2
+        assert moved_on(ws, reads) == ""
+        ws.data.tag("d", "first", 2)
+        assert moved_on(ws, reads) == "dataset d@first is no longer 1"
+        with fixing("R1", {("dataset", "d@first"): ["1"]}):
+            assert ev.read("d@first").sources[0].version == 1
+        with pytest.raises(InvalidInput, match="stated twice"):
+            ev.read("d@first", version=2)
 
 
 # Anything in any order
