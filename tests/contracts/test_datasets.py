@@ -71,7 +71,7 @@ def test_another_schema_is_another_version(data: DataService) -> None:
     first = data.commit("d", rows([1]), schema=PLAIN)
     second = data.commit("d", rows([1]), schema=KEYED, mode="replace")
     assert first.digest != second.digest
-    assert first.blocks == second.blocks
+    assert [b.digest for b in first.blocks] == [b.digest for b in second.blocks]
 
 
 def test_append_twice_without_key_keeps_both(data: DataService) -> None:
@@ -421,22 +421,3 @@ def test_step_changes_are_recorded_once(data: DataService, catalog: Catalog) -> 
     assert row.scope == "run:R1/clean"
     with pytest.raises(InvalidInput, match="rule: is empty"):
         data.record_changes(**{**arguments, "rule": ""})
-
-
-# Differences
-
-
-def test_diff_counts_blocks_and_columns(data: DataService) -> None:
-    data.commit("d", rows([1, 2]), schema=PLAIN)
-    data.commit("d", rows([3]))
-    data.commit("d", rows([9]), mode="replace", schema=KEYED)
-    assert data.diff_summary("d", 1, 2) == {
-        "columns": {"added": [], "removed": [], "changed": []},
-        "rows": {"old": 2, "new": 3, "added": 1, "removed": 0},
-        "blocks": {"kept": 1, "added": 1, "removed": 0},
-        "equal": False,
-    }
-    diff = data.diff_summary("d", 2, 3)
-    assert diff["columns"]["changed"] == ["id"]
-    assert diff["rows"] == {"old": 3, "new": 1, "added": 1, "removed": 3}
-    assert data.diff_summary("d", 2, 2)["equal"]

@@ -24,7 +24,8 @@ RIGHTS: dict[Role, frozenset[str]] = {
     }),
     # Does the daily work: data, runs, models. What it deletes can be restored.
     "contributor": frozenset({
-        "artifact:write", "ci:record", "dataset:write", "experiment:create", "experiment:write",
+        "artifact:write", "ci:record", "dataset:tag", "dataset:write", "experiment:create",
+        "experiment:write",
         "feature:apply", "label:write", "lineage:write", "logged_model:create",
         "logged_model:delete", "logged_model:write", "model:register", "model:write",
         "object:write", "package:build", "run:create", "run:delete", "run:start", "run:write",

@@ -35,7 +35,7 @@ from everloop.core.model import ModelVersion
 from everloop.core.policy import LoopSpec
 from everloop.core.schema import Schema
 from everloop.core.time import monotonic_ns
-from everloop.data.blocks import read_blocks
+from everloop.data.rows import read_rows
 from everloop.errors import EverloopError, NotFound, RunWaiting, StateError
 from everloop.evaluation.gates import ROWLESS, SUBJECT, first_verdict
 from everloop.pipelines.load import load_pipeline
@@ -159,7 +159,7 @@ class LoopTrial:
             self._add("contract", name, "not judged", told)
             return
         whole = self._setup.whole
-        rows = read_blocks(whole.blobs, found.blocks, found.schema, found.schema.names)
+        rows = read_rows(whole.blobs, found, found.schema.names)
         owner = whole.data.owner_there(name)
         case = contract_case(self._spec.name, schema, found, rows, owner=owner)
         self.cases.append(_timed(case, began))

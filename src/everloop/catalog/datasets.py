@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.engine import Row
 
 from everloop.catalog.engine import Transaction
-from everloop.catalog.tables import dataset_versions, datasets, objects, row_changes
-from everloop.core.dataset import Dataset, DatasetVersion, RowChangeSummary
+from everloop.catalog.tables import dataset_tags, dataset_versions, datasets, objects, row_changes
+from everloop.core.dataset import Dataset, DatasetTag, DatasetVersion, RowChangeSummary
 
 __all__ = [
     "add_change",
@@ -19,10 +20,14 @@ __all__ = [
     "add_version",
     "all_datasets",
     "changes",
+    "drop_tag",
     "find_version",
     "has_change",
     "names",
     "numbers",
+    "put_tag",
+    "tags",
+    "times",
     "versions",
 ]
 
@@ -42,6 +47,13 @@ def numbers(tx: Transaction, name: str) -> list[int]:
     table = dataset_versions
     query = select(table.c.number).where(table.c.dataset == name).order_by(table.c.number)
     return [row.number for row in tx.all(query)]
+
+
+def times(tx: Transaction, name: str) -> list[tuple[int, datetime]]:
+    """Number and time of every version, by number."""
+    table = dataset_versions
+    query = select(table.c.number, table.c.created_at).where(table.c.dataset == name)
+    return [(row.number, row.created_at) for row in tx.all(query.order_by(table.c.number))]
 
 
 def find_version(tx: Transaction, name: str, number: int | None = None) -> DatasetVersion | None:
@@ -79,6 +91,25 @@ def add_version(tx: Transaction, version: DatasetVersion, owner: str) -> None:
     tx.execute(datasets.update().where(datasets.c.name == version.dataset).values(latest))
     values = {name: getattr(version, name) for name in version.__struct_fields__}
     tx.execute(dataset_versions.insert().values(values))
+
+
+def tags(tx: Transaction, name: str) -> list[DatasetTag]:
+    """The tags of a dataset, by name."""
+    table = dataset_tags
+    query = select(table).where(table.c.dataset == name).order_by(table.c.tag)
+    return [DatasetTag(**row._asdict()) for row in tx.all(query)]
+
+
+def put_tag(tx: Transaction, tag: DatasetTag) -> None:
+    """Make a tag, or move it."""
+    values = {name: getattr(tag, name) for name in tag.__struct_fields__}
+    tx.upsert(dataset_tags, values, ("dataset", "tag"))
+
+
+def drop_tag(tx: Transaction, name: str, tag: str) -> None:
+    """Remove a tag."""
+    table = dataset_tags
+    tx.execute(delete(table).where(table.c.dataset == name, table.c.tag == tag))
 
 
 def add_objects(tx: Transaction, sizes: Iterable[tuple[str, int]]) -> None:

@@ -27,6 +27,7 @@ __all__ = ["OBJECT_COLUMNS", "OTHER_TEXT", "UNSEARCHED_JSON", "References", "dig
 #: Text columns whose value is the digest of an object, or empty.
 OBJECT_COLUMNS = {
     "artifacts.digest",
+    "dataset_versions.layout",
     "dataset_versions.root",
     "label_batches.digest",
     "model_versions.card",
@@ -56,6 +57,7 @@ OTHER_TEXT = {
     "artifacts": "path",
     "automations": "name",
     "cursors": "name",
+    "dataset_tags": "dataset tag actor reason",
     "dataset_versions": "dataset kind digest run_id author note",
     "datasets": "name owner description",
     "deployment_workers": "deployment worker",

@@ -85,6 +85,16 @@ dataset_versions = _table(
     Column("root", Text, nullable=False, server_default=""),
     Column("files", BigInteger, nullable=False, server_default="0"),
     Column("size", BigInteger, nullable=False, server_default="0"),
+    Column("layout", Text, nullable=False, server_default=""),
+)
+dataset_tags = _table(
+    "dataset_tags",
+    Column("dataset", Text, ForeignKey("datasets.name"), primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("updated_at", Instant, nullable=False),
 )
 row_changes = _table(
     "row_changes",

@@ -1,4 +1,4 @@
-"""``everloop data add``, ``status``, ``checkout``, ``diff``, ``ls`` and ``verify``: files."""
+"""``everloop data add``, ``status``, ``checkout``, ``ls`` and ``verify``: files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, say, table
 from everloop.core.dataset import FileChange
-from everloop.errors import InvalidInput
 
 if TYPE_CHECKING:
     from everloop.workspace import Workspace
@@ -40,21 +39,21 @@ def add(path: str, name: str, note: str, owner: str, location: str | None, as_js
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True))
-@click.argument("version", metavar="NAME[@N]")
+@click.argument("version", metavar="NAME[@VERSION]")
 @common
 def status(path: str, version: str, location: str | None, as_json: bool) -> None:
     """What a directory or file has that a version has not, and the reverse; 1 if they differ."""
     from everloop.data.files import status as status_of
 
     with open_workspace(location) as workspace:
-        found = status_of(workspace, path, *_ref(version))
+        found = status_of(workspace, path, *_ref(workspace, version))
     _tell(found, as_json=as_json)
     if found:
         sys.exit(1)
 
 
 @click.command()
-@click.argument("version", metavar="NAME[@N]")
+@click.argument("version", metavar="NAME[@VERSION]")
 @click.argument("to", type=click.Path(file_okay=False))
 @click.option("--force", is_flag=True, help="Replace local changes that no version has.")
 @common
@@ -63,25 +62,12 @@ def checkout(version: str, to: str, force: bool, location: str | None, as_json: 
     from everloop.data.files import checkout as check_out
 
     with open_workspace(location) as workspace:
-        done = check_out(workspace, *_ref(version), to, force=force)
+        done = check_out(workspace, *_ref(workspace, version), to, force=force)
     if as_json:
         return json_document(done._asdict())
     table(("written", "removed", "left"), [(done.written, done.removed, len(done.left))])
     for path in done.left:
         say(f"{path}: in no version, left as it is")
-
-
-@click.command()
-@click.argument("old", metavar="NAME@N")
-@click.argument("new", metavar="NAME@N")
-@common
-def diff(old: str, new: str, location: str | None, as_json: bool) -> None:
-    """The paths at which two versions of a directory differ."""
-    (name, before), (other, after) = _ref(old), _ref(new)
-    if name != other or before is None or after is None:
-        raise InvalidInput(f"{old} and {new} are not two versions of one dataset", hint="a@1 a@2")
-    with open_workspace(location) as workspace:
-        tell_difference(workspace, name, before, after, as_json=as_json)
 
 
 def tell_difference(workspace: Workspace, name: str, old: int, new: int, *, as_json: bool) -> None:
@@ -92,7 +78,7 @@ def tell_difference(workspace: Workspace, name: str, old: int, new: int, *, as_j
 
 
 @click.command("ls")
-@click.argument("version", metavar="NAME[@N]")
+@click.argument("version", metavar="NAME[@VERSION]")
 @click.argument("folder", default="")
 @common
 def list_(version: str, folder: str, location: str | None, as_json: bool) -> None:
@@ -100,7 +86,7 @@ def list_(version: str, folder: str, location: str | None, as_json: bool) -> Non
     from everloop.data.files import files_of
 
     with open_workspace(location) as workspace:
-        found = files_of(workspace, *_ref(version)).folder(folder)
+        found = files_of(workspace, *_ref(workspace, version)).folder(folder)
     if as_json:
         return json_document([{"path": p, "kind": k, "size": s} for p, k, s in _shown(found)])
     table(("path", "kind", "bytes"), _shown(found))
@@ -127,14 +113,13 @@ def verify(name: str, location: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-COMMANDS = (add, status, checkout, diff, list_, verify)
+COMMANDS = (add, status, checkout, list_, verify)
 
 
-def _ref(text: str) -> tuple[str, int | None]:
-    name, at, number = text.partition("@")
-    if at and not number.isdecimal():
-        raise InvalidInput(f"{text!r} is no version of a dataset", hint="write photos or photos@2")
-    return name, int(number) if at else None
+def _ref(workspace: Workspace, text: str) -> tuple[str, int]:
+    """Dataset and number of what was written: ``photos``, ``photos@2``, a tag or a time."""
+    found = workspace.data.find(text)
+    return found.dataset, found.number
 
 
 def _tell(found: list[FileChange], *, as_json: bool) -> None:

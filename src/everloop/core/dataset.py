@@ -11,14 +11,22 @@ from everloop.core.schema import Schema
 
 __all__ = [
     "Block",
+    "ColumnDiff",
     "Damage",
     "Dataset",
+    "DatasetDiff",
+    "DatasetTag",
     "DatasetVersion",
     "FileChange",
     "RowChange",
     "RowChangeSummary",
+    "RowDiff",
+    "Value",
     "Verified",
 ]
+
+#: A value of a row as JSON has it.
+Value = str | int | float | bool | None
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,12 +39,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     latest: int = 0
 
 
-class Block(msgspec.Struct, frozen=True):
-    """One Parquet file of a version: its blake3 digest, rows and bytes."""
+class Block(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One Parquet file of a version.
+
+    Attributes:
+        digest: blake3 of its bytes.
+        rows: All that are in the file, also those that the version left out.
+        size: In bytes.
+        hashes: Digest of the object that holds the hashes of its rows; empty if none were made.
+        delta: Whether its rows stand between those of other blocks.
+    """
 
     digest: str
     rows: int
     size: int
+    hashes: str = ""
+    delta: bool = False
 
 
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,10 +62,15 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: 1, 2, 3... within the dataset.
-        kind: Of all versions of a dataset the same. Schema, blocks and rows are those of a table;
-            root, files and size those of a directory or a file.
-        digest: blake3 over the schema digest and the block digests, in order; of files the `root`.
-        blocks: Ordinary Parquet files; row n of the version is row n of their concatenation.
+        kind: Of all versions of a dataset the same. Schema, blocks, layout and rows are those of a
+            table; root, files and size those of a directory or a file.
+        digest: Equal for equal content. Of a version with a key whose rows have hashes it is over
+            the schema digest and the hashes, whatever the order; of other tables over the schema
+            digest and the block digests, in order; of files the `root`.
+        blocks: Ordinary Parquet files. Without a layout, row n of the version is row n of their
+            concatenation.
+        layout: Digest of the object that says which rows of the blocks count, and in which order;
+            blocks that were appended later follow in full. Empty if all do.
         dropped: Rows of the input that a rule left out; the ledger has them.
         root: Digest of the object that holds the directory; a file is one of that file alone.
         files: Files and links.
@@ -61,6 +84,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     schema: Schema
     blocks: tuple[Block, ...]
     rows: int
+    layout: str = ""
     parent: int = 0
     run_id: str = ""
     author: str = ""
@@ -120,6 +144,72 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[Damage, ...] = ()
 
 
+class DatasetTag(msgspec.Struct, frozen=True, kw_only=True):
+    """A name for one version of a dataset, which can be moved to another."""
+
+    dataset: str
+    tag: str
+    number: int
+    actor: str
+    reason: str = ""
+    updated_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """``name@tag``, which can stand for the version."""
+        return f"{self.dataset}@{self.tag}"
+
+
+class RowDiff(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row that two versions do not have alike. Times are ISO 8601 text, bytes hexadecimal.
+
+    Attributes:
+        key: Values of the key columns; empty without a key.
+        old: Values in the old version: of a removed row all, of a changed one those that changed.
+        new: Values in the new version: of an added row all, of a changed one those that changed.
+    """
+
+    kind: Literal["added", "removed", "changed"]
+    key: dict[str, Value] = {}
+    old: dict[str, Value] = {}
+    new: dict[str, Value] = {}
+
+
+class ColumnDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """How the columns of two versions differ.
+
+    Attributes:
+        added, removed: Names; their values do not make a row a changed one.
+        retyped: By name the old and the new type. Where they are of two kinds (text and numbers),
+            the values are not compared.
+        rules: Names whose rules, unit, owner or description differ.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    retyped: dict[str, tuple[str, str]] = {}
+    rules: tuple[str, ...] = ()
+
+
+class DatasetDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """How two versions of a dataset differ; order alone is no difference.
+
+    Attributes:
+        old, new: References of the versions.
+        added, removed, changed: Numbers of rows, by key. Without a key none is changed: a row that
+            is not in both is removed or added, as often as it is.
+        rows: The first of each kind, as many as were asked for.
+    """
+
+    old: str
+    new: str
+    columns: ColumnDiff
+    added: int
+    removed: int
+    changed: int
+    rows: tuple[RowDiff, ...] = ()
+
+
 class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one rule did to the rows of one version or in one step.
 
@@ -152,4 +242,4 @@ class RowChange(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     reason: str
     owner: str
-    row: dict[str, str | int | float | bool | None]
+    row: dict[str, Value]

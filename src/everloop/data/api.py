@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Schema
+from everloop.core.time import parse_instant, utc
 from everloop.data.files import add, open_files
 from everloop.data.frame import Table
 from everloop.errors import InvalidInput
@@ -18,33 +20,56 @@ from everloop.errors import InvalidInput
 __all__ = ["commit", "read"]
 
 
-def read(name: str, version: int | None = None, *, columns: list[str] | None = None) -> Any:
+def read(
+    name: str,
+    version: int | None = None,
+    *,
+    at: str | datetime = "",
+    columns: list[str] | None = None,
+) -> Any:
     """Read a dataset: a :class:`Table`, or :class:`Files` of a directory or file.
 
     What is returned remembers the version that it came from. No annotation says which of the two
     it is, for that lies in the data.
 
     Args:
-        name: Of the dataset.
+        name: Of the dataset; a version or tag may stand behind it: ``loans@3``, ``loans@2025q1``.
         version: Number; the latest if not given.
+        at: A time: the version that was the latest then. ISO 8601 text or a ``datetime``; a date is
+            its first instant, and what has no zone is in UTC.
         columns: Only these, of a table.
 
     Raises:
-        NotFound: If there is no such dataset, version or column; with the nearest names.
+        NotFound: If there is no such dataset, version, tag or column; with the nearest names.
+        InvalidInput: If the version is stated twice, or `at` is no time.
     """
+    ref = _ref(name, version, at)
+    name, _, which = ref.partition("@")
     service = current_workspace().data
-    if version is None:
-        known = fixed("dataset", name)
-        found: DatasetVersion = service.version(name, int(known) if known else None)
-        note_read("dataset", name, str(found.number))
+    if which.isdecimal():
+        found: DatasetVersion = service.version(name, int(which))
     else:
-        found = service.version(name, version)
+        known = fixed("dataset", ref)
+        found = service.version(name, int(known)) if known else service.find(ref)
+        note_read("dataset", ref, str(found.number))
     if found.kind != "table":
         if columns is not None:
             raise InvalidInput(f"{found.ref} is a {found.kind} and has no columns")
         return open_files(current_workspace(), found)
     rows = service.read(name, found.number, columns=columns)
     return Table(rows, sources=[(name, found.number, found.digest)], key=found.schema.key)
+
+
+def _ref(name: str, version: int | None, at: str | datetime) -> str:
+    stated = [part for part in (name.partition("@")[2], version, at) if part not in (None, "")]
+    if len(stated) > 1:
+        raise InvalidInput(
+            f"the version of {name} is stated twice", hint="give one of name@..., version and at"
+        )
+    if at:
+        instant = utc(at) if isinstance(at, datetime) else parse_instant(at)
+        return f"{name}@{instant.isoformat()}"
+    return name if version is None else f"{name}@{version}"
 
 
 def commit(
@@ -55,9 +80,13 @@ def commit(
     mode: Literal["append", "replace"] = "replace",
     owner: str = "",
     note: str = "",
+    expect: int | None = None,
     sources: Sequence[str] = (),
 ) -> DatasetVersion:
     """Store `rows` as a version of a dataset; content that equals the latest version makes none.
+
+    With a key, a replacement stores only the rows that differ, in whichever order they come; see
+    ``DataService.commit``.
 
     Args:
         name: Of the dataset.
@@ -67,11 +96,14 @@ def commit(
         mode: ``replace`` stores the rows as the whole table, ``append`` adds them to it.
         owner: Who answers for the dataset.
         note: For people.
+        expect: Number that the latest version must have, such as that of the rows which were read
+            and changed; None replaces whatever was committed since.
         sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``.
 
     Raises:
         InvalidInput: With every fault, by column and row or by path; no version is made then.
-        Conflict: If the dataset is of another kind.
+        Conflict: If the latest version is another than `expect`, or came just now; or if the
+            dataset is of another kind.
     """
     service = current_workspace().data
     known = fixed("commit", name)
@@ -80,8 +112,10 @@ def commit(
         return done
     made: DatasetVersion
     if isinstance(rows, Path):
-        if schema is not None or mode != "replace":
-            raise InvalidInput("files have no schema, and a version is all of them")
+        if schema is not None or mode != "replace" or expect is not None:
+            raise InvalidInput(
+                "files have no schema, a version is all of them, and none is in the way of another"
+            )
         made = add(current_workspace(), name, rows, owner=owner, note=note, sources=sources)
     else:
         made = service.commit(
@@ -91,6 +125,7 @@ def commit(
             mode=mode,
             owner=owner,
             note=note,
+            expect=expect,
             sources=list(sources),
         )
     note_read("commit", name, str(made.number))

@@ -16,7 +16,7 @@ from everloop.ports.blobs import BlobStore, HasPaths
 __all__ = [
     "BLOCK_ROWS",
     "open_block",
-    "read_blocks",
+    "read_block",
     "version_digest",
     "write_block",
     "write_blocks",
@@ -42,9 +42,9 @@ def write_blocks(blobs: BlobStore, table: pa.Table) -> Iterator[tuple[Block, pa.
         yield write_block(blobs, rows), rows
 
 
-def version_digest(schema: Schema, blocks: Iterable[Block]) -> str:
-    """blake3 over the schema digest and the block digests in order, 64 hex digits."""
-    parts = [schema.digest, *(block.digest for block in blocks)]
+def version_digest(schema: Schema, blocks: Iterable[Block], layout: str = "") -> str:
+    """blake3 over the digests of the schema, the blocks in order and the layout, 64 hex digits."""
+    parts = [schema.digest, *(block.digest for block in blocks), *([layout] if layout else [])]
     return blake3("\n".join(parts).encode()).hexdigest()
 
 
@@ -55,19 +55,15 @@ def open_block(blobs: BlobStore, digest: str) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(blobs.get(digest)))
 
 
-def read_blocks(
-    blobs: BlobStore, blocks: Sequence[Block], schema: Schema, columns: Sequence[str]
+def read_block(
+    blobs: BlobStore, block: Block, schema: Schema, columns: Sequence[str], *, threads: bool = True
 ) -> pa.Table:
-    """`columns` of `blocks`, in this order; a column that a block is older than reads as nulls."""
-    wanted = pa.schema([pa.field(name, arrow_type(schema.field(name).type)) for name in columns])
-    tables = []
-    for block in blocks:
-        with open_block(blobs, block.digest) as file:
-            have = [name for name in columns if name in file.schema_arrow.names]
-            rows = file.read(columns=have)
-        missing = [name for name in columns if name not in have]
-        for name in missing:
-            rows = rows.append_column(name, pa.nulls(block.rows, wanted.field(name).type))
-        if have or missing:
-            tables.append(rows.select(list(columns)))
-    return pa.concat_tables(tables).cast(wanted) if tables else wanted.empty_table()
+    """`columns` of all rows of a block; one that the block is older than reads as nulls."""
+    with open_block(blobs, block.digest) as file:
+        have = [name for name in columns if name in file.schema_arrow.names]
+        rows = file.read(columns=have, use_threads=threads)
+    for name in columns:
+        if name not in have:
+            kind = arrow_type(schema.field(name).type)
+            rows = rows.append_column(name, pa.nulls(block.rows, kind))
+    return rows.select(list(columns))

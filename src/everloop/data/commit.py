@@ -1,14 +1,16 @@
 """A commit: bytes first, without a lock; then one short transaction that names them.
 
 The draft is made against the latest version that was seen. Where another commit came between, the
-transaction gives up and the draft is brought up to date: blocks are kept, and keys are held
-against the new blocks alone.
+transaction gives up and the draft is brought up to date: of an append blocks are kept, and keys are
+held against the new blocks alone; a replacement of a keyed table is made of the other commit and of
+its own changes where both changed different rows, and refused where they did not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -24,6 +26,10 @@ from everloop.data.checks import MOST_FAULTS, CheckReport, check, faulty, row_fa
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
 from everloop.data.ledger import Entry, entries_of
+from everloop.data.rebase import rebased
+from everloop.data.replace import Plan, plan_whole, set_digest
+from everloop.data.rowhash import Hashes, row_hashes
+from everloop.data.rows import are_hashed, counting, hashed, store_hashes
 from everloop.errors import Conflict
 from everloop.ports.blobs import BlobStore
 
@@ -47,59 +53,119 @@ class Draft:
         self.append = append
         self.expect = expect
         self.schema: Schema
+        self.plan: Plan
         self.entries: list[Entry] = []
         self.dropped = 0
         self._blobs = blobs
         self._given = rows
         self._stated = stated
+        self._kept: pa.Table
+        self._hashes: Hashes | None = None
         self._written: list[tuple[Block, pa.Table]] = []
         self._report: CheckReport | None = None
         self._compared: set[str] = set()
+        self._seen: list[DatasetVersion | None] = []
 
     def prepare(self, base: DatasetVersion | None, owner: str) -> None:
         """Check the rows and store their blocks, as far as that is not done yet.
 
         Raises:
             InvalidInput: With every fault.
-            Conflict: If the version that the caller expects is not the latest.
+            Conflict: If the version that the caller expects is not the latest, or another commit
+                replaced meanwhile what this one would.
         """
         expected(self, base)
         schema = schema_for(self._given, self._stated, base, append=self.append)
         if self._report is None or schema != self.schema:
             self.schema = schema
             self._compared.clear()
+            self._written, self._hashes = [], None
             self._report = check(self._given, schema)
             self._report.raise_faults(self.name)
-            kept = self._report.kept()
-            self._written = list(write_blocks(self._blobs, kept))
+            self._kept = self._report.kept()
             self.entries = entries_of(self._blobs, self._report, schema, owner)
-            self.dropped = self._report.table.num_rows - kept.num_rows
-        if self.append and base is not None and schema.key:
-            self._compare_keys(base)
+            self.dropped = self._report.table.num_rows - self._kept.num_rows
+        if self.append:
+            self.plan = self._append(base)
+        else:
+            self._seen.append(base)
+            self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
 
-    def blocks(self, base: DatasetVersion | None) -> tuple[Block, ...]:
-        """The blocks of the version that follows `base`."""
-        earlier = base.blocks if base is not None and self.append else ()
-        return (*earlier, *(block for block, _ in self._fresh(earlier)))
-
-    def objects(self) -> list[tuple[str, int]]:
-        """The blocks that the draft stored: digest and bytes."""
-        return [(block.digest, block.size) for block, _ in self._written]
-
-    def _fresh(self, earlier: tuple[Block, ...]) -> list[tuple[Block, pa.Table]]:
+    def _append(self, base: DatasetVersion | None) -> Plan:
+        counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
-        known = {block.digest for block in earlier} if self.schema.key else set()
-        return [(block, rows) for block, rows in self._written if block.digest not in known]
+        there = {block.digest for block, mask in counted if mask is None and self.schema.key}
+        fresh = [(block, rows) for block, rows in self._blocks() if block.digest not in there]
+        if base is not None and self.schema.key:
+            self._compare_keys(base, counted, fresh)
+        added = [block for block, _ in fresh]
+        objects = [(block.digest, block.size) for block in added]
+        earlier, layout = (base.blocks, base.layout) if base else ((), "")
+        count = (base.rows if base else 0) + sum(block.rows for block in added)
+        if base is None or not (are_hashed(base) and self.schema.key):
+            blocks = (*earlier, *added)
+            digest = version_digest(self.schema, blocks, layout)
+            return Plan(blocks, layout, digest, count, objects, is_same=False)
+        known = hashed(self._blobs, base)
+        every = [known.hashes]
+        for n, (block, rows) in enumerate(fresh):
+            every.append(row_hashes(rows))
+            kept, size = store_hashes(self._blobs, every[-1])
+            added[n] = msgspec.structs.replace(block, hashes=kept)
+            objects.append((kept, size))
+        digest = set_digest(self.schema, count, Hashes.concat(every).total())
+        blocks = (*known.blocks, *added)
+        return Plan(blocks, layout, digest, count, objects + known.made, is_same=False)
 
-    def _compare_keys(self, base: DatasetVersion) -> None:
-        fresh = self._fresh(base.blocks)
-        news = [block for block in base.blocks if block.digest not in self._compared]
+    def _replace(self, base: DatasetVersion | None) -> Plan:
+        blocks = tuple(block for block, _ in self._blocks())
+        digest = version_digest(self.schema, blocks)
+        self._refuse_race(base, is_same=base is not None and base.digest == digest)
+        objects = [(block.digest, block.size) for block in blocks]
+        return Plan(blocks, "", digest, self._kept.num_rows, objects, is_same=False)
+
+    def _replace_keyed(self, base: DatasetVersion | None) -> Plan:
+        if self._hashes is None:
+            self._hashes = row_hashes(self._kept)
+        first = self._seen[0]
+        if base is not None and first is not None and first.number != base.number:
+            merged = rebased(self._blobs, first, base, self.schema, self._kept, self._hashes)
+            if merged is not None:
+                return merged
+        plan = plan_whole(self._blobs, base, self.schema, self._kept, self._hashes)
+        self._refuse_race(base, is_same=plan.is_same)
+        return plan
+
+    def _refuse_race(self, base: DatasetVersion | None, *, is_same: bool) -> None:
+        """Refuse to replace a version that was made while this commit was on its way."""
+        first = self._seen[0]
+        if base is None or is_same or (first is not None and first.number == base.number):
+            return
+        at = f"{base.created_at:%Y-%m-%d %H:%M:%S} UTC"
+        raise Conflict(
+            f"{base.ref} by {base.author}, {at}, came while {self.name} was being replaced",
+            hint="read the latest version, then commit again",
+            details={"winner": base.number},
+        )
+
+    def _blocks(self) -> list[tuple[Block, pa.Table]]:
+        if not self._written:
+            self._written = list(write_blocks(self._blobs, self._kept))
+        return self._written
+
+    def _compare_keys(
+        self,
+        base: DatasetVersion,
+        counted: list[tuple[Block, np.ndarray | None]],
+        fresh: list[tuple[Block, pa.Table]],
+    ) -> None:
+        news = [part for part in counted if part[0].digest not in self._compared]
         if fresh and news:
             rows = pa.concat_tables([rows for _, rows in fresh])
             found = repeated(self._blobs, news, rows, self.schema.key)
             if found.size:
                 raise self._repeats(base, rows.take(pa.array(found)))
-        self._compared.update(block.digest for block in news)
+        self._compared.update(block.digest for block, _ in news)
 
     def _repeats(self, base: DatasetVersion, rows: pa.Table) -> Exception:
         # Rows of a block are numbered after drops; people count in the frame that they gave.
@@ -148,19 +214,20 @@ def publish(
     expected(draft, latest)
     if (latest.number if latest else 0) != (base.number if base else 0):
         return None
-    blocks = draft.blocks(base)
-    digest = version_digest(draft.schema, blocks)
-    if base is not None and base.digest == digest:
+    plan = draft.plan
+    is_same = plan.is_same and base is not None and base.schema == draft.schema
+    if base is not None and (is_same or base.digest == plan.digest):
         _record(tx, draft, base, again=True)
         _link_sources(tx, base, sources)
         return base
     version = DatasetVersion(
         dataset=draft.name,
         number=base.number + 1 if base else 1,
-        digest=digest,
+        digest=plan.digest,
         schema=draft.schema,
-        blocks=blocks,
-        rows=sum(block.rows for block in blocks),
+        blocks=plan.blocks,
+        rows=plan.rows,
+        layout=plan.layout,
         parent=base.number if base else 0,
         run_id=run_id,
         author=current_actor() or tx.actor,
@@ -168,7 +235,7 @@ def publish(
         dropped=draft.dropped,
         created_at=tx.now,
     )
-    statements.add_objects(tx, draft.objects())
+    statements.add_objects(tx, plan.objects)
     statements.add_version(tx, version, owner)
     _record(tx, draft, version, again=False)
     _link_sources(tx, version, sources)

@@ -27,13 +27,17 @@ _Ranges = dict[str, tuple[Any, Any]]
 
 
 def repeated(
-    blobs: BlobStore, blocks: Iterable[Block], rows: pa.Table, key: Sequence[str]
+    blobs: BlobStore,
+    blocks: Iterable[tuple[Block, np.ndarray | None]],
+    rows: pa.Table,
+    key: Sequence[str],
 ) -> np.ndarray:
     """The rows, ascending, whose key stands in one of `blocks`.
 
     Args:
         blobs: Holds the blocks.
-        blocks: Earlier rows; all of them have the key columns, in the types of `rows`.
+        blocks: Earlier rows, each block with the mask of those that count, or None for all; they
+            have the key columns, in the types of `rows`.
         rows: New rows, without nulls in the key.
         key: Names of the key columns.
     """
@@ -42,11 +46,13 @@ def repeated(
     ranges = {name: _range(rows.column(name)) for name in key}
     fresh = _frame(rows, key).with_row_index("__row")
     found = []
-    for block in blocks:
+    for block, mask in blocks:
         with open_block(blobs, block.digest) as file:
             if _apart(file.metadata, ranges):
                 continue
             earlier = _frame(file.read(columns=list(key)), key)
+        if mask is not None:
+            earlier = earlier.filter(pl.Series(mask))
         found.append(fresh.join(earlier, on=list(key), how="semi")["__row"].to_numpy())
     if not found:
         return np.empty(0, dtype=np.int64)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from everloop.core.dataset import Block, RowChange, RowChangeSummary
+from everloop.core.dataset import Block, RowChange, RowChangeSummary, Value
 from everloop.core.schema import Schema
 from everloop.core.time import parse_instant
 from everloop.data.blocks import open_block, write_block
@@ -21,7 +21,7 @@ from everloop.data.checks import BrokenRule, CheckReport
 from everloop.errors import Fault, InvalidInput
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Entry", "Found", "entries_of", "rows_of"]
+__all__ = ["Entry", "Found", "entries_of", "plain", "rows_of"]
 
 Action = Literal["dropped", "changed", "warned"]
 _ACTIONS: dict[str, Action] = {"drop": "dropped", "warn": "warned"}
@@ -77,7 +77,7 @@ def rows_of(
             return Found(columns, [])
         rows = file.read()
     rows = rows.filter(_mask(rows, where)) if where else rows
-    return Found(columns, [_row(change, row) for row in _plain(rows.slice(0, limit))])
+    return Found(columns, [_row(change, row) for row in plain(rows.slice(0, limit))])
 
 
 def _mask(rows: pa.Table, where: Mapping[str, Any]) -> pa.ChunkedArray:
@@ -111,12 +111,13 @@ def _equal(column: pa.ChunkedArray, value: Any) -> pa.ChunkedArray:
     return pc.fill_null(pc.equal(column, pa.scalar(value, kind)), False)
 
 
-def _plain(rows: pa.Table) -> Iterator[dict[str, Any]]:
+def plain(rows: pa.Table) -> Iterator[dict[str, Value]]:
+    """Each row as JSON has it: times as ISO 8601 text, bytes as hexadecimal digits."""
     for row in rows.to_pylist():
         yield {name: _value(value) for name, value in row.items()}
 
 
-def _value(value: Any) -> str | int | float | bool | None:
+def _value(value: Any) -> Value:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, bytes):

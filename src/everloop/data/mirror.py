@@ -16,9 +16,10 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.core.dataset import Block, DatasetVersion
+from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
-from everloop.data.blocks import read_blocks, version_digest, write_blocks
+from everloop.data.blocks import version_digest, write_blocks
+from everloop.data.rows import read_rows
 from everloop.data.sample import Sample, sampled
 from everloop.data.service import DataService
 from everloop.data.trees import copy_tree
@@ -102,6 +103,16 @@ class MirrorData(DataService):
                 self._take(self._origin.data.version(name, number), latest=False)
         return super().version(name, number)
 
+    @action("dataset:read", on="ref")
+    def find(self, ref: str) -> DatasetVersion:
+        """The version that a text means; by tag or time it is the one that is meant there."""
+        name, _, which = ref.partition("@")
+        if which in ("", "latest"):
+            return self.version(name)
+        if which.isdecimal() or self._origin is None:
+            return super().find(ref)
+        return self.version(name, self._origin.data.find(ref).number)
+
     @action("dataset:write", on="name")
     def commit(
         self,
@@ -172,25 +183,19 @@ class MirrorData(DataService):
             known = statements.find_version(tx, found.dataset)
         if latest and known is not None and known.note == note:
             return
-        blocks = self._blocks(found)
-        if found.root:  # files are brought as they are, of a sample too
-            assert self._origin is not None
-            copy_tree(found.root, self._origin.blobs, self._blobs, set())
+        held, objects = self._bring_objects(found)
         with self._catalog.write() as tx:
             known = statements.find_version(tx, found.dataset)
             newest = known.number if known is not None else 0
             made = msgspec.structs.replace(
-                found,
+                held,
                 number=max(found.number, newest + 1) if latest else found.number,
-                digest=found.root or version_digest(found.schema, blocks),
-                blocks=blocks,
-                rows=sum(block.rows for block in blocks),
                 parent=0,
                 run_id="",
                 note=note,
                 created_at=tx.now,
             )
-            statements.add_objects(tx, [(block.digest, block.size) for block in blocks])
+            statements.add_objects(tx, objects)
             statements.add_version(tx, made, "")
             body = {
                 "dataset": made.dataset,
@@ -202,14 +207,36 @@ class MirrorData(DataService):
             }
             tx.append("dataset.VersionCommitted", f"dataset:{made.ref}", body)
 
-    def _blocks(self, found: DatasetVersion) -> tuple[Block, ...]:
+    def _bring_objects(self, found: DatasetVersion) -> tuple[DatasetVersion, list[tuple[str, int]]]:
+        """The version as it is held here, and its objects that the catalog is to know."""
         assert self._origin is not None
         theirs = self._origin.blobs
+        if found.root:  # files are brought as they are, of a sample too
+            copy_tree(found.root, theirs, self._blobs, set())
+            return found, []
         if self._sample is not None:
-            rows = read_blocks(theirs, found.blocks, found.schema, found.schema.names)
-            kept = sampled(rows, found.schema, self._sample)
-            return tuple(block for block, _ in write_blocks(self._blobs, kept))
+            kept = sampled(read_rows(theirs, found, found.schema.names), found.schema, self._sample)
+            blocks = tuple(block for block, _ in write_blocks(self._blobs, kept))
+            held = msgspec.structs.replace(
+                found,
+                digest=version_digest(found.schema, blocks),
+                blocks=blocks,
+                layout="",
+                rows=kept.num_rows,
+            )
+            return held, [(block.digest, block.size) for block in blocks]
+        objects = [(block.digest, block.size) for block in found.blocks]
+        for digest in (found.layout, *(block.hashes for block in found.blocks)):
+            if digest:
+                objects.append((digest, self._brought(digest)))
         for block in found.blocks:
             if not self._blobs.keep(block.digest):
                 self._blobs.put(theirs.stream(block.digest))
-        return found.blocks
+        return found, objects
+
+    def _brought(self, digest: str) -> int:
+        """Have a small object here; its bytes."""
+        assert self._origin is not None
+        if self._blobs.keep(digest):
+            return len(self._blobs.get(digest))
+        return self._blobs.put(self._origin.blobs.stream(digest))[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -11,12 +10,21 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.core.dataset import Dataset, DatasetVersion, RowChange, RowChangeSummary
+from everloop.core.dataset import (
+    Dataset,
+    DatasetDiff,
+    DatasetVersion,
+    RowChange,
+    RowChangeSummary,
+)
 from everloop.core.schema import Schema
-from everloop.data.blocks import read_blocks, write_block
+from everloop.data.blocks import write_block
 from everloop.data.commit import Draft, publish
+from everloop.data.compare import difference
 from everloop.data.ledger import rows_of
-from everloop.data.versions import check_names, refuse_kind, version_of, versions_of
+from everloop.data.rows import read_rows
+from everloop.data.tags import TagMethods
+from everloop.data.versions import check_names, refuse_kind, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -26,8 +34,8 @@ __all__ = ["DataService"]
 _RACES = 1000
 
 
-class DataService(Service):
-    """Datasets: commit, read, compare, and ask why a row is not there."""
+class DataService(TagMethods, Service):
+    """Datasets: commit, read, tag, compare, and ask why a row is not there."""
 
     area = "data"
 
@@ -62,7 +70,9 @@ class DataService(Service):
             name: Letters, digits, ``_ . -``; at most 200 characters.
             rows: In any order of columns.
             schema: None takes the latest version's, and for the first version the frame's own.
-            mode: ``append`` adds to the rows of the latest version, ``replace`` starts anew.
+            mode: ``append`` adds to the rows of the latest version; ``replace`` makes `rows` the
+                whole table. With a key only the rows that differ are stored then; those that stay
+                keep their order, and the others stand behind the row that they follow in `rows`.
             owner: Who answers for the dataset; empty leaves it as it is.
             note: For people.
             run_id: The run that made the rows.
@@ -75,7 +85,9 @@ class DataService(Service):
 
         Raises:
             InvalidInput: With every fault of the frame, or of the schema against earlier rows.
-            Conflict: If `expect` is not met; ``details["winner"]`` is the latest number.
+            Conflict: If `expect` is not met, or another commit came while this one replaced the
+                table (with a key: and both changed the same rows, otherwise both changes are
+                kept); ``details["winner"]`` is the latest number.
             BackendError: If bytes or rows could not be stored; then no version was made.
         """
         check_names(name, sources)
@@ -98,16 +110,6 @@ class DataService(Service):
                 return version
         raise Conflict(f"others commit to {name} all the time", hint="commit again")
 
-    @action("dataset:read", on="name")
-    def version(self, name: str, number: int | None = None) -> DatasetVersion:
-        """A version; the latest if `number` is None.
-
-        Raises:
-            NotFound: If there is no such dataset (with the nearest names) or version.
-        """
-        with self._catalog.read() as tx:
-            return version_of(tx, name, number)
-
     @action("dataset:read")
     def datasets(self) -> list[Dataset]:
         """All datasets, by name."""
@@ -128,7 +130,7 @@ class DataService(Service):
     def read(
         self, name: str, number: int | None = None, *, columns: list[str] | None = None
     ) -> pa.Table:
-        """The rows of a version, in the order they were committed.
+        """The rows of a version, in its order (see ``commit``).
 
         Args:
             name: The dataset.
@@ -148,7 +150,7 @@ class DataService(Service):
         names = list(version.schema.names) if columns is None else columns
         for column in names:
             version.schema.field(column)
-        return read_blocks(self._blobs, version.blocks, version.schema, names)
+        return read_rows(self._blobs, version, names)
 
     @action("dataset:write", on="dataset")
     def record_changes(
@@ -245,35 +247,22 @@ class DataService(Service):
         return found
 
     @action("dataset:read", on="name")
-    def diff_summary(self, name: str, old: int, new: int) -> dict[str, Any]:
-        """How two versions differ, from their manifests alone: no row is read.
+    def diff(self, name: str, old: int, new: int, *, rows: int = 0) -> DatasetDiff:
+        """How two versions differ: columns, numbers of rows by kind, and the first rows of each.
 
-        Returns:
-            ``columns``: names ``added``, ``removed`` and ``changed`` (rules included); ``rows``:
-            the numbers ``old``, ``new``, and in whole blocks ``added`` and ``removed``;
-            ``blocks``: ``kept``, ``added``, ``removed``; ``equal``: same content.
+        Only rows are looked at that the versions do not share, and of those the hashes first.
+
+        Args:
+            name: The dataset.
+            old, new: Numbers of versions.
+            rows: Most rows of each kind (added, removed, changed) to show.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+            InvalidInput: If it is no table.
+            BackendError: If a stored block is damaged.
         """
         before, after = self.version(name, old), self.version(name, new)
-        had = {field.name: field for field in before.schema.fields}
-        has = {field.name: field for field in after.schema.fields}
-        gone = Counter(before.blocks) - Counter(after.blocks)
-        come = Counter(after.blocks) - Counter(before.blocks)
-        return {
-            "columns": {
-                "added": [n for n in has if n not in had],
-                "removed": [n for n in had if n not in has],
-                "changed": [n for n in has if n in had and has[n] != had[n]],
-            },
-            "rows": {
-                "old": before.rows,
-                "new": after.rows,
-                "added": sum(block.rows * n for block, n in come.items()),
-                "removed": sum(block.rows * n for block, n in gone.items()),
-            },
-            "blocks": {
-                "kept": len(after.blocks) - come.total(),
-                "added": come.total(),
-                "removed": gone.total(),
-            },
-            "equal": before.digest == after.digest,
-        }
+        if after.kind != "table":
+            raise InvalidInput(f"{name} is a {after.kind} and has no rows to compare")
+        return difference(self._blobs, before, after, rows=rows)

@@ -19,13 +19,15 @@ __all__ = ["verify"]
 
 #: Bytes of objects that are in memory together, about.
 _AT_ONCE = 32 << 20
+#: Bytes of the hash of a row.
+_HASH = 16
 
 
 def verify(blobs: BlobStore, versions: Sequence[DatasetVersion]) -> Verified:
     """Read all objects of `versions`."""
     checker = _Checker(blobs)
     for version in versions:
-        checker.check((block.digest, block.size) for block in version.blocks)
+        checker.check(_of_table(version))
         if version.root:
             checker.check(checker.tree(version.root))
     places: dict[str, list[str]] = {digest: [] for digest in checker.bad}
@@ -113,9 +115,19 @@ class _Checker:
         return self.bad.keys() & set(self._contents(change))
 
 
+def _of_table(version: DatasetVersion) -> Iterator[tuple[str, int]]:
+    """The objects of a table with their sizes: blocks, hashes of their rows, and the layout."""
+    for block in version.blocks:
+        yield block.digest, block.size
+        if block.hashes:
+            yield block.hashes, _HASH * block.rows
+    if version.layout:
+        yield version.layout, 0
+
+
 def _hits(checker: _Checker, version: DatasetVersion) -> Iterator[tuple[str, str]]:
     """Damaged objects of a version with the path of each."""
-    yield from ((b.digest, "") for b in version.blocks if b.digest in checker.bad)
+    yield from ((digest, "") for digest, _ in _of_table(version) if digest in checker.bad)
     if not version.root:
         return
     lost: list[tuple[str, str]] = []

@@ -30,7 +30,7 @@ def read_parts(reads: Iterable[Read]) -> dict[str, str]:
 def _means(workspace: Any, kind: str, name: str) -> str:
     try:
         if kind == "dataset":
-            return str(workspace.data.version(name).number)
+            return str(workspace.data.find(name).number)
         if kind == "champion":
             return str(workspace.registry.by_alias(name, "champion").version)
     except NotFound:

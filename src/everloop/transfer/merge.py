@@ -35,9 +35,9 @@ __all__ = ["MERGED", "STAYS", "TOLD", "Merger"]
 
 #: Kinds in the order of the report.
 MERGED = (
-    "experiment", "object", "dataset version", "run", "points", "files", "logged model",
-    "model version", "deleted", "alias", "alias move", "protection", "approval", "verdict",
-    "package", "trace", "row change", "lineage edge", "outside", "event",
+    "experiment", "object", "dataset version", "dataset tag", "run", "points", "files",
+    "logged model", "model version", "deleted", "alias", "alias move", "protection", "approval",
+    "verdict", "package", "trace", "row change", "lineage edge", "outside", "event",
 )  # fmt: skip
 _BATCH = 200
 _ENDED = ("finished", "failed", "killed")

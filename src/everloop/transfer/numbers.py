@@ -125,10 +125,9 @@ def merge_datasets(now: Merging) -> None:
                 numbers.datasets[name, number] = same
                 findings.add("dataset version", there=1)
                 continue
-            lost = missing & {row["root"], *(block["digest"] for block in row["blocks"])}
+            lost = missing & _objects_of(row)
             if lost:
-                what = "directory" if row["root"] else "block"
-                reason = f"its {what} {min(lost)} is missing"
+                reason = f"its object {min(lost)} is missing"
                 findings.fail("dataset version", f"{name}@{number}", reason)
                 continue
             latest = number if is_new else latest + 1
@@ -144,6 +143,32 @@ def merge_datasets(now: Merging) -> None:
         if not is_new and latest:
             older = (names.c.name == name) & (names.c.latest < latest)
             here.execute(names.update().where(older).values(latest=latest))
+        _merge_tags(now, name)
+
+
+def _objects_of(row: dict[str, Any]) -> set[str]:
+    named = {row["layout"], row["root"], *(block["digest"] for block in row["blocks"])}
+    return named | {block.get("hashes", "") for block in row["blocks"]}
+
+
+def _merge_tags(now: Merging, name: str) -> None:
+    """Merge tags: one that is set here stays."""
+    table, findings = tables.dataset_tags, now.findings
+    query = select(table).where(table.c.dataset == name).order_by(table.c.tag)
+    known = {row["tag"]: row["number"] for row in dicts(now.here, query)}
+    for row in dicts(now.there, query):
+        findings.add("dataset tag", found=1)
+        number = now.numbers.datasets.get((name, row["number"]), 0)
+        tag = f"{name}@{row['tag']}"
+        if row["tag"] in known:
+            findings.add("dataset tag", there=1)
+            if known[row["tag"]] != number:
+                findings.note(f"tag {tag} is set here and stays at version {known[row['tag']]}")
+        elif not number:
+            findings.fail("dataset tag", tag, "its version could not be merged")
+        else:
+            now.here.execute(table.insert().values(row | {"number": number}))
+            findings.add("dataset tag", imported=1)
 
 
 def _digests(tx: Transaction, name: str) -> dict[int, str]:

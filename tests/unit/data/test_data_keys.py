@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -39,7 +40,7 @@ def test_repeated_keys_are_those_that_stand_in_a_block(
     with TemporaryDirectory() as folder:
         blobs = LocalBlobs(Path(folder))
         blocks = [write_block(blobs, table(pairs)) for pairs in earlier]
-        found = repeated(blobs, blocks, table(new), ["a", "b"])
+        found = repeated(blobs, [(b, None) for b in blocks], table(new), ["a", "b"])
     known = {pair for pairs in earlier for pair in pairs}
     assert found.tolist() == [n for n, pair in enumerate(new) if pair in known]
 
@@ -57,8 +58,16 @@ def test_keys_of_every_type_are_compared(data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
         blobs = LocalBlobs(Path(folder))
         block = write_block(blobs, pa.table({"k": pa.array(old, arrow_type(kind))}))
-        found = repeated(blobs, [block], pa.table({"k": pa.array(new, arrow_type(kind))}), ["k"])
+        rows = pa.table({"k": pa.array(new, arrow_type(kind))})
+        found = repeated(blobs, [(block, None)], rows, ["k"])
     assert found.tolist() == [n for n, value in enumerate(new) if value in old]
+
+
+def test_rows_that_do_not_count_are_passed_over(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    block = write_block(blobs, table([(1, "a"), (2, "b")]))
+    part = (block, np.array([True, False]))
+    assert repeated(blobs, [part], table([(2, "b"), (1, "a")]), ["a", "b"]).tolist() == [1]
 
 
 def test_block_that_lies_apart_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +78,7 @@ def test_block_that_lies_apart_is_not_read(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("the block was read")
 
     monkeypatch.setattr(pq.ParquetFile, "read", refuse)
-    assert repeated(blobs, [block], table([(3, "a")]), ["a", "b"]).tolist() == []
-    assert repeated(blobs, [block], table([(0, "a")]), ["a", "b"]).tolist() == []
+    assert repeated(blobs, [(block, None)], table([(3, "a")]), ["a", "b"]).tolist() == []
+    assert repeated(blobs, [(block, None)], table([(0, "a")]), ["a", "b"]).tolist() == []
     with pytest.raises(AssertionError, match="was read"):
-        repeated(blobs, [block], table([(2, "a")]), ["a", "b"])
+        repeated(blobs, [(block, None)], table([(2, "a")]), ["a", "b"])

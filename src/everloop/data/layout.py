@@ -1,0 +1,99 @@
+"""Layouts: which rows of its blocks a version has, and in which order.
+
+The rows of all blocks of a version, one block after the other, have positions from 0. A layout is
+the list of positions, kept as runs in a small Parquet object: ``block`` (index in the manifest),
+``start`` (row in it), ``rows``. So a deleted row is one that no run names, and a row of a delta
+block stands between those of another block because its run does. Within a block runs ascend.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from everloop.core.dataset import Block, DatasetVersion
+from everloop.ports.blobs import BlobStore
+
+__all__ = ["Places", "Positions", "block_of", "offsets", "places", "positions", "store_layout"]
+
+Positions = npt.NDArray[np.int64]
+
+
+def offsets(blocks: tuple[Block, ...]) -> Positions:
+    """The position of the first row of each block, and behind them the number of all rows."""
+    return np.cumsum([0, *(block.rows for block in blocks)], dtype=np.int64)
+
+
+def block_of(at: Positions, starts: Positions) -> Positions:
+    """The index of the block that each position is in; `starts` as ``offsets`` gives them."""
+    return np.searchsorted(starts, at, side="right").astype(np.int64) - 1
+
+
+class Places(NamedTuple):
+    """Where each row of a version is: the index of its block, and its row in it."""
+
+    block: Positions
+    row: Positions
+
+
+def places(blobs: BlobStore, version: DatasetVersion) -> Places:
+    """Where the rows of a version are, in its order."""
+    count = len(version.blocks)
+    block, start = np.arange(count), np.zeros(count, np.int64)
+    rows = np.array([block.rows for block in version.blocks], np.int64)
+    if version.layout:
+        table = pq.read_table(pa.BufferReader(blobs.get(version.layout)), use_threads=False)
+        runs = [table.column(n).to_numpy().astype(np.int64) for n in range(3)]
+        # Every block of a layout has a row in it: what no run names was appended later.
+        later = slice(int(runs[0].max()) + 1, None)
+        block, start, rows = (
+            np.concatenate([run, every[later]])
+            for run, every in zip(runs, (block, start, rows), strict=True)
+        )
+    begins = np.cumsum(rows) - rows
+    within = np.arange(rows.sum(), dtype=np.int64)
+    return Places(np.repeat(block, rows), np.repeat(start - begins, rows) + within)
+
+
+def positions(blobs: BlobStore, version: DatasetVersion) -> Positions:
+    """The position of every row of a version, in its order."""
+    starts = offsets(version.blocks)
+    if not version.layout:
+        return np.arange(starts[-1], dtype=np.int64)
+    block, row = places(blobs, version)
+    return starts[block] + row
+
+
+def store_layout(
+    blobs: BlobStore, blocks: tuple[Block, ...], at: Positions
+) -> tuple[str, int] | None:
+    """Store `at`, the positions of a version of `blocks`: digest and bytes.
+
+    None if they are all rows in order, which needs no layout.
+    """
+    starts = offsets(blocks)
+    if len(at) == starts[-1] and np.array_equal(at, np.arange(len(at))):
+        return None
+    block = block_of(at, starts)
+    first = np.empty(len(at), bool)
+    first[0] = True
+    first[1:] = (np.diff(at) != 1) | (np.diff(block) != 0)
+    begins = np.flatnonzero(first)
+    runs = pa.table(
+        {
+            "block": block[begins].astype(np.int32),
+            "start": (at - starts[block])[begins],
+            "rows": np.diff(np.append(begins, len(at))),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    packed = {"start": "DELTA_BINARY_PACKED", "rows": "DELTA_BINARY_PACKED"}
+    pq.write_table(
+        runs, sink, compression="zstd", use_dictionary=["block"], column_encoding=packed,
+        write_statistics=False,
+    )  # fmt: skip
+    return blobs.put(sink.getvalue().to_pybytes())
