@@ -54,7 +54,8 @@ def log(name: str, location: str | None, as_json: bool) -> None:
          "author", "run", "created", "digest", "note"),
         [
             (v.ref, tags.get(v.number, ""),
-             *((v.rows, v.dropped) if is_table else (v.files, v.size)), v.author, v.run_id, v.created_at, v.digest[:12], v.note)
+             *((v.rows, v.dropped) if is_table else (v.files, v.size)),
+             v.author, v.run_id, v.created_at, v.digest[:12], v.note)
             for v in found
         ],
     )  # fmt: skip
