@@ -278,4 +278,4 @@ def test_a_directory_is_added_compared_and_checked_out(project: Path) -> None:
     [damage] = data("verify", code=1)["damaged"]
     assert damage["paths"] == ["photos@2/cats/\\xff"]
     assert "no tag of dataset photos called 'x'" in data("ls", "photos@x", code=5)
-    assert "not two versions" in data("diff", "photos@1", "rows@1", code=2)
+    assert "versions of two datasets" in data("diff", "photos@1", "rows@1", code=2)
