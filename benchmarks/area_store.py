@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from benchmarks import store_rows
 from benchmarks.harness import Context, Row, bench
 from benchmarks.store_files import large_file_rows, small_file_rows
 
@@ -14,3 +17,13 @@ def small_files(context: Context) -> list[Row]:
 @bench
 def large_file(context: Context) -> list[Row]:
     return large_file_rows(context)
+
+
+@bench
+def tables_saved_again(context: Context) -> Iterator[Row]:
+    return store_rows.save_rows(context)
+
+
+@bench
+def tables_compared(context: Context) -> Iterator[Row]:
+    return store_rows.diff_rows(context)

@@ -72,7 +72,7 @@ def save_rows(context: Context) -> Iterator[Row]:
             added = stored(folder / "ws") - before
             write(two, plain)
             yield Row(
-                area="tables", work=f"{label} saved again, 1 % changed anywhere: bytes added",
+                area="store", work=f"{label} saved again, 1 % changed anywhere: bytes added",
                 unit="bytes", everloop=added, limit=plain.stat().st_size,
                 limit_name="the whole frame as one zstd Parquet file",
                 answers_equal=is_read(ws, two), repeats=1,
@@ -89,7 +89,7 @@ def save_rows(context: Context) -> Iterator[Row]:
                 repeats=repeats,
             )
             yield Row(
-                area="tables", work=f"{label} saved again, 1 % changed anywhere", unit="s",
+                area="store", work=f"{label} saved again, 1 % changed anywhere", unit="s",
                 everloop=seconds["everloop"], limit=seconds["limit"], limit_name=PARQUET,
                 answers_equal=is_read(ws, frames[not state["two"]]), repeats=repeats,
             )  # fmt: skip
@@ -117,7 +117,7 @@ def _read_rows(
             repeats=repeats,
         )
         yield Row(
-            area="tables", work=f"{label} read after {seed} saves with 1 % changed", unit="s",
+            area="store", work=f"{label} read after {seed} saves with 1 % changed", unit="s",
             everloop=seconds["everloop"], limit=seconds["limit"],
             limit_name="reading the same rows from one zstd Parquet file",
             answers_equal=ws.data.read("read").equals(pq.read_table(plain)), repeats=repeats,
@@ -136,7 +136,7 @@ def _append_row(ws: Workspace, plain: Path, count: int, label: str, context: Con
         repeats=repeats,
     )
     return Row(
-        area="tables", work=f"1 % appended to {label}", unit="s",
+        area="store", work=f"1 % appended to {label}", unit="s",
         everloop=seconds["everloop"], limit=seconds["limit"],
         limit_name="writing the new rows to one zstd Parquet file, to the disk",
         answers_equal=ws.data.version("read").rows == count + (repeats + 1) * part.num_rows,
@@ -182,7 +182,7 @@ def diff_rows(context: Context) -> Iterator[Row]:
 
                 seconds = in_turns({"everloop": timed(ours), "limit": timed(raw)}, repeats=repeats)
                 yield Row(
-                    area="tables",
+                    area="store",
                     work=f"diff of {count:,} rows x 14, 1 % changed, {how}", unit="s",
                     everloop=seconds["everloop"], limit=seconds["limit"],
                     limit_name="DuckDB: row hash and full join on the key, from two Parquet files",
