@@ -96,6 +96,7 @@ def test_requests_of_two_users_at_once_are_not_mixed(place: Place) -> None:
             auth=(who, "correct horse battery"),
             timeout=60,
         )
+        assert answer.status_code == 200, answer.text
         return who, answer.json()["value"]["actor"]
 
     with ThreadPoolExecutor(8) as pool:

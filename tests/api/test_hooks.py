@@ -106,7 +106,7 @@ def test_the_first_page_shows_what_waits_and_what_happens_by_itself(ws: Workspac
     with serve(ws) as url:
         page = httpx.get(url).text
         twin = httpx.get(f"{url}/overview.json").json()
-    assert f"everloop approve {run.id}" in page
+    assert f"/approvals/{run.id}" in page
     assert "&lt;b&gt;promote?" in page
     assert "on-push" in page
     assert [asked["question"] for asked in twin["waiting"]] == ["<b>promote?</b>"]

@@ -112,27 +112,32 @@ class Login:
             account = snapshot.accounts.get(name)
             kept = "" if account is None else account.password
             is_open = account is not None and not account.disabled
-            checking = self._threads.submit(secrets.matches, password, kept)
+            remembered = _Remembered(name, kept, 0.0) if is_open else None
+            # It is remembered before the future is done: who waits for that looks there next.
+            checking = self._threads.submit(self._checked, key, password, kept, address, remembered)
             self._checking[key] = checking
+        return checking
 
-        def done(checked: Future[bool]) -> None:
+    def _checked(
+        self, key: bytes, password: str, kept: str, address: str, remembered: _Remembered | None
+    ) -> bool:
+        is_right = False
+        try:
+            is_right = secrets.matches(password, kept) and remembered is not None
+        finally:
             with self._lock:
-                self._checking.pop(key, None)
-                if checked.cancelled() or checked.exception() is not None:
-                    return
-                if checked.result() and is_open:
-                    self._throttle.succeed(name, address)
+                del self._checking[key]
+                if is_right and remembered is not None:
+                    self._throttle.succeed(remembered.user, address)
                     until_s = time.monotonic() + REMEMBERED_S
-                    self._remembered[key] = _Remembered(name, kept, until_s)
+                    self._remembered[key] = remembered._replace(until_s=until_s)
                     self._remembered.move_to_end(key)
                     while len(self._remembered) > _MOST:
                         self._remembered.popitem(last=False)
-                    return
+        if not is_right:
             # Not who was tried: people type their password where the name belongs.
             _log.warning("a wrong name or password from %s", address or "somewhere")
-
-        checking.add_done_callback(done)
-        return checking
+        return is_right
 
     def close(self) -> None:
         """Let the threads end."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from everloop.errors import InvalidInput, NotFound, UserCodeError
 from everloop.pipelines.api import Pipeline
 
 __all__ = ["load_module", "load_pipeline"]
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file itself: kept bytecode also passes for an edit of the same second and size.
+
+    A supervisor loads a file again when it was edited, and would go on with the code before.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def load_module(path: str | Path) -> ModuleType:
@@ -31,7 +42,8 @@ def load_module(path: str | Path) -> ModuleType:
         return known
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    loader = _FromSource(file.stem, str(file))
+    spec = importlib.util.spec_from_file_location(file.stem, file, loader=loader)
     if spec is None or spec.loader is None:
         raise InvalidInput(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)

@@ -260,7 +260,7 @@ def test_each_instruction_that_is_not_known_makes_a_step_uncacheable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code = plain_step.__code__
-    used = {step.opname for step in dis.get_instructions(code)}
+    used = {step.opname for step in instructions.instructions_of(code)}
     known = instructions._KNOWN
     assert len(used) > 8
     for name in used:
