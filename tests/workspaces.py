@@ -34,6 +34,7 @@ def ws(
 ) -> Iterator[Workspace]:
     """A fresh workspace; plain functions act in it."""
     monkeypatch.setenv("EVERLOOP_OBJECTS", str(tmp_path / "objects"))
+    monkeypatch.chdir(tmp_path)  # where a workspace on a server keeps what is local
     if request.param == "postgres":
         location = request.getfixturevalue("postgres_database")
     else:
