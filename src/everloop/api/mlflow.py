@@ -88,7 +88,8 @@ def routes(workspace: Workspace) -> list[Route]:
         if found is None:
             return _unknown(method, path)
         asked = await _asked(request, path, found, given)
-        return answer_json(await run_in_threadpool(_work, found, asked))
+        answer = await run_in_threadpool(_work, found, asked)
+        return answer_json(answer, headers=_FILES.get(path))
 
     def _work(found: Call, asked: object) -> object:
         with acting(actor=workspace.actor):
@@ -122,6 +123,10 @@ async def _asked(request: Request, path: str, found: Call, given: dict[str, str]
     return decode_body(body, found.asked, given)
 
 
+#: Calls whose answer is a file's content.
+_FILES = {
+    "mlflow/get-trace-artifact": {"Content-Disposition": "attachment; filename=traces.json"},
+}
 _SERVER_INFO = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,

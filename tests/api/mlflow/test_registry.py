@@ -356,3 +356,13 @@ def test_prompt_has_no_files_and_none_of_others(door: Door) -> None:
     door.refused(door.send("POST", "model-versions/create", body))
     body = {"name": door.model(), "source": f"models:/{name}/1"}
     assert "prompt" in door.refused(door.send("POST", "model-versions/create", body))
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "-a", "a.", "é", "a" * 64, "a\n"])
+def test_names_of_webhooks_that_are_bad(door: Door, name: str) -> None:
+    events = [{"entity": "MODEL_VERSION", "action": "CREATED"}]
+    body = {"name": "a._-" * 15 + "abc", "url": "https://8.8.8.8/x", "events": events}
+    id_ = door.post("webhooks", body)["webhook"]["webhook_id"]
+    message = door.refused(door.send("POST", "webhooks", {**body, "name": name}))
+    assert message.startswith(f"Webhook name {name!r} is invalid")
+    assert door.refused(door.send("PATCH", f"webhooks/{id_}", {"name": name})) == message
