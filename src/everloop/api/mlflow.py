@@ -28,7 +28,7 @@ from everloop.api import (
     mlflow_versions,
     mlflow_webhooks,
 )
-from everloop.api.mlflow_calls import Call, answer_json, told
+from everloop.api.mlflow_calls import Answering, Call, answer_json, told
 from everloop.api.mlflow_wire import decode_body, decode_query
 from everloop.core.context import acting
 from everloop.errors import InvalidInput, TooLarge
@@ -41,6 +41,7 @@ __all__ = ["API_LEVEL", "DOORS", "routes"]
 API_LEVEL = "3.17.2"
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_ROUTED = [*_METHODS, "OPTIONS"]
 _MAX_BODY = 16 << 20
 _MAX_BATCH = 1_000_000
 
@@ -85,9 +86,10 @@ def routes(workspace: Workspace) -> list[Route]:
         method = "GET" if request.method == "HEAD" else request.method
         found, given = _find(method, path)
         if found is None:
-            return _unknown(path)
+            return _unknown(method, path)
         asked = await _asked(request, path, found, given)
-        return answer_json(await run_in_threadpool(_work, found, asked))
+        answer = await run_in_threadpool(_work, found, asked)
+        return answer_json(answer, headers=_FILES.get(path))
 
     def _work(found: Call, asked: object) -> object:
         with acting(actor=workspace.actor):
@@ -103,7 +105,8 @@ def routes(workspace: Workspace) -> list[Route]:
             files = mlflow_files.routes(workspace, f"{base}/mlflow")
             files += mlflow_artifacts.routes(workspace, f"{base}/mlflow-artifacts")
             made += [Route(path, told(handler), methods=on) for path, handler, on in files]
-            made.append(Route(f"{base}/{{rest:path}}", told(call), methods=_METHODS))
+            made += [Route(path, _other_than(on), methods=_ROUTED) for path, _, on in files]
+            made.append(Route(f"{base}/{{rest:path}}", told(call), methods=_ROUTED))
     return made
 
 
@@ -120,6 +123,10 @@ async def _asked(request: Request, path: str, found: Call, given: dict[str, str]
     return decode_body(body, found.asked, given)
 
 
+#: Calls whose answer is a file's content.
+_FILES = {
+    "mlflow/get-trace-artifact": {"Content-Disposition": "attachment; filename=traces.json"},
+}
 _SERVER_INFO = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
@@ -152,19 +159,36 @@ async def _read(request: Request, limit: int) -> bytes:
             raise refusal(f"The body of the request is above {limit} bytes")
         parts.append(part)
     if size and kind != "application/json":
-        raise InvalidInput(f"Bad Request. Content-Type must be application/json, got {kind!r:.80}")
+        raise InvalidInput(
+            f"Bad Request. Content-Type must be one of ['application/json'], got {kind!r:.80}"
+        )
     return b"".join(parts)
 
 
-def _unknown(path: str) -> Response:
+def _unknown(method: str, path: str) -> Response:
     """The answer for a call that is not there: 405 where another method would do."""
-    allowed = [method for method in _METHODS if _find(method, path)[0] is not None]
+    allowed = [other for other in _METHODS if _find(other, path)[0] is not None]
     if allowed:
-        message = f"This endpoint takes {' and '.join(allowed)} alone."
-        body = {"error_code": "ENDPOINT_NOT_FOUND", "message": message}
-        return answer_json(body, 405, {"Allow": ", ".join(allowed)})
+        return _wrong_method(method, allowed)
     body = {"error_code": "ENDPOINT_NOT_FOUND", "message": "This endpoint is not served here."}
     return answer_json(body, 404)
+
+
+def _wrong_method(method: str, allowed: list[str]) -> Response:
+    headers = {"Allow": ", ".join(allowed)}
+    if method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    message = f"This endpoint takes {' and '.join(allowed)} alone."
+    return answer_json({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, 405, headers)
+
+
+def _other_than(allowed: list[str]) -> Answering:
+    """What answers methods that a path of files does not take."""
+
+    async def handler(request: Request) -> Response:
+        return _wrong_method(request.method, allowed)
+
+    return handler
 
 
 async def _no_graphql(request: Request) -> Response:

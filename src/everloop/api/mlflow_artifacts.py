@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from everloop.api.mlflow_calls import Answering, answer_json
+from everloop.api.mlflow_places import below
 from everloop.api.mlflow_streams import pieces_of
 from everloop.api.mlflow_uploads import upload_routes
 from everloop.api.mlflow_wire import NotServed, bare
@@ -55,7 +56,7 @@ def _listing(workspace: Workspace) -> Answering:
     """``GET artifacts?path=``: what lies directly under a folder."""
 
     async def handler(request: Request) -> Response:
-        path = request.query_params.get("path", "")
+        path = below(request.query_params.get("path", ""))
         found = await run_in_threadpool(workspace.tracking.list_artifacts, path)
         files = [_file_fields(item) for item in found]
         return answer_json({"files": files} if files else {})
@@ -64,7 +65,7 @@ def _listing(workspace: Workspace) -> Answering:
 
 
 def listed(workspace: Workspace, root: str, path: str) -> dict[str, Any]:
-    """What lies directly under `path` within `root`, by paths relative to `root`."""
+    """What lies directly under a clean `path` within `root`, by paths relative to `root`."""
     found = workspace.tracking.list_artifacts(f"{root}/{path}".rstrip("/"))
     files = [{**_file_fields(item), "path": item.path.removeprefix(f"{root}/")} for item in found]
     return bare(root_uri=f"mlflow-artifacts:/{root}", files=files)
@@ -74,7 +75,7 @@ def _content(workspace: Workspace) -> Answering:
     """``GET``, ``PUT`` and ``DELETE`` of ``artifacts/<path>``."""
 
     async def handler(request: Request) -> Response:
-        path = request.path_params["path"]
+        path = below(request.path_params["path"])
         if request.method == "PUT":
             await store_file(workspace, path, request.stream(), _length(request))
             return answer_json({})

@@ -16,15 +16,13 @@ from everloop.api.mlflow_wire import (
     bare,
     choice,
     experiment_key,
-    invalid,
-    missing,
     of_one,
     pairs,
     tags_of,
     to_ms,
 )
 from everloop.core.run import Experiment
-from everloop.errors import Conflict, NotFound
+from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.workspace import Workspace
 
 __all__ = ["calls", "view_of"]
@@ -41,6 +39,8 @@ _VIEWS: dict[str, _Lifecycle] = {
 }
 _VIEW_NAMES = ("ACTIVE_ONLY", "DELETED_ONLY", "ALL")
 _MOST_EXPERIMENTS = 20
+#: Where every experiment is as long as a server says that it has no workspaces.
+_WORKSPACE = "default"
 
 
 class _Create(msgspec.Struct):
@@ -67,7 +67,7 @@ class _Search(Page, kw_only=True):
 
 
 class _Datasets(msgspec.Struct):
-    experiment_ids: list[str]
+    experiment_ids: list[str] = []
 
 
 class _Update(_ById):
@@ -102,6 +102,7 @@ def experiment_fields(experiment: Experiment) -> dict[str, Any]:
         creation_time=to_ms(experiment.created_at),
         last_update_time=to_ms(experiment.updated_at),
         tags=pairs(experiment.tags),
+        workspace=_WORKSPACE,
     )
 
 
@@ -194,10 +195,12 @@ def _delete_tag(workspace: Workspace, asked: _DeleteTag) -> dict[str, Any]:
 @calls.on("POST", "mlflow/experiments/search-datasets")
 def _search_datasets(workspace: Workspace, asked: _Datasets) -> dict[str, Any]:
     if not asked.experiment_ids:
-        raise missing("experiment_ids")
+        raise InvalidInput("SearchDatasets request must specify at least one experiment_id.")
     if len(asked.experiment_ids) > _MOST_EXPERIMENTS:
-        why = f"at most {_MOST_EXPERIMENTS} experiments in one request"
-        raise invalid("experiment_ids", len(asked.experiment_ids), why)
+        raise InvalidInput(
+            f"SearchDatasets request cannot specify more than {_MOST_EXPERIMENTS} experiment_ids. "
+            f"Received {len(asked.experiment_ids)} experiment_ids"
+        )
     found = workspace.tracking.datasets_of([experiment_key(id_) for id_ in asked.experiment_ids])
     return bare(
         dataset_summaries=[

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from everloop.api.mlflow_artifacts import listed, send_file, store_file
 from everloop.api.mlflow_calls import Answering, Calls, answer_json
 from everloop.api.mlflow_log import OfRun
-from everloop.api.mlflow_places import location_of, model_uri, run_uri, stored
-from everloop.api.mlflow_sources import files_uri
-from everloop.api.mlflow_versions import OfVersion
+from everloop.api.mlflow_places import below, location_of, model_uri, run_uri, stored
+from everloop.api.mlflow_sources import stored_uri
+from everloop.api.mlflow_versions import OfVersion, told_as_version
 from everloop.api.mlflow_wire import Int64, NotServed, Text, decode_query, missing
 from everloop.errors import InvalidInput
 from everloop.workspace import Workspace
@@ -38,6 +38,10 @@ class _Directory(msgspec.Struct):
 
 class _File(OfRun, kw_only=True):
     path: Text
+
+
+class _Upload(OfRun, kw_only=True):
+    path: str | None = ""
 
 
 class _VersionFile(OfVersion, kw_only=True):
@@ -68,13 +72,14 @@ def _root_of_model(workspace: Workspace, model_id: str) -> str:
 
 @calls.on("GET", "mlflow/artifacts/list")
 def _list(workspace: Workspace, asked: _List) -> dict[str, Any]:
-    return listed(workspace, stored(_root_of_run(workspace, asked.id)), asked.path or "")
+    path = below(asked.path or "")
+    return listed(workspace, stored(_root_of_run(workspace, asked.id)), path)
 
 
 @calls.on("GET", f"{_MODEL}/artifacts/directories")
 def _list_of_model(workspace: Workspace, asked: _Directory) -> dict[str, Any]:
-    root = stored(_root_of_model(workspace, asked.model_id))
-    return listed(workspace, root, asked.artifact_directory_path or "")
+    path = below(asked.artifact_directory_path or "")
+    return listed(workspace, stored(_root_of_model(workspace, asked.model_id)), path)
 
 
 @calls.on("POST", "mlflow/artifacts/presigned-upload-url")
@@ -94,11 +99,15 @@ def pages(workspace: Workspace) -> dict[str, Answering]:
 
     def of_run(query: bytes) -> str:
         asked = decode_query(query, _File, {})
-        return f"{stored(_root_of_run(workspace, asked.id))}/{asked.path}"
+        path = below(asked.path)
+        return f"{stored(_root_of_run(workspace, asked.id))}/{path}"
 
     def of_version(query: bytes) -> str:
         asked = decode_query(query, _VersionFile, {})
-        return f"{stored(files_uri(workspace, asked.name, asked.number))}/{asked.path}"
+        path = below(asked.path)
+        with told_as_version(asked):
+            root = stored(stored_uri(workspace, asked.name, asked.number))
+        return f"{root.rstrip('/')}/{path}"
 
     async def run_file(request: Request) -> Response:
         path = await run_in_threadpool(of_run, request.scope["query_string"])
@@ -116,7 +125,8 @@ def routes(workspace: Workspace, base: str) -> list[tuple[str, Answering, list[s
 
     def of_model(query: bytes, model_id: str) -> str:
         asked = decode_query(query, _ModelFile, {"model_id": model_id})
-        return f"{stored(_root_of_model(workspace, model_id))}/{asked.artifact_file_path}"
+        path = below(asked.artifact_file_path)
+        return f"{stored(_root_of_model(workspace, model_id))}/{path}"
 
     async def model_file(request: Request) -> Response:
         model_id, query = request.path_params["model_id"], request.scope["query_string"]
@@ -125,7 +135,12 @@ def routes(workspace: Workspace, base: str) -> list[tuple[str, Answering, list[s
         )
 
     async def upload(request: Request) -> Response:
-        asked = decode_query(request.scope["query_string"], _File, {})
+        asked = decode_query(request.scope["query_string"], _Upload, {})
+        if not (asked.run_uuid or asked.run_id):
+            raise InvalidInput("Request must specify run_uuid.")
+        if not asked.path:
+            raise InvalidInput("Request must specify path.")
+        path = below(asked.path)
         body = bytearray()
         async for piece in request.stream():
             body += piece
@@ -138,7 +153,7 @@ def routes(workspace: Workspace, base: str) -> list[tuple[str, Answering, list[s
         async def whole() -> Any:
             yield bytes(body)
 
-        await store_file(workspace, f"{stored(root)}/{asked.path}", whole())
+        await store_file(workspace, f"{stored(root)}/{path}", whole())
         return answer_json({})
 
     return [

@@ -8,7 +8,7 @@ import msgspec
 
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_log import OfRun, metric_fields
-from everloop.api.mlflow_wire import Int64, Text, bare, invalid, missing
+from everloop.api.mlflow_wire import Int64, Text, bare, invalid
 from everloop.core.run import Metric
 from everloop.errors import InvalidInput
 from everloop.tracking.pages import decode_token, encode_token, search_digest
@@ -39,8 +39,8 @@ class _Intervals(msgspec.Struct):
 
 
 class _Bulk(msgspec.Struct):
-    run_id: list[str]
-    metric_key: Text
+    run_id: list[str] = []
+    metric_key: str = ""
     max_results: Int64 | None = None
 
 
@@ -72,7 +72,14 @@ def _after(token: str, of: str) -> Metric:
 @calls.on("GET", "mlflow/metrics/get-history-bulk-interval")
 def _get_history_bulk_interval(workspace: Workspace, asked: _Intervals) -> dict[str, Any]:
     if (asked.start_step is None) != (asked.end_step is None):
-        raise InvalidInput("If either start_step or end_step is given, both must be specified.")
+        raise InvalidInput(
+            "If either start step or end step are specified, both must be specified."
+        )
+    if len(asked.run_ids) > _MOST_RUNS:
+        raise InvalidInput(
+            f"GetMetricHistoryBulkInterval request must specify at most {_MOST_RUNS} run_ids. "
+            f"Received {len(asked.run_ids)} run_ids"
+        )
     found = workspace.tracking.sampled_history(
         asked.run_ids,
         asked.metric_key,
@@ -88,9 +95,14 @@ def _get_history_bulk_interval(workspace: Workspace, asked: _Intervals) -> dict[
 @calls.on("GET", "mlflow/metrics/get-history-bulk")
 def _get_history_bulk(workspace: Workspace, asked: _Bulk) -> dict[str, Any]:
     if not asked.run_id:
-        raise missing("run_id")
+        raise InvalidInput("GetMetricHistoryBulk request must specify at least one run_id")
     if len(asked.run_id) > _MOST_RUNS:
-        raise invalid("run_id", len(asked.run_id), f"at most {_MOST_RUNS} runs in one request")
+        raise InvalidInput(
+            f"GetMetricHistoryBulk request cannot specify more than {_MOST_RUNS} run_ids. "
+            f"Received {len(asked.run_id)} run_ids"
+        )
+    if not asked.metric_key:
+        raise InvalidInput("GetMetricHistoryBulk request must specify a metric_key")
     limit = _PAGE if asked.max_results is None else asked.max_results
     if limit < 0:
         raise invalid("max_results", limit, "it must be a positive integer")

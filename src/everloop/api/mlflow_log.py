@@ -255,6 +255,7 @@ def _log_outputs(workspace: Workspace, asked: _LogOutputs) -> dict[str, Any]:
 
 @calls.on("POST", "mlflow/runs/log-model")
 def _log_model(workspace: Workspace, asked: _LogModel) -> dict[str, Any]:
+    run_id = asked.id
     try:
         said = msgspec.json.decode(asked.model_json, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -266,7 +267,7 @@ def _log_model(workspace: Workspace, asked: _LogModel) -> dict[str, Any]:
         raise InvalidInput(
             f"Malformed model info. 'model_json' is missing mandatory fields: {', '.join(absent)}"
         )
-    before = workspace.tracking.run(asked.id).tags.get(_HISTORY_TAG, "[]")
+    before = workspace.tracking.run(run_id).tags.get(_HISTORY_TAG, "[]")
     history = [*msgspec.json.decode(before, type=list[Any]), said]
-    workspace.tracking.set_tag(asked.id, _HISTORY_TAG, msgspec.json.encode(history).decode())
+    workspace.tracking.set_tag(run_id, _HISTORY_TAG, msgspec.json.encode(history).decode())
     return {}

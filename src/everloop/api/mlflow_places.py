@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from everloop.api.mlflow_wire import NotServed
 from everloop.core.run import Experiment, LoggedModel, Run
+from everloop.tracking.limits import clean_path
 from everloop.tracking.places import OURS, path_within
 from everloop.workspace import Workspace
 
-__all__ = ["location_of", "locations", "model_uri", "run_uri", "stored"]
+__all__ = ["below", "location_of", "locations", "model_uri", "run_uri", "stored"]
 
 
 def location_of(experiment: Experiment) -> str:
@@ -30,6 +31,15 @@ def run_uri(run: Run, location: str) -> str:
 def model_uri(model: LoggedModel, location: str) -> str:
     """URI of a logged model's files."""
     return f"{location}/models/{model.id}/artifacts"
+
+
+def below(path: str) -> str:
+    """`path` below a folder of artifacts, without steps that go nowhere: clients ask for ``.``.
+
+    Raises:
+        InvalidInput: If it leaves the folder.
+    """
+    return clean_path("/".join(part for part in path.split("/") if part != "."), empty=True)
 
 
 def stored(uri: str) -> str:

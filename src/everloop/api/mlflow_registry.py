@@ -8,7 +8,17 @@ import msgspec
 
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_versions import OfVersion, answer, check_model_name, version_fields
-from everloop.api.mlflow_wire import KeyValue, Page, Text, bare, of_one, pairs, tags_of, to_ms
+from everloop.api.mlflow_wire import (
+    KeyValue,
+    Page,
+    Text,
+    bare,
+    missing,
+    of_one,
+    pairs,
+    tags_of,
+    to_ms,
+)
 from everloop.core.model import Model
 from everloop.errors import Conflict, InvalidInput
 from everloop.registry.stages import STAGES, stage_called
@@ -86,6 +96,9 @@ def _model_fields(workspace: Workspace, model: Model) -> dict[str, Any]:
 
 @calls.on("POST", f"{_MODEL}/create")
 def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
+    if not asked.name.strip():
+        raise missing("name")
+    check_model_name(asked.name)
     try:
         made = workspace.registry.create_model(
             asked.name, description=asked.description or "", tags=tags_of(asked.tags)
@@ -124,6 +137,7 @@ def _update(workspace: Workspace, asked: _Update) -> dict[str, Any]:
 
 @calls.on("POST", f"{_MODEL}/rename")
 def _rename(workspace: Workspace, asked: _Rename) -> dict[str, Any]:
+    check_model_name(asked.new_name)
     try:
         model = workspace.registry.rename_model(asked.name, asked.new_name)
     except Conflict as error:

@@ -88,21 +88,21 @@ def info_fields(run: Run, location: str) -> dict[str, Any]:
 
 def run_fields(run: Run, latest: list[Metric], location: str) -> dict[str, Any]:
     """A run as MLflow shows it."""
-    return bare(
-        info=info_fields(run, location),
-        data=bare(
+    return {
+        "info": info_fields(run, location),
+        "data": bare(
             metrics=[metric_fields(metric) for metric in latest],
             params=pairs(run.params),
             tags=pairs(run.tags),
         ),
-        inputs=bare(
+        "inputs": bare(
             dataset_inputs=[input_fields(item) for item in run.inputs],
             model_inputs=[{"model_id": model_id} for model_id in run.model_inputs],
         ),
-        outputs=bare(
+        "outputs": bare(
             model_outputs=[{"model_id": out.model_id, "step": out.step} for out in run.outputs]
         ),
-    )
+    }
 
 
 @calls.on("POST", "mlflow/runs/create")

@@ -23,6 +23,7 @@ __all__ = [
     "files_of_source",
     "files_uri",
     "run_of_source",
+    "stored_uri",
 ]
 
 #: What marks a model, and each version of it, as a prompt: its text is a tag, and it has no files.
@@ -130,9 +131,9 @@ def _check_local(workspace: Workspace, source: str, run_id: str, model_id: str) 
     plain = [root.removeprefix("file://") for root in roots if not root.startswith(OURS)]
     if not _lies_in(source.removeprefix("file://"), plain):
         raise InvalidInput(
-            f"Invalid model version source: {source[:200]!r}. A path of the client's machine must "
-            "lie in the artifact directory of the run_id or model_id that is given; log the model "
-            "to this server first"
+            f"Invalid model version source: {source[:200]!r}. To use a local path as a model "
+            "version source, let it lie in the artifact directory of the run_id or model_id that "
+            "is given, or log the model to this server first"
         )
 
 
@@ -150,12 +151,20 @@ def files_uri(workspace: Workspace, name: str, number: int) -> str:
     source = workspace.registry.version(name, number).source
     if logged := LOGGED_MODEL.fullmatch(source):
         return _logged_uri(workspace, logged[1])
+    named = _VERSION.fullmatch(source)
+    if named and (named["version"] or "").isdecimal():  # an alias may have moved since
+        return files_uri(workspace, named["name"], int(named["version"]))
     if not source:
         raise NotFound(
             f"Model Version (name={name}, version={number}) was not logged by MLflow "
             "and has no artifacts of its kind"
         )
     return source
+
+
+def stored_uri(workspace: Workspace, name: str, number: int) -> str:
+    """The same, with a source within a run resolved to where the run's files lie."""
+    return _stored_uri(workspace, files_uri(workspace, name, number))
 
 
 def files_of_source(workspace: Workspace, source: str) -> list[Artifact]:
@@ -195,11 +204,14 @@ def _logged_uri(workspace: Workspace, model_id: str) -> str:
 
 
 def _wrong(source: str) -> InvalidInput:
-    return InvalidInput(f"Invalid model version source: {source[:200]!r}")
+    return InvalidInput(
+        f"Invalid model version source: {source[:200]!r}. If supplying a source as an http, https, "
+        "ftp, object store or mlflow-artifacts URI, let it be absolute, with no relative parts"
+    )
 
 
 def _outside(source: str, field: str) -> InvalidInput:
     return InvalidInput(
         f"Invalid model version source: {source[:200]!r}. The {field} request parameter must "
-        "name the resource that contains the source."
+        "identify the resource that contains the source."
     )

@@ -147,7 +147,7 @@ class _LinkPrompts(msgspec.Struct):
 class _Delete(msgspec.Struct):
     experiment_id: Text
     max_timestamp_millis: Int64 | None = None
-    max_traces: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
+    max_traces: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
     request_ids: list[str] | None = None
 
 
@@ -207,7 +207,15 @@ def _state(name: str | None) -> TraceState:
 def _time(at: datetime | None) -> str | None:
     if at is None:
         return None
-    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    # As protobuf writes it: no fraction where there is none.
+    digits = "milliseconds" if at.microsecond >= 1000 else "seconds"
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=digits) + "Z"
+
+
+def _span(ms: int | None) -> str | None:
+    if ms is None:
+        return None
+    return f"{ms // 1000}.{ms % 1000:03}s" if ms % 1000 else f"{ms // 1000}s"
 
 
 def _assessment_fields(given: Assessment) -> dict[str, Any]:
@@ -230,7 +238,6 @@ def _assessment_fields(given: Assessment) -> dict[str, Any]:
 
 
 def _info(trace: Trace) -> dict[str, Any]:
-    ms = trace.duration_ms
     return bare(
         trace_id=trace.id,
         client_request_id=trace.client_request_id,
@@ -241,7 +248,7 @@ def _info(trace: Trace) -> dict[str, Any]:
         request_preview=trace.request_preview,
         response_preview=trace.response_preview,
         request_time=_time(trace.started_at),
-        execution_duration=None if ms is None else f"{ms // 1000}.{ms % 1000:03}s",
+        execution_duration=_span(trace.duration_ms),
         state=_STATE_NAMES[trace.state],
         trace_metadata=trace.metadata,
         assessments=[_assessment_fields(given) for given in trace.assessments],

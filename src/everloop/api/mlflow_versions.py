@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -28,10 +30,10 @@ from everloop.api.mlflow_wire import (
     to_ms,
 )
 from everloop.core.model import ModelVersion
-from everloop.errors import InvalidInput
+from everloop.errors import InvalidInput, NotFound
 from everloop.workspace import Workspace
 
-__all__ = ["OfVersion", "answer", "calls", "check_model_name", "version_fields"]
+__all__ = ["OfVersion", "answer", "calls", "check_model_name", "told_as_version", "version_fields"]
 
 calls = Calls()
 
@@ -66,6 +68,17 @@ class OfVersion(msgspec.Struct, kw_only=True):
                 f"Parameter 'version' must be an integer, got {self.version[:40]!r}."
             )
         return int(self.version)
+
+
+@contextmanager
+def told_as_version(asked: OfVersion) -> Iterator[None]:
+    """Within the block a model that is not there is told as its version that is not."""
+    try:
+        yield
+    except NotFound as error:
+        if error.details.get("kind") != "model":
+            raise
+        raise NotFound.named("model version", f"{asked.name}/{asked.number}", []) from error
 
 
 class _CreateVersion(msgspec.Struct):
@@ -161,7 +174,8 @@ def _note_on_model(workspace: Workspace, model_id: str, made: ModelVersion) -> N
 
 @calls.on("GET", f"{_VERSION}/get")
 def _get_version(workspace: Workspace, asked: OfVersion) -> dict[str, Any]:
-    return answer(workspace, workspace.registry.version(asked.name, asked.number))
+    with told_as_version(asked):
+        return answer(workspace, workspace.registry.version(asked.name, asked.number))
 
 
 @calls.on("GET", f"{_VERSION}/search")
@@ -185,25 +199,28 @@ def _search_versions(workspace: Workspace, asked: Page) -> dict[str, Any]:
 
 @calls.on("GET", f"{_VERSION}/get-download-uri")
 def _download_uri(workspace: Workspace, asked: OfVersion) -> dict[str, Any]:
-    return {"artifact_uri": files_uri(workspace, asked.name, asked.number)}
+    with told_as_version(asked):
+        return {"artifact_uri": files_uri(workspace, asked.name, asked.number)}
 
 
 @calls.on("PATCH", f"{_VERSION}/update")
 def _update_version(workspace: Workspace, asked: _UpdateVersion) -> dict[str, Any]:
     text = asked.description or ""
-    found = workspace.registry.update_version(asked.name, asked.number, description=text)
+    with told_as_version(asked):
+        found = workspace.registry.update_version(asked.name, asked.number, description=text)
     return answer(workspace, found)
 
 
 @calls.on("DELETE", f"{_VERSION}/delete")
 def _delete_version(workspace: Workspace, asked: OfVersion) -> dict[str, Any]:
-    workspace.registry.delete_version(asked.name, asked.number)
+    with told_as_version(asked):
+        workspace.registry.delete_version(asked.name, asked.number)
     return {}
 
 
 @calls.on("POST", f"{_VERSION}/set-tag")
 def _set_version_tag(workspace: Workspace, asked: _SetVersionTag) -> dict[str, Any]:
-    with of_one("tags"):
+    with of_one("tags"), told_as_version(asked):
         tags: dict[str, str | None] = {asked.key: asked.value or ""}
         workspace.registry.tag_version(asked.name, asked.number, tags)
     return {}
@@ -211,7 +228,7 @@ def _set_version_tag(workspace: Workspace, asked: _SetVersionTag) -> dict[str, A
 
 @calls.on("DELETE", f"{_VERSION}/delete-tag")
 def _delete_version_tag(workspace: Workspace, asked: _DeleteVersionTag) -> dict[str, Any]:
-    with of_one("tags"):
+    with of_one("tags"), told_as_version(asked):
         workspace.registry.tag_version(asked.name, asked.number, {asked.key: None})
     return {}
 
@@ -221,7 +238,8 @@ def _transition(workspace: Workspace, asked: _Transition) -> dict[str, Any]:
     archive = asked.archive_existing_versions
     if not isinstance(archive, bool | None):
         raise invalid("archive_existing_versions", archive, "it must be true or false")
-    found = workspace.registry.set_stage(
-        asked.name, asked.number, asked.stage, archive_others=bool(archive)
-    )
+    with told_as_version(asked):
+        found = workspace.registry.set_stage(
+            asked.name, asked.number, asked.stage, archive_others=bool(archive)
+        )
     return answer(workspace, found)

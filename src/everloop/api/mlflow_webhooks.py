@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_wire import Int64, Text, bare, to_ms
 from everloop.core.webhook import Webhook
+from everloop.errors import InvalidInput
 from everloop.workspace import Workspace
 
 __all__ = ["calls"]
@@ -17,6 +19,9 @@ calls = Calls()
 
 _BASE = "mlflow/webhooks"
 _Status = Literal["ACTIVE", "DISABLED"]
+
+
+_NAME = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
 class _Event(msgspec.Struct):
@@ -61,6 +66,14 @@ class _Test(msgspec.Struct):
     event: _Event | None = None
 
 
+def _check_name(name: str | None) -> None:
+    if name and not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"Webhook name {name[:80]!r} is invalid. Use up to 63 letters, digits, '.', '_' and "
+            "'-', with a letter or digit first and last"
+        )
+
+
 def _fields(webhook: Webhook) -> dict[str, Any]:
     events = [topic.upper().split(".") for topic in webhook.topics]
     return bare(
@@ -77,6 +90,7 @@ def _fields(webhook: Webhook) -> dict[str, Any]:
 
 @calls.on("POST", _BASE)
 def _create(workspace: Workspace, asked: _Create) -> dict[str, Any]:
+    _check_name(asked.name)
     webhook = workspace.webhooks.create(
         asked.name,
         asked.url,
@@ -107,6 +121,7 @@ def _get(workspace: Workspace, asked: _ById) -> dict[str, Any]:
 
 @calls.on("PATCH", f"{_BASE}/{{webhook_id}}")
 def _update(workspace: Workspace, asked: _Update) -> dict[str, Any]:
+    _check_name(asked.name)
     webhook = workspace.webhooks.update(
         asked.webhook_id,
         name=asked.name or None,

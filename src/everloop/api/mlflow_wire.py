@@ -67,6 +67,8 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 #: Most letters of a client's value that an error repeats.
 _SHOWN = 260
+#: What clients compare with the whole message.
+_BAD_PATH = "Invalid path"
 _LARGEST = 1.7976931348623157e308
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 
@@ -106,7 +108,10 @@ def decode_body(body: bytes, kind: type[_Request], given: dict[str, str]) -> _Re
             return msgspec.convert({**fields, **given}, kind, strict=False)
         return msgspec.json.decode(body or b"{}", type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), _loose(body, given), kind) from None
+        sent = _loose(body, given)
+        if isinstance(sent, str) and sent.startswith("{"):
+            return decode_body(sent.encode(), kind, given)  # old clients encode a body twice
+        raise _explained(str(error), sent, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         if kind_of := _with_bare_numbers(body):
             return decode_body(kind_of, kind, given)
@@ -363,6 +368,8 @@ def _message(error: EverloopError) -> str:
 
 def _faults(error: InvalidInput) -> str:
     """All faults, the first one in the words that clients match."""
+    if error.summary == _BAD_PATH:
+        return error.summary
     first = error.faults[0]
     lines = "; ".join(str(fault) for fault in error.faults[: InvalidInput.SHOWN])
     if longest := error.details.get("longest"):

@@ -62,12 +62,12 @@ def check_alias(alias: str) -> None:
     """Refuse what cannot be an alias: signs but letters, digits, ``_-``; ``latest``; ``v3``."""
     if not _ALIAS.fullmatch(alias):
         raise InvalidInput(
-            f"{alias[:80]!r} cannot be an alias",
+            f"Invalid alias name: {alias[:80]!r}",
             hint="use letters, digits, '_' and '-', at most 255",
         )
     if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise InvalidInput(
-            f"{alias!r} is reserved and cannot be an alias", hint="use another, such as champion"
+            f"Invalid alias name: {alias!r} is reserved", hint="use another, such as champion"
         )
 
 

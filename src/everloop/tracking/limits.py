@@ -152,11 +152,17 @@ def check_log(
         limits = (MAX_METRICS, MAX_PARAMS, MAX_TAGS)
         for name, count, limit in zip(("metrics", "params", "tags"), counts, limits, strict=True):
             if count > limit:
-                said = f"a batch can contain at most {limit} {name}. Got {count} {name}"
+                said = (
+                    f"A batch logging request can contain at most {limit} {name}. "
+                    f"Got {count} {name}"
+                )
                 wrong.append(_wrong(name, said, count))
         if sum(counts) > MAX_TOTAL:
-            said = f"a batch can contain at most {MAX_TOTAL} metrics, params, and tags"
-            wrong.append(_wrong("", f"{said}. Got {sum(counts)}", sum(counts)))
+            said = (
+                f"A batch logging request can contain at most {MAX_TOTAL} metrics, params, and "
+                f"tags. Got {sum(counts)}"
+            )
+            wrong.append(_wrong("", said, sum(counts)))
     for index, metric in enumerate(metrics):
         is_sound = (
             len(metric.key) <= MAX_KEY  # what is remembered is bounded

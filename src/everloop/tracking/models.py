@@ -166,7 +166,7 @@ def change(
     if faults:
         raise InvalidInput("Changing param values is not allowed", faults)
     if delete_tag and delete_tag not in old.tags:
-        raise NotFound(f"No tag with name: {delete_tag} in logged model {id_}")
+        raise NotFound(f"No tag with key {delete_tag!r} found for model with ID {id_!r}")
     merged = {**old.tags, **(tags or {})}
     merged.pop(delete_tag, None)
     values = {

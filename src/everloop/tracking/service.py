@@ -406,9 +406,10 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
         if not 1 <= len(ids) <= 100:
             faults.append(("run_ids", f"{len(ids)} runs, 1 to 100 are allowed"))
         if not 1 <= points <= 2500:
-            faults.append(("max_results", f"{points}, 1 to 2500 are allowed"))
+            faults.append(("max_results", f"max_results must be between 1 and 2500, got {points}"))
         if start_step is not None and end_step is not None and start_step > end_step:
-            faults.append(("end_step", f"{end_step} is below start_step {start_step}"))
+            said = f"end_step must be greater than start_step. Got {start_step} and {end_step}"
+            faults.append(("end_step", said))
         if faults:
             raise InvalidInput("Invalid value supplied", faults)
         with self._catalog.driver(write=False) as (cursor, dialect):

@@ -21,6 +21,7 @@ def test_create_then_get_shows_all_fields(door: Door) -> None:
         "artifact_location": f"mlflow-artifacts:/{made['experiment_id']}",
         "lifecycle_stage": "active",
         "tags": tags,
+        "workspace": "default",
     }
     assert door.get("experiments/get-by-name", experiment_name=name)["experiment"]["name"] == name
 
@@ -228,5 +229,14 @@ def test_datasets_of_experiments(door: Door) -> None:
             {**fields, "context": "train"},
         ]
     assert door.post("experiments/search-datasets", {"experiment_ids": ["0"] * 20}) == {}
-    for ids in ([], ["0"] * 21, ["x"], "0", None):
-        door.refused(door.send("POST", "experiments/search-datasets", {"experiment_ids": ids}))
+    for ids, said in (
+        ([], "SearchDatasets request must specify at least one experiment_id."),
+        (["0"] * 21, "SearchDatasets request cannot specify more than 20 experiment_ids"),
+        (["x"], "Experiment ID must be a valid integer"),
+        ("0", "'experiment_ids'"),
+        (None, "'experiment_ids'"),
+    ):
+        answer = door.send("POST", "experiments/search-datasets", {"experiment_ids": ids})
+        assert said in door.refused(answer)
+    message = door.refused(door.send("POST", "experiments/search-datasets", {}))
+    assert "at least one experiment_id" in message

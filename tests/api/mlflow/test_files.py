@@ -128,6 +128,39 @@ def test_pages_read_files_of_runs_and_versions(door: Door, run_id: str) -> None:
         door.refused(answer, error) if error else door.refused(answer)
 
 
+@pytest.mark.parametrize("path", [".", "./", "./m", "m/.", "m/./data"])
+def test_a_dot_is_the_folder_where_it_stands(door: Door, run_id: str, path: str) -> None:
+    plain = path.replace("./", "").rstrip("/.")
+    listed = door.get("artifacts/list", run_id=run_id, path=plain)
+    assert listed["files"]
+    assert door.get("artifacts/list", run_id=run_id, path=path) == listed
+    folder = f"{FILES}/artifacts"
+    root = f"0/{run_id}/artifacts"
+    assert door.get(folder, path=f"{root}/{path}") == door.get(folder, path=f"{root}/{plain}")
+    assert fetch(door, f"{root}/./m/MLmodel").body == DATA
+
+
+@pytest.mark.parametrize("path", ["../x", "%252e%252e/x", "/x", "C:/x", "a//b", "a%5Cb"])
+def test_a_path_is_judged_before_what_it_belongs_to(door: Door, path: str) -> None:
+    for target in (
+        f"artifacts/list?run_id=none&path={path}",
+        f"logged-models/m-none/artifacts/directories?artifact_directory_path={path}",
+        f"logged-models/m-none/artifacts/files?artifact_file_path={path}",
+        f"/get-artifact?run_id=none&path={path}",
+        f"/model-versions/get-artifact?name=none&version=1&path={path}",
+    ):
+        assert door.refused(door.send("GET", target)) == "Invalid path"
+
+
+def test_files_of_a_version_whose_source_is_of_a_run(door: Door, run_id: str) -> None:
+    name = door.model()
+    for source in (f"runs:/{run_id}/m", f"models:/{name}/1"):
+        body = {"name": name, "source": source, "run_id": run_id}
+        number = door.post("model-versions/create", body)["model_version"]["version"]
+        target = f"/model-versions/get-artifact?name={name}&version={number}&path=MLmodel"
+        assert door.send("GET", target).body == DATA
+
+
 def test_files_of_logged_models(door: Door) -> None:
     id_ = door.logged_model()
     door.put(f"0/models/{id_}/artifacts/data/model.pkl", DATA)
@@ -152,9 +185,9 @@ def test_uploads_of_the_pages(door: Door) -> None:
     for target, data, said in (
         (f"{path}&path=x", most + b"x", "too large"),
         (f"{path}&path=x", b"", "must specify data"),
-        (path, b"x", "'path'"),
-        ("/ajax-api/2.0/mlflow/upload-artifact?path=x", b"x", "'run_id'"),
-        (f"{path}&path=../x", b"x", "Invalid path"),
+        (path, b"x", "Request must specify path."),
+        (path.partition("?")[0], b"x", "Request must specify run_uuid."),
+        (f"{path}&path=../x", b"", "Invalid path"),
     ):
         assert said in door.refused(door.send("POST", target, data, headers={}))
 

@@ -157,7 +157,10 @@ def _params(count: int) -> list[dict[str, str]]:
     ("fields", "said"),
     [
         ({"metrics": [metric(key=f"m{i}") for i in range(1000)]}, ""),
-        ({"metrics": [metric(key=f"m{i}") for i in range(1001)]}, "at most 1000 metrics"),
+        (
+            {"metrics": [metric(key=f"m{i}") for i in range(1001)]},
+            "request can contain at most 1000 metrics",
+        ),
         ({"params": _params(100)}, ""),
         ({"params": _params(101)}, "at most 100 params"),
         ({"tags": _params(100)}, ""),
@@ -276,28 +279,30 @@ def test_samples_are_even_with_first_and_last(door: Door, charted: str, count: i
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "said"),
     [
-        {"max_results": 0},
-        {"max_results": -1},
-        {"max_results": 2501},
-        {"start_step": 1},
-        {"end_step": 1},
-        {"start_step": 2, "end_step": 1},
-        {"start_step": "x", "end_step": 1},
-        {"run_ids": [f"r{i}" for i in range(101)]},
-        {"run_ids": []},
-        {"metric_key": ""},
+        ({"max_results": 0}, "max_results must be between 1 and 2500"),
+        ({"max_results": -1}, "max_results must be between 1 and 2500"),
+        ({"max_results": 2501}, "max_results must be between 1 and 2500"),
+        ({"start_step": 1}, "both must be specified"),
+        ({"end_step": 1}, "If either start step or end step are specified"),
+        ({"start_step": 2, "end_step": 1}, "end_step must be greater than start_step. "),
+        ({"start_step": "x", "end_step": 1}, "for parameter 'start_step' supplied"),
+        ({"run_ids": [f"r{i}" for i in range(101)]}, "request must specify at most 100 run_ids."),
+        ({"run_ids": []}, "Missing value for required parameter 'run_ids'."),
+        ({"metric_key": ""}, "Missing value for required parameter 'metric_key'."),
     ],
 )
-def test_sampled_history_refuses(door: Door, charted: str, asked: dict[str, Any]) -> None:
+def test_sampled_history_refuses(
+    door: Door, charted: str, asked: dict[str, Any], said: str
+) -> None:
     query = {"run_ids": [charted], "metric_key": "s", **asked}
     text = "&".join(
         f"{key}={one}"
         for key, value in query.items()
         for one in (value if isinstance(value, list) else [value])
     )
-    door.refused(door.send("GET", f"metrics/get-history-bulk-interval?{text}"))
+    assert said in door.refused(door.send("GET", f"metrics/get-history-bulk-interval?{text}"))
 
 
 def test_history_of_many_runs_for_the_pages(door: Door, charted: str) -> None:
@@ -311,8 +316,14 @@ def test_history_of_many_runs_for_the_pages(door: Door, charted: str) -> None:
     assert door.get(path, run_id=charted, metric_key="s", max_results=0) == {"metrics": []}
     assert door.get(path, run_id="none", metric_key="s") == {"metrics": []}
     many = "&".join(f"run_id=r{i}" for i in range(101))
-    for query in ("run_id=a", "metric_key=s", f"metric_key=s&{many}", "run_id=a&metric_key="):
-        door.refused(door.send("GET", f"{path}?{query}"))
+    for query, said in (
+        ("run_id=a", "must specify a metric_key"),
+        ("run_id=a&metric_key=", "must specify a metric_key"),
+        ("metric_key=s", "must specify at least one run_id"),
+        (f"metric_key=s&{many}", "cannot specify more than 100 run_ids"),
+    ):
+        message = door.refused(door.send("GET", f"{path}?{query}"))
+        assert message.startswith(f"GetMetricHistoryBulk request {said}")
 
 
 def test_cut_values_are_named_in_a_tag(door: Door) -> None:

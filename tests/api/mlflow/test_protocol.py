@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -89,12 +90,16 @@ def test_what_is_not_served_is_404_as_json(door: Door, method: str, target: str)
         ("PUT", "experiments/search", "GET, POST"),
         ("POST", "registered-models/update", "PATCH"),
         ("GET", "logged-models/m-1/tags", "PATCH"),
+        ("POST", "/api/2.0/mlflow-artifacts/artifacts/a/b", "GET, PUT, DELETE"),
+        ("GET", "upload-artifact", "POST"),
     ],
 )
 def test_wrong_methods_are_405_as_json(door: Door, method: str, call: str, allowed: str) -> None:
     answer = door.send(method, call, b"{}")
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
     assert answer.json()["error_code"] == "ENDPOINT_NOT_FOUND"
+    answer = door.send("OPTIONS", call)
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, allowed, b"")
 
 
 # --- bodies -------------------------------------------------------------------------------------
@@ -162,6 +167,15 @@ def test_a_body_cut_short_makes_no_run(door: Door, body: bytes) -> None:
 def test_unknown_fields_are_ignored(door: Door) -> None:
     body = {"name": door.name(), "unknown": {"deep": [1, {"a": None}]}, "tags": None}
     assert door.send("POST", "experiments/create", body).status == 200
+
+
+def test_a_body_that_was_encoded_twice_is_read(door: Door) -> None:
+    name = door.name()
+    body = json.dumps(json.dumps({"name": name})).encode()
+    assert door.good(door.send("POST", "experiments/create", body))["experiment_id"]
+    body = json.dumps({"tags": [{"key": "a", "value": "b"}], "model_id": "x"})
+    path = f"logged-models/{door.logged_model()}/tags"
+    assert door.send("PATCH", path, json.dumps(body).encode()).status == 200
 
 
 def test_bodies_that_are_too_large(door: Door) -> None:

@@ -60,9 +60,9 @@ def test_create_then_get_shows_all_fields(door: Door) -> None:
         ({}, "Missing value for required parameter 'name'."),
         ({"name": ""}, "Missing value for required parameter 'name'."),
         ({"name": 5}, "Invalid value 5 for parameter 'name' supplied"),
-        ({"name": " "}, "name"),
-        ({"name": "a/b"}, "name"),
-        ({"name": "a:b"}, "name"),
+        ({"name": " "}, "Missing value for required parameter 'name'."),
+        ({"name": "a/b"}, "Invalid model name 'a/b'. Names cannot contain '/' or ':'."),
+        ({"name": "a:b"}, "Invalid model name 'a:b'. Names cannot contain '/' or ':'."),
         ({"name": "."}, "name"),
         ({"name": ".."}, "name"),
         ({"name": "a\nb"}, "name"),
@@ -145,6 +145,9 @@ def test_versions_that_are_not_there(
     body = {"name": name, "version": number, "key": "k", "stage": "Staging", "alias": "a"}
     message = door.refused(door.send(method, call, body), error)
     assert message.startswith(said.replace("@", name))
+    if error is ABSENT and call != "registered-models/alias":
+        message = door.refused(door.send(method, call, {**body, "name": "nobody"}), ABSENT)
+        assert message == said.replace("@", "nobody")
 
 
 def test_description_and_tags(door: Door) -> None:
@@ -353,3 +356,13 @@ def test_prompt_has_no_files_and_none_of_others(door: Door) -> None:
     door.refused(door.send("POST", "model-versions/create", body))
     body = {"name": door.model(), "source": f"models:/{name}/1"}
     assert "prompt" in door.refused(door.send("POST", "model-versions/create", body))
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "-a", "a.", "é", "a" * 64, "a\n"])
+def test_names_of_webhooks_that_are_bad(door: Door, name: str) -> None:
+    events = [{"entity": "MODEL_VERSION", "action": "CREATED"}]
+    body = {"name": "a._-" * 15 + "abc", "url": "https://8.8.8.8/x", "events": events}
+    id_ = door.post("webhooks", body)["webhook"]["webhook_id"]
+    message = door.refused(door.send("POST", "webhooks", {**body, "name": name}))
+    assert message.startswith(f"Webhook name {name!r} is invalid")
+    assert door.refused(door.send("PATCH", f"webhooks/{id_}", {"name": name})) == message

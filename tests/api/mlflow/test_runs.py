@@ -180,6 +180,11 @@ def test_deleted_runs_take_no_writes(door: Door, call: str, body: dict[str, Any]
     assert message.startswith(f"The run {run_id} must be in the 'active' state")
 
 
+def test_inputs_and_outputs_are_there_also_without_any(door: Door) -> None:
+    run = door.get("runs/get", run_id=door.run())["run"]
+    assert (run["inputs"], run["outputs"]) == ({}, {})
+
+
 def test_outputs_and_model_inputs_come_back(door: Door) -> None:
     run_id = door.run()
     for step in (3, 4):

@@ -151,6 +151,8 @@ def test_where_to_fetch_a_version(door: Door, made: Made) -> None:
     assert door.get(path, name=name, version="1") == {"artifact_uri": "s3://bucket/m"}
     found = door.get(path, name=name, version="2")
     assert found == {"artifact_uri": made.write(MODEL)}
+    door.post("model-versions/create", {"name": name, "source": f"models:/{name}/2"})
+    assert door.get(path, name=name, version="3") == found
 
 
 def test_the_logged_model_says_where_it_is_registered(door: Door) -> None:
