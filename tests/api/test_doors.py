@@ -109,6 +109,8 @@ def test_every_call_of_mlflow_asks_the_decision_point(
         body |= {"experiment_id": "0", "timestamp_ms": 1}  # as clients of MLflow 2 begin one
     if path == "mlflow/traces/{trace_id}/assessments":
         body["assessment"]["feedback"] = {"value": 1}
+    if path == "mlflow/metrics/get-history-bulk":
+        body["metric_key"] = "auc"
     if path == "mlflow/model-versions/create":
         body["source"] = "s3://bucket/model"
     if method == "PATCH" and path.endswith("{model_id}"):

@@ -24,6 +24,8 @@ _MOST = 1_000
 _HINT = "start one (ray start --head), and say where: --on ray://host:10001, or RAY_ADDRESS"
 
 # Connections of this process: Ray has one, whoever asks for it.
+#: Tries to connect to a cluster that answers.
+_TRIES = 3
 _lock = threading.Lock()
 _users = 0
 _ours = ""
@@ -186,6 +188,19 @@ def _check(address: str) -> None:
         )
 
 
+def _init(ray: Any, address: str) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(address=address, namespace="everloop", logging_level="WARNING")
+        except ConnectionAbortedError:
+            # The cluster is there, and failed to start the server of this client: most often
+            # because something else took the port that it chose. It chooses another one.
+            if not left:
+                raise
+        else:
+            return
+
+
 def _connect(ray: Any, address: str) -> None:
     global _users, _ours
     with _lock:
@@ -193,7 +208,7 @@ def _connect(ray: Any, address: str) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of Ray's own future
                 try:
-                    ray.init(address=address, namespace="everloop", logging_level="WARNING")
+                    _init(ray, address)
                 except Exception as error:  # a different class for each way not to be there
                     raise BackendError(
                         f"no Ray cluster answers at {address}: {_short(error)}", hint=_HINT
