@@ -181,7 +181,7 @@ def test_a_killed_driver_leaves_no_work_and_its_run_is_resumed_by_a_client(
         finished = {row.key for row in workspace.pipelines.steps(run.id)}
         assert len(finished) >= 2, "committed by the workers, as the driver commits nothing"
         resumed = started(tmp_path, cluster.client, "--resume", run.id)
-        out, err = resumed.communicate(timeout=120)
+        out, err = resumed.communicate(timeout=300)
         assert resumed.returncode == 0, err
         assert out.strip().endswith(str(sum(range(12))))
         rows = workspace.pipelines.steps(run.id)
