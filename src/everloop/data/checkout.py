@@ -141,7 +141,7 @@ def _make_whole(load: Load, fresh: Sequence[Change], target: bytes) -> None:
         with _Target(beside, load, is_new=True) as there:
             there.write(fresh)
         os.rename(beside, target)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half-written stays beside it
         shutil.rmtree(beside, ignore_errors=True)
         raise
 
@@ -244,7 +244,7 @@ class _Target:
         try:
             self._make(folder, beside, entry, held)
             os.rename(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half-written stays beside it
             with suppress(FileNotFoundError):
                 os.unlink(beside, dir_fd=folder)
             raise
