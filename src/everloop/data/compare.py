@@ -18,7 +18,7 @@ from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type
 from everloop.data.layout import Positions, block_of, offsets, positions
 from everloop.data.ledger import plain
-from everloop.data.match import match
+from everloop.data.match import unlike
 from everloop.data.rowhash import Hashes, kind_of, row_hashes
 from everloop.data.rows import block_hashes, counting, rows_at
 from everloop.ports.blobs import BlobStore
@@ -88,10 +88,8 @@ def _unlike(
     of_new = _candidates(blobs, new, has, had)
     before = _hashes(blobs, old, of_old, common)
     after = _hashes(blobs, new, of_new, common)
-    found = match(after, before)
-    gone = np.ones(len(of_old), bool)
-    gone[found[found >= 0]] = False
-    return of_old[gone], of_new[found < 0]
+    come, gone = unlike(after, before)
+    return of_old[gone], of_new[come]
 
 
 _Counted = list[tuple[Block, np.ndarray | None]]

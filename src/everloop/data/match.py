@@ -8,7 +8,7 @@ import polars as pl
 from everloop.data.layout import Positions
 from everloop.data.rowhash import Hashes
 
-__all__ = ["match"]
+__all__ = ["match", "unlike"]
 
 # Bits of a hash by which rows are looked up at once, and how often with other bits: after that so
 # few rows are left that sorting them costs little.
@@ -84,3 +84,11 @@ def _look_up(new: Hashes, rows: Positions, old: Hashes, others: Positions, turn:
 def _frame(hashes: Hashes, rows: Positions, name: str) -> pl.DataFrame:
     frame = pl.DataFrame({"low": hashes.low[rows], "high": hashes.high[rows], name: rows})
     return frame.with_columns(nth=pl.int_range(pl.len()).over("low", "high"))
+
+
+def unlike(new: Hashes, old: Hashes) -> tuple[Positions, Positions]:
+    """The numbers of the rows of `new` that `old` lacks, and the reverse."""
+    found = match(new, old)
+    gone = np.ones(len(old.low), bool)
+    gone[found[found >= 0]] = False
+    return np.flatnonzero(found < 0), np.flatnonzero(gone)

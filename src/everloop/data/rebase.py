@@ -9,7 +9,7 @@ import pyarrow as pa
 from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.layout import Positions
-from everloop.data.match import match
+from everloop.data.match import unlike
 from everloop.data.replace import Plan, can_build_on, plan_merge
 from everloop.data.rowhash import Hashes
 from everloop.data.rows import Hashed, hashed, rows_at
@@ -49,8 +49,8 @@ def rebased(
     before, after = hashed(blobs, first), hashed(blobs, latest)
     if len(after.at) == rows.num_rows and after.hashes.total() == hashes.total():
         return None
-    new, gone = _unlike(hashes, before.hashes)
-    their_new, their_gone = _unlike(after.hashes, before.hashes)
+    new, gone = unlike(hashes, before.hashes)
+    their_new, their_gone = unlike(after.hashes, before.hashes)
     key = list(schema.key)
     ours = _outcomes(rows.select(key).take(pa.array(new)), hashes.take(new), new)
     our_gone = _lost(blobs, first, before, gone, key)
@@ -74,14 +74,6 @@ def rebased(
         np.sort(ours.join(both, on=key, how="anti")["row"].to_numpy()),
         before.hashes.take(our_gone.join(both, on=key, how="anti")["row"].to_numpy()),
     )
-
-
-def _unlike(new: Hashes, old: Hashes) -> tuple[Positions, Positions]:
-    """The numbers of the rows of `new` that `old` lacks, and the reverse."""
-    found = match(new, old)
-    gone = np.ones(len(old.low), bool)
-    gone[found[found >= 0]] = False
-    return np.flatnonzero(found < 0), np.flatnonzero(gone)
 
 
 def _outcomes(keys: pa.Table, hashes: Hashes, rows: Positions) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -154,7 +155,8 @@ def _read(archive: zipfile.ZipFile, file: Path) -> tuple[_About, dict[str, bytes
         )
     faults = [fault for member in members if (fault := _fault_of(member))]
     names = [member.filename for member in members]
-    faults += [Fault(n[:80], "is there twice") for n in sorted(set(names)) if names.count(n) > 1]
+    often = Counter(names)
+    faults += [Fault(n[:80], "is there twice") for n in sorted(often) if often[n] > 1]
     if _ABOUT not in names:
         faults.append(Fault(_ABOUT, "is missing"))
     if faults:

@@ -154,9 +154,8 @@ def insert_run(
         raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
     if row["trigger"]:
         link(tx, f"firing:{row['trigger']}", f"run:{id_}", "started")
-    stored = _insert_params(tx, pk, params)
-    put_tags(tx, pk, tags)
-    if stored != params or any(len(value) > MAX_TAG for value in tags.values()):
+    kept = _insert_params(tx, pk, params), put_tags(tx, pk, tags)
+    if kept != (params, tags):
         return read_run(tx, id_)  # with the tag that says what was cut
     said = {name: row[name] for name in _SAID if name != "experiment_pk"}
     return Run(experiment=str(experiment_pk), **said, params=params, tags=tags)
@@ -234,12 +233,13 @@ def _insert_params(tx: Transaction, run_pk: int, params: dict[str, str]) -> dict
     return values
 
 
-def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> None:
-    """Write tags over what they were."""
+def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> dict[str, str]:
+    """Write tags over what they were; all of them as they are kept."""
     values = {key: cut(value, MAX_TAG) for key, value in sorted(tags.items())}
     rows = [{"run_pk": run_pk, "key": key, "value": value} for key, value in values.items()]
     tx.upsert(run_tags, rows, ["run_pk", "key"])
     _note_cut(tx, run_pk, tags, values)
+    return values
 
 
 def _note_cut(tx: Transaction, run_pk: int, given: dict[str, str], kept: dict[str, str]) -> None:
