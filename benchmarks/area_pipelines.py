@@ -27,8 +27,8 @@ from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
 from everloop.core.context import using
+from everloop.core.process import usable_cores
 from everloop.pipelines import api as ev
-from everloop.pipelines.pool import usable_cores
 from everloop.pipelines.service import PipelineService
 from everloop.tracking.service import TrackingService
 from everloop.workspace import open_workspace

@@ -21,7 +21,7 @@ import everloop as ev
 from benchmarks.harness import Context, Row
 from benchmarks.report import table
 from everloop.automation.dispatch import Dispatcher
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.ids import new_id
 from everloop.core.policy import Firing
 from everloop.workspace import Workspace

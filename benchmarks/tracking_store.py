@@ -125,7 +125,7 @@ class Search:
         assert catalog is not None
         if not place.url:
             # A connection beside the catalog's own, as the hand-written program would have.
-            path = catalog.url.database
+            path = catalog.file
             assert path is not None
             self.connection: Any = sqlite3.connect(path, isolation_level=None)
         else:

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from everloop.lineage.api import lineage
     from everloop.monitoring.reference import make_reference
     from everloop.pipelines.api import log, pipeline, step
-    from everloop.pipelines.approvals import approve
+    from everloop.pipelines.asking import approve
     from everloop.pipelines.space import choice, integers, loguniform, uniform
     from everloop.registry.api import champion, register
     from everloop.registry.flavors import pack as model
@@ -102,7 +102,7 @@ _NAMES = {
     "everloop.features.define": ("agg", "col", "feature_set", "feature_view", "source"),
     "everloop.lineage.api": ("lineage",),
     "everloop.monitoring.reference": ("make_reference",),
-    "everloop.pipelines.approvals": ("approve",),
+    "everloop.pipelines.asking": ("approve",),
     "everloop.pipelines.api": ("log", "pipeline", "step"),
     "everloop.pipelines.space": ("choice", "integers", "loguniform", "uniform"),
     "everloop.registry.api": ("champion", "register"),

@@ -23,7 +23,6 @@ An error says what was asked, what is there, and what to do (``hint``).
 
 from __future__ import annotations
 
-import difflib
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -133,6 +132,8 @@ class NotFound(EverloopError, KeyError):
     def named(cls, kind: str, name: str, known: Iterable[str] = ()) -> NotFound:
         """Say that no `kind` called `name` exists, with up to three near names of `known`."""
         known = list(known)
+        import difflib
+
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
         if near:
             hint = "did you mean " + " or ".join(repr(item) for item in near) + "?"

@@ -27,7 +27,6 @@ from __future__ import annotations
 import base64
 import getpass
 import os
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -150,6 +149,8 @@ def server_login(url: str, token: str | None = None) -> tuple[str, str]:
     Raises:
         InvalidInput: If the address, the token or ``.netrc`` cannot be read.
     """
+    from urllib.parse import unquote, urlsplit, urlunsplit
+
     from everloop.errors import InvalidInput
 
     try:
@@ -171,6 +172,8 @@ def server_login(url: str, token: str | None = None) -> tuple[str, str]:
 
 def login_of(address: str, authorization: str) -> tuple[str, str]:
     """The address with name and password in it, or the token: what `server_login` was told."""
+    from urllib.parse import quote, urlsplit, urlunsplit
+
     kind, _, shown = authorization.partition(" ")
     if kind != "Basic":
         return address, shown
@@ -184,6 +187,8 @@ def without_password(location: str) -> str:
     """The location of a workspace as it may be shown."""
     if "://" not in location:
         return location
+    from urllib.parse import quote, urlsplit, urlunsplit
+
     try:
         parts = urlsplit(location)
         named = parts.netloc.rpartition("@")

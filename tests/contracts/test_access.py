@@ -317,7 +317,7 @@ def test_a_look_that_began_before_a_change_does_not_count(
 def test_looking_for_a_change_is_one_statement(
     access: AccessService, ann: Principal, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everloop.catalog.engine import Transaction
+    from everloop.catalog.transaction import Transaction
 
     directory.refresh()
     asked = []

@@ -287,10 +287,9 @@ def test_connection_in_use_when_the_catalog_is_closed_is_closed_after_use(
 def test_driver_cursor_in_use_when_the_catalog_is_closed_is_closed_after_use(
     catalog: Catalog, write: bool
 ) -> None:
-    with catalog.driver(write=write) as (cursor, _):
+    with catalog.direct(write=write) as tx:
         catalog.close()
-        cursor.execute("SELECT 1")
-        raw = cursor.connection
+        raw = tx.run("SELECT 1").connection
     assert is_closed(raw)
 
 
@@ -426,9 +425,8 @@ def test_unknown_kind_of_catalog_is_refused() -> None:
 
 
 def _count(catalog: Catalog) -> int:
-    with catalog.driver(write=False) as (cursor, _):
-        cursor.execute("SELECT count(*) FROM metric_keys")
-        return int(cursor.fetchone()[0])
+    with catalog.direct(write=False) as tx:
+        return int(tx.run("SELECT count(*) FROM metric_keys").fetchone()[0])
 
 
 def _add(catalog: Catalog, name: str) -> None:
@@ -466,8 +464,8 @@ def test_hot_write_goes_on_when_the_server_dropped_its_connection(catalog: Catal
         catalog._kept[0].close()
     else:
         pid = catalog._kept[0].info.backend_pid
-        with catalog.driver(write=False) as (cursor, _):
-            cursor.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        with catalog.direct(write=False) as tx:
+            tx.run("SELECT pg_terminate_backend(?)", (pid,))
     _add(catalog, "b")
     assert _count(catalog) == 2
 

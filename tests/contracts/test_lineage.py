@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event
 
 from everloop.catalog import lineage as statements
+from everloop.catalog.edges import link
 from everloop.catalog.engine import Catalog
-from everloop.catalog.lineage import link
 from everloop.core.context import acting
 from everloop.core.lineage import Edge, Node
 from everloop.core.time import ManualClock

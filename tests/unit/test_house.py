@@ -17,6 +17,8 @@ import everloop
 ROOT = Path(__file__).parents[2]
 LONGEST_FILE = 700
 MOST_MODULES = 120
+#: What a run needs as little of as an import does, and what each process would wait for.
+NOT_TO_RUN = {"alembic", "email", "sqlalchemy", "statistics", "zipfile"}
 HEAVY = {
     "duckdb",
     "lightgbm",
@@ -79,6 +81,24 @@ def test_import_is_light() -> None:
     modules = in_fresh_python("import everloop, sys; print(*sys.modules)")
     assert len(modules) < MOST_MODULES
     assert HEAVY & set(modules) == set()
+
+
+def test_pipeline_on_sqlite_runs_without_sqlalchemy(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(
+        "import everloop as ev\n"
+        "@ev.step\n"
+        "def increase(x: int) -> int:\n    return x + 1\n"
+        "@ev.pipeline\n"
+        "def main() -> int:\n    return increase(increase(0))\n"
+    )
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); os.environ['EVERLOOP_DIR'] = "
+        f"{str(tmp_path / 'ws')!r}; import flow; print(flow.main.run(), *sys.modules)"
+    )
+    assert "sqlalchemy" in in_fresh_python(code)  # it makes the tables
+    result, *modules = in_fresh_python(code)
+    assert result == "2"
+    assert not [name for name in modules if name.partition(".")[0] in NOT_TO_RUN]
 
 
 def test_tree_names_no_place_of_one_machine() -> None:

@@ -13,8 +13,9 @@ from everloop.access.directory import Directory
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import access as statements
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import principals, tokens
+from everloop.catalog.transaction import Transaction
 from everloop.core.access import RANKS, NewToken, Principal, Role, Token, User, lower_role
 from everloop.core.context import current_principal
 from everloop.core.ids import new_id

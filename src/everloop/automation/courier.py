@@ -18,8 +18,9 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 
 from everloop.automation.messages import KINDS, messages_of, payload
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import cursors, events, webhook_deliveries, webhooks
+from everloop.catalog.transaction import Transaction
 from everloop.core.events import Event
 from everloop.core.ids import new_id
 from everloop.core.webhook import is_tried_again, retry_after_s, signature

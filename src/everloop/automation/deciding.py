@@ -21,8 +21,8 @@ from everloop.automation.schedule import due_ticks, next_tick
 from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.transaction import Transaction
 from everloop.core.events import Event
 from everloop.core.ids import new_id
 from everloop.core.policy import Automation, Firing, LoopSpec, Notify, Trigger

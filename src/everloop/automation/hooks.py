@@ -20,8 +20,9 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import hook_deliveries
+from everloop.catalog.transaction import Transaction
 from everloop.errors import EverloopError, InvalidInput, NotAuthenticated
 
 __all__ = ["MAX_BODY", "HookService"]

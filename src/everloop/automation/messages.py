@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import select
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import models
+from everloop.catalog.transaction import Transaction
 from everloop.core.events import Event
 
 __all__ = ["KINDS", "Message", "example", "messages_of", "payload"]

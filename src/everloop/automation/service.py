@@ -21,7 +21,8 @@ from everloop.automation.waiting import has_answers, settle_answers
 from everloop.catalog import automations as queue
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.ci import CiSummary
 from everloop.core.context import current_actor
 from everloop.core.events import CI_FINISHED, Event
@@ -45,7 +46,7 @@ __all__ = ["AutomationService"]
 
 _LEADER = "supervisor"
 _TRIES = 3
-_ANY_QUEUED = "SELECT 1 FROM firings WHERE outcome = 'queued' AND due_at <="
+_ANY_QUEUED = "SELECT 1 FROM firings WHERE outcome = 'queued' AND due_at <= ? LIMIT 1"
 #: Paths that an event names; the others are only counted.
 _MOST_PATHS = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -275,9 +276,8 @@ class AutomationService(Service):
 
     def _newest_event(self) -> int:
         """The end of the event log: the one thing that is asked all the time."""
-        with self._catalog.driver(write=False) as (cursor, _):
-            cursor.execute("SELECT max(seq) FROM events")
-            return int(cursor.fetchone()[0] or 0)
+        with self._catalog.direct(write=False) as tx:
+            return int(tx.run("SELECT max(seq) FROM events").fetchone()[0] or 0)
 
     @action("loop:run", on="name")
     def fire(self, name: str, reason: str = "") -> Firing:
@@ -315,10 +315,8 @@ class AutomationService(Service):
                 the leader knows whether somebody works on it.
         """
         now = to_micros(self._catalog.clock.now())
-        with self._catalog.driver(write=False) as (cursor, dialect):
-            mark = "?" if dialect == "sqlite" else "%s"
-            cursor.execute(f"{_ANY_QUEUED} {mark} LIMIT 1", (now,))
-            if cursor.fetchone() is None:
+        with self._catalog.direct(write=False) as look:
+            if look.run(_ANY_QUEUED, (now,)).fetchone() is None:
                 return None
         with self._catalog.write(ordered=False) as tx:
             until = lease_end(tx, lease_s) if lease_s else None

@@ -8,7 +8,7 @@ from sqlalchemy import Row, select
 
 from everloop.catalog import loops as statements
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.ids import new_id
 from everloop.core.policy import Firing
 

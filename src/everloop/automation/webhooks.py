@@ -15,8 +15,9 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.automation.courier import post
 from everloop.automation.messages import example, payload
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import webhook_deliveries, webhooks
+from everloop.catalog.transaction import Transaction
 from everloop.core.ids import is_id, new_id
 from everloop.core.webhook import (
     TOPICS,

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Row, func, or_, select, update
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import events, principals, tokens
+from everloop.catalog.transaction import Transaction
 
 __all__ = [
     "CHANGES",

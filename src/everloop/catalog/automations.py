@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import bindparam, func, select, text, update
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.policy import Automation, Firing, FiringAction, Trigger
 from everloop.errors import NotFound
 

@@ -10,8 +10,8 @@ import msgspec
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.engine import Row
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import dataset_tags, dataset_versions, datasets, objects, row_changes
+from everloop.catalog.transaction import Transaction
 from everloop.core.dataset import Dataset, DatasetTag, DatasetVersion, RowChangeSummary
 
 __all__ = [

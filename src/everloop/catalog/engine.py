@@ -1,51 +1,36 @@
-"""Catalog: opens SQLite or PostgreSQL, runs transactions, and appends events within them."""
+"""Catalog: opens SQLite or PostgreSQL, runs transactions, and appends events within them.
+
+SQLAlchemy is imported by the first transaction that asks for it (``read``, ``write``); those on the
+driver's own cursor (``direct``, ``hot``) do without it on SQLite.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sqlite3
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
-from datetime import datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import (
-    URL,
-    ColumnElement,
-    Connection,
-    Engine,
-    and_,
-    collate,
-    create_engine,
-    event,
-    make_url,
-    select,
-    text,
-)
-from sqlalchemy.engine import CursorResult, Row
-from sqlalchemy.exc import (
-    DBAPIError,
-    IntegrityError,
-    NoSuchModuleError,
-    StatementError,
-    TimeoutError,
-)
-from sqlalchemy.sql.base import Executable
-
-from everloop.catalog import migrate, tables
-from everloop.catalog.claims import Claims, FileClaims, SessionClaims
+from everloop.catalog.claims import Claims, FileClaims
+from everloop.catalog.direct import BUSY_MS, Direct, connect_sqlite
 from everloop.catalog.network import network_type
-from everloop.core.context import current_actor, current_cause
+from everloop.catalog.revisions import HEAD
 from everloop.core.events import Event
-from everloop.core.ids import new_id
 from everloop.core.time import Clock, SystemClock
-from everloop.errors import BackendError, EverloopError, InvalidInput, MissingExtra
+from everloop.errors import BackendError, EverloopError
 
-__all__ = ["Catalog", "Transaction"]
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from everloop.catalog.transaction import Engines, Transaction
+
+__all__ = ["Catalog"]
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -54,93 +39,9 @@ _Result = TypeVar("_Result")
 # so that a reader with a cursor can never miss an event that was numbered early and committed late.
 _WRITE_LOCK = 0x65766C70
 
-_BUSY_MS = 30_000
 _FORK_S = 5.0
-
-
-class Transaction:
-    """A transaction. Everything within it, events included, happens or does not."""
-
-    def __init__(self, connection: Connection, clock: Clock, actor: str) -> None:
-        self._connection = connection
-        self.actor = actor
-        self.now: datetime = clock.now()
-
-    def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
-        """Run a statement, for each of `rows` if given."""
-        if rows is None:
-            return self._connection.execute(statement)
-        return self._connection.execute(statement, rows)
-
-    def all(self, statement: Executable) -> Sequence[Row[Any]]:
-        """All rows."""
-        return self._connection.execute(statement).all()
-
-    def first(self, statement: Executable) -> Row[Any] | None:
-        """The first row, or None."""
-        return self._connection.execute(statement).first()
-
-    def scalar(self, statement: Executable) -> Any:
-        """The first column of the first row, or None."""
-        return self._connection.execute(statement).scalar()
-
-    def within(self, column: Any, folder: str) -> ColumnElement[bool]:
-        """Whether a path lies below a folder, as a range of the paths' index.
-
-        PostgreSQL may sort text by the rules of a language, in which no folder is a range.
-        """
-        text_ = column if self.dialect == "sqlite" else collate(column, "C")
-        return and_(text_ >= f"{folder}/", text_ < f"{folder}0")  # "0" is the sign after "/"
-
-    def insert_new(self, table: Any, values: dict[str, Any]) -> Any:
-        """Insert a row unless its key is taken; its key (the first column of it), or None."""
-        return self.execute(_insert_new(self.dialect, table), values).scalar()
-
-    def insert_missing(self, table: Any, rows: list[dict[str, Any]]) -> None:
-        """Insert those of `rows` whose key is not taken, in one statement."""
-        if rows:
-            self.execute(_insert(self.dialect, table).on_conflict_do_nothing(), rows)
-
-    def upsert(
-        self, table: Any, rows: dict[str, Any] | list[dict[str, Any]], key: Sequence[str]
-    ) -> None:
-        """Insert rows, or update all other columns of those whose `key` columns are taken."""
-        many = rows if isinstance(rows, list) else [rows]
-        if not many:
-            return
-        statement = _upsert(self.dialect, table, tuple(many[0]), tuple(key))
-        self.execute(statement, many)
-
-    def append(
-        self, kind: str, subject: str, body: dict[str, Any] | None = None, *, cause: str = ""
-    ) -> Event:
-        """Append a fact to the event log, as part of this transaction.
-
-        Args:
-            kind: ``area.PastTense``.
-            subject: What it is about, ``kind:name``.
-            body: Further facts, JSON.
-            cause: Id of the event that led here; the ambient cause if not given.
-        """
-        fact: dict[str, Any] = {
-            "id": new_id(),
-            "at": self.now,
-            "kind": kind,
-            "subject": subject,
-            "actor": current_actor() or self.actor,
-            "cause": cause or current_cause(),
-            "body": body or {},
-        }
-        return Event(seq=int(self.execute(_APPEND, fact).scalar_one()), **fact)
-
-    @property
-    def dialect(self) -> str:
-        return self._connection.dialect.name
-
-    @property
-    def connection(self) -> Connection:
-        """The connection itself, for the few statements hot enough to need it."""
-        return self._connection
+#: Connections that are kept for the driver's own cursor; more are closed after their use.
+_KEPT = 8
 
 
 class Catalog:
@@ -163,29 +64,28 @@ class Catalog:
         actor: str = "unknown",
         upgrade: bool = True,
     ) -> None:
-        self.url = _normal(url)
         self.clock = clock or SystemClock()
         self.actor = actor
-        self._sqlite = self.url.get_backend_name() == "sqlite"
-        self._network = network_type(Path(self.url.database or "").parent) if self._sqlite else ""
+        #: The file of a catalog on SQLite.
+        self.file = _file_of(url)
+        self._sqlite = self.file is not None
+        self.url = url if self._sqlite else _psycopg_url(url)
+        self._network = network_type(self.file.parent) if self.file else ""
         self._closed = threading.Event()
         self._writing = threading.Lock()
+        self._opening = threading.Lock()
         self._claims: Claims | None = None
-        self._reader = self._make_engine(immediate=False)
-        self._writer = self._make_engine(immediate=True) if self._sqlite else self._reader
-        driver = self._reader.dialect.dbapi
-        assert driver is not None
-        self._driver_error: type[Exception] = driver.Error
-        _engines_over_fork.add(self)
+        self._ends: list[Callable[[], None]] = []
+        self._driver_error: type[Exception] = sqlite3.Error
         # One that nobody closed gives its connections back when nobody holds it any more.
         self._kept: list[Any] = []
-        weakref.finalize(self, _dispose, self._kept, self._reader, self._writer)
+        self._engines: list[Engines] = []
+        weakref.finalize(self, _dispose, self._kept, self._engines)
+        _engines_over_fork.add(self)
         try:
-            with self._using(self._writer):
-                if upgrade:
-                    migrate.upgrade(self._writer, self._write_begin)
-                else:
-                    migrate.require(self._writer)
+            with self._using():
+                if not self._is_current():
+                    self._migrate(upgrade)
         except EverloopError:
             self.close()
             raise
@@ -194,19 +94,71 @@ class Catalog:
                 "the catalog %s lies on a network file system (%s): it is kept without a log shared"
                 " in memory, which is slower and safe only where file locks work; for several"
                 " machines run `everloop server`, or use PostgreSQL",
-                self.url.database,
+                self.file,
                 self._network,
             )
+
+    def _is_current(self) -> bool:
+        """Whether a catalog on SQLite has the tables of today, by one query of the driver's own."""
+        if not self._sqlite:
+            return False
+        raw = self._take()
+        try:
+            row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                _give_up(raw)
+                raise
+            row = None
+        except BaseException:
+            _give_up(raw)
+            raise
+        self._give_back(raw)
+        return row is not None and row[0] == HEAD
+
+    def _migrate(self, upgrade: bool) -> None:
+        from everloop.catalog import migrate
+
+        if upgrade:
+            migrate.upgrade(self._writer, self._write_begin)
+        else:
+            migrate.require(self._writer)
 
     @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
-        return self._reader.dialect.name
+        return "sqlite" if self._sqlite else "postgresql"
+
+    @property
+    def _reader(self) -> Engine:
+        return self._made().reader
+
+    @property
+    def _writer(self) -> Engine:
+        return self._made().writer
+
+    def _made(self) -> Engines:
+        """The engines, made when they are first asked for."""
+        if not self._engines:
+            from everloop.catalog.transaction import make_engines
+
+            with self._opening:
+                if not self._engines:
+                    made = make_engines(self.url, shared_memory=not self._network)
+                    driver = made.writer.dialect.dbapi
+                    assert driver is not None
+                    self._driver_error = driver.Error
+                    self._engines.append(made)
+        return self._engines[0]
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A transaction that only reads; sees one state of the whole catalog."""
-        with self._using(self._reader), self._reader.connect() as connection, connection.begin():
+        from sqlalchemy import text
+
+        from everloop.catalog.transaction import Transaction
+
+        with self._using(), self._reader.connect() as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(
                     text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -221,8 +173,10 @@ class Catalog:
             ordered: Wait for other ordered writers. Only leave it off for transactions that append
                 no event and touch rows of one run alone (metric points).
         """
+        from everloop.catalog.transaction import Transaction
+
         with (
-            self._using(self._writer),
+            self._using(),
             self._turn(),
             self._writer.connect() as connection,
             connection.begin(),
@@ -232,22 +186,37 @@ class Catalog:
             yield Transaction(connection, self.clock, self.actor)
 
     @contextmanager
-    def driver(self, *, write: bool, ordered: bool = True) -> Iterator[tuple[Any, str]]:
-        """The driver's own cursor and the dialect's name, for the few hottest statements.
+    def direct(self, *, write: bool, ordered: bool = True) -> Iterator[Direct]:
+        """The driver's own cursor, for statements that are written out.
 
         With `write` it is one transaction, as :meth:`write`; without, single reads.
         """
-        engine = self._writer if write else self._reader
         turn = self._turn() if write else nullcontext()
-        with self._using(engine), turn, closing(engine.raw_connection()) as connection:
-            cursor = connection.cursor()
+        with self._using(), turn, self._raw() as raw:
+            cursor = raw.cursor()
             if write and self._sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
             elif write and ordered:
                 cursor.execute(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
-            yield cursor, engine.dialect.name
-            # An error never comes here: closing rolls back.
-            connection.commit()
+            yield Direct(cursor, self.dialect, self.clock, self.actor)
+            # An error never comes here: what was not committed is rolled back.
+            raw.commit()
+            cursor.close()
+
+    @contextmanager
+    def _raw(self) -> Iterator[Any]:
+        """A connection of the driver's; it takes back what is not committed in the end."""
+        if not self._sqlite:
+            with closing(self._writer.raw_connection()) as connection:
+                yield connection
+            return
+        raw = self._take()
+        try:
+            yield raw
+        except BaseException:  # Ctrl-C too: half of a transaction must not stay open
+            _give_up(raw)
+            raise
+        self._give_back(raw)
 
     def hot(self, work: Callable[[Any, str], _Result]) -> _Result:
         """Do `work` with the driver's cursor and the dialect's name, in one transaction.
@@ -257,19 +226,19 @@ class Catalog:
         stands shows at its next use, so `work` is done again on a new one if it broke, and must be
         safe to repeat. No ordered writer is waited for, as with ``write(ordered=False)``.
         """
-        with self._using(self._writer), self._turn():
+        with self._using(), self._turn():
             while True:
                 is_new = not self._kept
-                raw = self._new_kept() if is_new else self._kept.pop()
+                raw = self._take()
                 try:
                     cursor = raw.cursor()
                     if self._sqlite:
                         cursor.execute("BEGIN IMMEDIATE")
-                    found = work(cursor, self._writer.dialect.name)
+                    found = work(cursor, self.dialect)
                     raw.commit()
                     cursor.close()
                 except self._driver_error as error:
-                    is_lost = self._writer.dialect.is_disconnect(error, raw, None)  # type: ignore[arg-type]
+                    is_lost = self._is_lost(error, raw)
                     _give_up(raw)
                     if is_new or not is_lost:
                         raise
@@ -277,16 +246,35 @@ class Catalog:
                     _give_up(raw)
                     raise
                 else:
-                    self._kept.append(raw)
-                    if self._closed.is_set():
-                        _close_all(self._kept)
+                    self._give_back(raw)
                     return found
 
-    def _new_kept(self) -> Any:
+    def _is_lost(self, error: Any, raw: Any) -> bool:
+        """Whether an error says that the connection is closed, at whichever end."""
+        if self._sqlite:
+            return "closed database" in str(error)
+        return self._writer.dialect.is_disconnect(error, raw, None)
+
+    def _take(self) -> Any:
+        """One of the kept connections, or a new one."""
+        with suppress(IndexError):
+            return self._kept.pop()
+        if self.file is not None:
+            return connect_sqlite(self.file, shared_memory=not self._network)
         fairy = self._writer.raw_connection()
         raw = fairy.driver_connection
         fairy.detach()  # it is not the pool's any more, which may make another
         return raw
+
+    def _give_back(self, raw: Any) -> None:
+        if len(self._kept) < _KEPT:
+            self._kept.append(raw)
+        else:
+            _give_up(raw)
+        # `close` says that we are closed before it empties the list, and we look after we filled
+        # it: one of the two finds the connection there.
+        if self._closed.is_set():
+            _close_all(self._kept)
 
     def events(
         self,
@@ -298,6 +286,10 @@ class Catalog:
         newest: bool = False,
     ) -> list[Event]:
         """Events after position `after`, oldest first (or the newest `limit`, newest first)."""
+        from sqlalchemy import select
+
+        from everloop.catalog import tables
+
         table = tables.events
         query = select(table).where(table.c.seq > after).limit(limit)
         query = query.order_by(table.c.seq.desc() if newest else table.c.seq)
@@ -312,10 +304,14 @@ class Catalog:
     def claims(self) -> Claims:
         """Who computes what now."""
         if self._claims is None:
-            if self._sqlite:
-                self._claims = FileClaims(Path(f"{self.url.database}.claims"))
+            if self.file is not None:
+                self._claims = FileClaims(Path(f"{self.file}.claims"))
             else:
-                self._claims = SessionClaims(self._writer, lambda: self._using(self._writer))
+                from everloop.catalog.session_claims import SessionClaims
+
+                claims = SessionClaims(self._writer, self._using)
+                self._ends.append(claims.close)
+                self._claims = claims
         return self._claims
 
     def close(self) -> None:
@@ -325,50 +321,13 @@ class Catalog:
         """
         self._closed.set()
         _close_all(self._kept)
-        if isinstance(self._claims, SessionClaims):
-            self._claims.close()
-        self._reader.pool.dispose()
-        self._writer.pool.dispose()
-
-    def _make_engine(self, *, immediate: bool) -> Engine:
-        try:
-            if not self._sqlite:
-                return create_engine(self.url, pool_pre_ping=True, pool_size=8, max_overflow=24)
-            engine = create_engine(
-                self.url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=8, max_overflow=24
-            )
-        except ModuleNotFoundError as error:
-            if self._sqlite:
-                raise
-            raise MissingExtra.of("postgres", "a catalog on PostgreSQL") from error
-        except NoSuchModuleError as error:
-            raise InvalidInput(
-                f"unknown kind of catalog {self.url.drivername!r}",
-                hint="use sqlite:///path or postgresql://user@host/database",
-            ) from error
-        begin = "BEGIN IMMEDIATE" if immediate else "BEGIN"
-        journal = "DELETE" if self._network else "WAL"
-
-        @event.listens_for(engine, "connect")
-        def _prepare(raw: Any, _record: Any) -> None:
-            raw.isolation_level = None  # we begin transactions ourselves
-            cursor = raw.cursor()
-            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-            cursor.execute(f"PRAGMA journal_mode={journal}")
-            # FULL: an acknowledged commit survives a power cut, as promised.
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
-
-        return engine
+        for end in self._ends:
+            end()
+        _empty_pools(self._engines)
 
     def _write_begin(self, connection: Connection) -> None:
         if not self._sqlite:
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"))
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -382,7 +341,7 @@ class Catalog:
             yield
             return
         writing = self._writing
-        is_ours = writing.acquire(timeout=_BUSY_MS / 1000)
+        is_ours = writing.acquire(timeout=BUSY_MS / 1000)
         try:
             yield
         finally:
@@ -390,30 +349,43 @@ class Catalog:
                 writing.release()
 
     @contextmanager
-    def _using(self, engine: Engine) -> Iterator[None]:
+    def _using(self) -> Iterator[None]:
         """Around each use: tells faults in our words; leaves nothing open in a closed catalog."""
         try:
             yield
-        except (IntegrityError, EverloopError):
-            # A caller that races for a name knows what it means; and an error of ours says enough,
-            # also one that is an OSError to Python (NotAllowed).
-            raise
-        except (DBAPIError, self._driver_error, OSError) as error:
-            raise _explained(error, self.url) from error
-        except TimeoutError as error:
-            raise BackendError(
-                "the catalog is busy: all its connections are in use, and none became free",
-                hint="it can be tried again; fewer callers at once will not wait",
-            ) from error
-        except StatementError as error:
-            if isinstance(error.orig, EverloopError):  # a value that our own types refused
-                raise error.orig from None
-            raise
+        except EverloopError:
+            raise  # it says enough, also one that is an OSError to Python (NotAllowed)
+        except Exception as error:
+            told = self._told(error)
+            if told is None:
+                raise
+            raise told from (None if told is getattr(error, "orig", None) else error)
         finally:
             # By now the connection is back in its pool. `close` says that we are closed before it
             # empties the pools, and we look after we filled one: one of the two finds it there.
             if self._closed.is_set():
-                engine.pool.dispose()
+                _empty_pools(self._engines)
+
+    def _told(self, error: Exception) -> EverloopError | None:
+        """The error to raise in the place of one of a driver's, or None."""
+        cause: Exception | None = error
+        if not isinstance(error, (self._driver_error, OSError)):
+            # Whose errors they are has been imported by whoever raised them.
+            if "sqlalchemy" not in sys.modules:
+                return None
+            from everloop.catalog.transaction import told_of
+
+            cause = told_of(error)
+        if cause is None or isinstance(cause, EverloopError):
+            return cause
+        return _explained(cause, self._place())
+
+    def _place(self) -> str:
+        if self.file is not None:
+            return str(self.file)
+        from sqlalchemy import make_url
+
+        return make_url(self.url).render_as_string()
 
 
 def _close_all(kept: list[Any]) -> None:
@@ -422,57 +394,42 @@ def _close_all(kept: list[Any]) -> None:
 
 
 def _give_up(raw: Any) -> None:
-    # Closing rolls back; what broke already cannot be closed, and need not be.
+    # Of what broke already neither can be done, nor need be. Closing alone does not roll back in
+    # SQLite while somebody, such as a traceback, holds a cursor.
+    with suppress(Exception):
+        raw.rollback()
     with suppress(Exception):
         raw.close()
 
 
-# To put a statement together takes longer than SQLite needs for it.
-_APPEND = tables.events.insert().returning(tables.events.c.seq)
+def _empty_pools(engines: list[Engines]) -> None:
+    for pair in engines:
+        for engine in pair:
+            engine.pool.dispose()
 
 
-@cache
-def _insert_new(dialect: str, table: Any) -> Any:
-    key = next(iter(table.primary_key.columns))
-    return _insert(dialect, table).on_conflict_do_nothing().returning(key)
+def _file_of(url: str) -> Path | None:
+    """The file that the URL of a catalog on SQLite names, in a folder that is there."""
+    if not url.startswith("sqlite:///"):
+        return None
+    file = Path(url.removeprefix("sqlite:///"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"cannot make the folder {file.parent}: {error.strerror}",
+            hint="choose another with --dir, or correct the rights",
+        ) from error
+    return file
 
 
-@cache
-def _upsert(dialect: str, table: Any, names: tuple[str, ...], key: tuple[str, ...]) -> Any:
-    insert = _insert(dialect, table)
-    rest = {name: insert.excluded[name] for name in names if name not in key}
-    if rest:
-        return insert.on_conflict_do_update(index_elements=list(key), set_=rest)
-    return insert.on_conflict_do_nothing(index_elements=list(key))
+def _psycopg_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else url
 
 
-def _insert(dialect: str, table: Any) -> Any:
-    if dialect == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
-    return insert(table)
-
-
-def _normal(url: str) -> URL:
-    parsed = make_url(url)
-    if parsed.drivername in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        folder = Path(parsed.database).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BackendError(
-                f"cannot make the folder {folder}: {error.strerror}",
-                hint="choose another with --dir, or correct the rights",
-            ) from error
-    return parsed
-
-
-def _explained(error: Exception, url: URL) -> BackendError:
-    where = url.database if url.get_backend_name() == "sqlite" else url.render_as_string()
-    cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+def _explained(error: Exception, where: str) -> BackendError:
+    cause = str(error).strip().splitlines()[0]
     hints = {
         "readonly": "the folder or file is read-only; choose another with --dir",
         "unable to open": "check that the folder exists and may be written",
@@ -486,10 +443,11 @@ def _explained(error: Exception, url: URL) -> BackendError:
     return BackendError(f"the catalog {where} failed: {cause}", hint=hint)
 
 
-def _dispose(kept: list[Any], *engines: Engine) -> None:
+def _dispose(kept: list[Any], engines: list[Engines]) -> None:
     _close_all(kept)
-    for engine in engines:
-        engine.dispose()
+    for pair in engines:
+        for engine in pair:
+            engine.dispose()
 
 
 #: Connections of the process that forked: closing them here would end them there.
@@ -502,10 +460,11 @@ def _drop_connections_in_child() -> None:
     for catalog in list(_engines_over_fork):
         _never_closed.extend(catalog._kept)
         catalog._kept.clear()
-        catalog._reader.dispose(close=False)
-        catalog._writer.dispose(close=False)
-        # Whoever held it is in the parent.
-        catalog._writing = threading.Lock()
+        for pair in catalog._engines:
+            for engine in pair:
+                engine.dispose(close=False)
+        # Whoever held them is in the parent.
+        catalog._writing, catalog._opening = threading.Lock(), threading.Lock()
     _held_over_fork.clear()
 
 

@@ -1,9 +1,9 @@
-"""Statements of lineage. Every service links in its own transaction with :func:`link`."""
+"""Statements of lineage: what lies upstream and downstream of anything."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -26,11 +26,11 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import feature_names, lineage_edges
+from everloop.catalog.transaction import Transaction
 from everloop.core.lineage import LASTING, Edge
 
-__all__ = ["feature_ref", "feature_set_ref", "link", "link_all", "link_edges", "walk"]
+__all__ = ["feature_ref", "feature_set_ref", "link_edges", "walk"]
 
 #: Most steps of one walk; one that would take more says that it was cut.
 MOST_STEPS = 100_000
@@ -39,18 +39,6 @@ MOST_STEPS = 100_000
 _COUNTED = 12
 # SQLite takes 32,766 variables in a statement.
 _AT_ONCE = 10_000
-
-
-def link(tx: Transaction, source: str, target: str, kind: str) -> None:
-    """Record that `source` led to `target`; an edge that is there already stays as it is."""
-    row = {"source": source, "target": target, "kind": kind, "at": tx.now}
-    tx.insert_new(lineage_edges, row)
-
-
-def link_all(tx: Transaction, sources: Iterable[str], target: str, kind: str) -> None:
-    """Record that each of `sources` led to `target`, in one go."""
-    rows = [{"source": one, "target": target, "kind": kind, "at": tx.now} for one in sources]
-    tx.insert_missing(lineage_edges, rows)
 
 
 def link_edges(tx: Transaction, edges: Sequence[Edge], *, at: datetime) -> list[Edge]:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import BigInteger, Text, and_, bindparam, case, func, or_, select, update
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.events import Event
 from everloop.core.policy import Firing, FiringOutcome, LoopSpec
 from everloop.core.time import parse_instant

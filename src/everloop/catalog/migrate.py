@@ -15,13 +15,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_mock_engine, inspect, text
 
 from everloop.catalog import tables
+from everloop.catalog.revisions import HEAD, REVISIONS
 from everloop.errors import BackendError
 
-__all__ = ["HEAD", "REVISIONS", "require", "run", "upgrade"]
-
-#: Every revision there is, oldest first; a test compares them with the files.
-REVISIONS = tuple(f"{number:04}" for number in range(1, 13))
-HEAD = REVISIONS[-1]
+__all__ = ["require", "run", "upgrade"]
 
 # As Alembic makes it.
 _VERSION_TABLE = (

@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import Row, and_, delete, or_, select, update
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import artifacts, experiments, logged_models, memos, runs, step_runs
+from everloop.catalog.transaction import Transaction
 from everloop.core.places import path_within
 
 __all__ = ["purge"]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sqlalchemy import Column, Text, select, type_coerce
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.catalog.types import Json
 
 __all__ = ["OBJECT_COLUMNS", "OTHER_TEXT", "UNSEARCHED_JSON", "References", "digests_in", "find"]

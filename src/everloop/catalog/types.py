@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import BigInteger, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from everloop.catalog.direct import from_json, to_json
 from everloop.core.time import from_micros, to_micros
 
 __all__ = ["Instant", "Json"]
@@ -29,16 +28,6 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else from_micros(value)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 class Json(TypeDecorator[Any]):
     """Builtins or structs as JSON text; NaN and infinities become null, as JSON has none."""
 
@@ -46,12 +35,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        if value is None:
-            return None
-        return msgspec.json.encode(_finite(msgspec.to_builtins(value))).decode()
+        return None if value is None else to_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        if value is None:
-            return None
-        # Most are empty, and a search reads hundreds of them.
-        return {} if value == "{}" else msgspec.json.decode(value)
+        return None if value is None else from_json(value)

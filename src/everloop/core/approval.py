@@ -7,7 +7,10 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ApprovalState", "RunApproval"]
+__all__ = ["MOST_TEXT", "ApprovalState", "RunApproval"]
+
+#: Characters of a question or a note.
+MOST_TEXT = 1_000
 
 ApprovalState = Literal["asked", "approved", "refused", "expired"]
 

@@ -7,7 +7,6 @@ lies outside is ``external:<uri>`` (a dataset) and ``job:<namespace>/<name>`` (w
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from typing import Any, Literal
 
@@ -172,6 +171,8 @@ def _shortened(text: str) -> str:
     data = text.encode(errors="replace")
     if len(data) <= _LONGEST_EXTERNAL:
         return text
+    import hashlib  # OpenSSL, which few processes need
+
     digest = hashlib.sha256(data).hexdigest()[:32]
     return f"{data[: _LONGEST_EXTERNAL - 35].decode(errors='ignore')}...{digest}"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 from pathlib import Path
 
 __all__ = ["is_dead", "this_process"]
@@ -20,7 +19,7 @@ def _host() -> str:
         space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
         space = ""
-    return f"{socket.gethostname()}/{space}"
+    return f"{os.uname().nodename}/{space}"
 
 
 def _start_of(pid: int) -> str:
@@ -35,7 +34,12 @@ def _start_of(pid: int) -> str:
 
 def this_process() -> str:
     """The owner text of this process: ``host:pid:start``."""
-    pid = os.getpid()
+    return _owner_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _owner_of(pid: int) -> str:
+    # Kept by the number of the process: after a fork it is another.
     return f"{_host()}:{pid}:{_start_of(pid)}"
 
 

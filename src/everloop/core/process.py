@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-__all__ = ["ChildProcess", "watch_lifeline"]
+__all__ = ["ChildProcess", "usable_cores", "watch_lifeline"]
 
 _LIFELINE = "EVERLOOP_LIFELINE"
 
@@ -90,6 +90,13 @@ class ChildProcess:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def watch_lifeline(grace_s: float = 15.0) -> None:

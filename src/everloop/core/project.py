@@ -8,12 +8,13 @@ key as the name and version of its distribution.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import site
 import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+
+from everloop import __version__
 
 __all__ = ["distribution_of", "distributions_of", "is_project", "module_file", "module_name"]
 
@@ -77,6 +78,8 @@ def distributions_of(name: str) -> dict[str, str]:
     module = sys.modules.get(top)
     if module is None or module_file(module):
         return {first: version}
+    import importlib.metadata
+
     owners = _owners().get(top, [])
     return {owner: importlib.metadata.version(owner) for owner in owners} or {first: version}
 
@@ -90,6 +93,10 @@ def distribution_of(name: str) -> tuple[str, str]:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "builtins":
         return "", ""
+    if top == __name__.partition(".")[0]:
+        return top, __version__
+    import importlib.metadata  # with its parser of mails it takes as long as Python itself
+
     try:
         return top, importlib.metadata.version(top)
     except importlib.metadata.PackageNotFoundError:
@@ -103,4 +110,6 @@ def distribution_of(name: str) -> tuple[str, str]:
 
 @functools.cache
 def _owners() -> dict[str, list[str]]:
+    import importlib.metadata
+
     return dict(importlib.metadata.packages_distributions())

@@ -8,7 +8,6 @@ Translation to Arrow lives in ``everloop.data.arrow``, validation of frames in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -250,6 +249,8 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def digest(self) -> str:
         """Identity: sha256 of the canonical JSON, 64 hex digits."""
+        import hashlib  # OpenSSL, which few processes need
+
         return hashlib.sha256(canonical_json(self)).hexdigest()
 
     def field(self, name: str) -> Field:

@@ -8,7 +8,6 @@ median of the means, up to s, of the runs that finished.
 from __future__ import annotations
 
 import math
-import statistics
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -100,6 +99,8 @@ class StopWatch:
         means = self._means(step)
         if len(means) < FEWEST:
             return ""
+        import statistics  # with random and fractions
+
         median = statistics.median(means)
         if not self._is_worse(self._best, median):
             return ""

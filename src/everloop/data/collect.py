@@ -15,8 +15,9 @@ from datetime import datetime
 from sqlalchemy import delete, select
 
 from everloop.catalog import references, tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.purge import purge
+from everloop.catalog.transaction import Transaction
 from everloop.core.collect import Collected
 from everloop.data.trees import reachable
 from everloop.errors import NotFound, StateError

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link, link_all
+from everloop.catalog.edges import link, link_all
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
 from everloop.core.lineage import external_ref

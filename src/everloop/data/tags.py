@@ -6,7 +6,8 @@ import re
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import DatasetTag, DatasetVersion
 from everloop.core.time import parse_instant

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link, link_all
+from everloop.catalog.edges import link, link_all
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import DatasetVersion
 from everloop.core.lineage import external_ref

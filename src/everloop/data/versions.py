@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.dataset import DatasetVersion
 from everloop.core.lineage import check_subject, external_ref
 from everloop.errors import Conflict, InvalidInput, NotFound

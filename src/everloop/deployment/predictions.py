@@ -22,8 +22,9 @@ from sqlalchemy import ColumnElement, Table, collate, func, select
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link, link_all
+from everloop.catalog.edges import link, link_all
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.ids import new_id
 from everloop.core.predict import LabelBatch, Prediction, PredictionSegment
 from everloop.core.time import utc

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Row, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.deploy import Arm, ArmName, Deployment, Rollout
 from everloop.core.machines import RolloutDecision
 from everloop.errors import Conflict, GateRefused, InvalidInput, NotFound, StateError

@@ -14,8 +14,9 @@ from sqlalchemy import select
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_cause
 from everloop.core.deploy import Arm, ArmName, Deployment, Rollout, WorkerStatus
 from everloop.core.ids import new_id

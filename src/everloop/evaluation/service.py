@@ -12,7 +12,8 @@ from sqlalchemy import Row, select
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.gate import Uses, Verdict
 from everloop.core.time import utc
 from everloop.errors import Conflict, NotFound

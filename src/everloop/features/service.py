@@ -10,8 +10,10 @@ from sqlalchemy import select
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import feature_ref, link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
+from everloop.catalog.lineage import feature_ref
+from everloop.catalog.transaction import Transaction
 from everloop.core.dataset import DatasetVersion
 from everloop.core.feature import FeatureDefinition, FeatureView
 from everloop.core.schema import canonical_json

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import ColumnElement, func, select
 
 from everloop.catalog import loops, tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.deploy import Deployment
 from everloop.core.events import (
     CI_FINISHED,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.predict import Prediction
 from everloop.core.time import to_micros
 from everloop.data.service import DataService

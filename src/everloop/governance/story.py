@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, select
 
 from everloop.catalog import loops, tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.events import Event
 from everloop.core.gate import Verdict
 from everloop.core.time import span_text

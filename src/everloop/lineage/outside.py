@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.lineage import link_edges
 from everloop.catalog.tables import externals
+from everloop.catalog.transaction import Transaction
 from everloop.core.lineage import Edge, External, Mention, Report
 from everloop.core.time import to_micros
 

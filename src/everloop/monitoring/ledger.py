@@ -14,8 +14,8 @@ import msgspec
 from sqlalchemy import Row, Select, and_, bindparam, delete, func, or_, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link, link_all
+from everloop.catalog.edges import link, link_all
+from everloop.catalog.transaction import Transaction
 from everloop.core.monitor import Alert, Monitor, Window
 from everloop.core.time import from_micros, parse_instant
 from everloop.monitoring.tally import Tally

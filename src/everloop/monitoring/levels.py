@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.policy import LoopSpec, MeasuredLevel
 
 __all__ = ["Latencies", "live_model", "measure_levels", "prediction_time"]

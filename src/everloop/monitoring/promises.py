@@ -15,8 +15,9 @@ import pyarrow as pa
 from sqlalchemy import func, select
 
 from everloop.catalog import loops, tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.ids import new_id
 from everloop.core.machines import decide_promise
 from everloop.core.monitor import Alert

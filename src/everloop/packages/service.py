@@ -18,7 +18,8 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
 from everloop.catalog.datasets import add_objects
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.events import CI_FINISHED, PACKAGE_BUILT, PACKAGE_IMPORTED, PACKAGE_PROMOTED
 from everloop.core.package import (

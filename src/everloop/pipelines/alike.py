@@ -6,7 +6,6 @@ must not compute: its result would be stored under a key that is not its own.
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +86,8 @@ def _compare(place: str, here: str, there: str, differ: list[str], hints: dict[s
 
 def version_of(name: str) -> str | None:
     """The version here; empty if it is not installed, None where nobody can say."""
+    import importlib.metadata  # with its parser of mails it takes longer than all of ours
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

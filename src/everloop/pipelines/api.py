@@ -37,8 +37,8 @@ from everloop.errors import (
     UserCodeError,
     described,
 )
-from everloop.pipelines.approvals import Waits, waiting_error
 from everloop.pipelines.arguments import shown_arguments, stored_arguments
+from everloop.pipelines.asking import Waits, waiting_error
 from everloop.pipelines.code import fingerprint
 from everloop.pipelines.definition import Step as StepDefinition
 from everloop.pipelines.definition import full_name

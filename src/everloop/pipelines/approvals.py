@@ -1,4 +1,4 @@
-"""ApprovalService and ``ev.approve``: a run waits for a person, and no process waits with it.
+"""ApprovalService: questions of runs that people answer.
 
 The question is a row; the run is ``waiting`` and its process may end. Once it is answered, the
 supervisor (or ``everloop run --resume``) has the same run go on: its finished steps are found.
@@ -6,47 +6,29 @@ supervisor (or ``everloop run --resume``) has the same run go on: its finished s
 
 from __future__ import annotations
 
-import inspect
-from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import Row, select, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import run_approvals, runs
-from everloop.core.approval import ApprovalState, RunApproval
-from everloop.core.context import current_actor, current_workspace
+from everloop.catalog.transaction import Transaction
+from everloop.core.approval import MOST_TEXT, ApprovalState, RunApproval
+from everloop.core.context import current_actor
 from everloop.core.machines import next_run_state
-from everloop.core.time import duration_micros
 from everloop.errors import (
     Conflict,
-    GateRefused,
     InvalidInput,
     NotAllowed,
     NotFound,
-    RunWaiting,
     StateError,
 )
-from everloop.pipelines.engine import Execution, executing
-from everloop.tracking.current import logging_to
 from everloop.tracking.store import run_row
 
-__all__ = ["ApprovalService", "Waits", "approve", "waiting_error"]
-
-_MOST_TEXT = 1_000
-
-
-class Waits(BaseException):
-    """Leaves a pipeline that waits for an answer; no ``except Exception`` of a user's stops it."""
-
-    def __init__(self, approval: RunApproval) -> None:
-        super().__init__(approval.question)
-        self.approval = approval
+__all__ = ["ApprovalService"]
 
 
 class ApprovalService(Service):
@@ -173,8 +155,8 @@ class ApprovalService(Service):
         return found
 
     def _answer(self, run_id: str, state: ApprovalState, note: str, name: str) -> RunApproval:
-        if len(note) > _MOST_TEXT or "\0" in note:
-            raise InvalidInput("too long", [("note", f"must be at most {_MOST_TEXT} characters")])
+        if len(note) > MOST_TEXT or "\0" in note:
+            raise InvalidInput("too long", [("note", f"must be at most {MOST_TEXT} characters")])
         with self._catalog.write() as tx:
             run = run_row(tx, run_id)
             asked = _asked(tx, run_id, name)
@@ -239,94 +221,3 @@ def _end_waiting(tx: Transaction, asked: RunApproval, error: str) -> None:
 
 def _approval(row: Row[Any]) -> RunApproval:
     return RunApproval(**row._asdict())
-
-
-# --- within a pipeline ---------------------------------------------------------------------------
-
-_questions: WeakKeyDictionary[Execution, Counter[str]] = WeakKeyDictionary()
-
-
-def approve(
-    question: str,
-    *,
-    expires: str | timedelta | None = None,
-    four_eyes: bool = False,
-    when: bool = True,
-) -> RunApproval | None:
-    """Go on once somebody approved.
-
-    In a run that is not approved yet, the run comes to ``waiting`` and ``run()`` raises
-    :class:`everloop.errors.RunWaiting`; no process is needed until it is answered. Outside a run
-    nobody is asked, as a pipeline is a plain function there.
-
-    Args:
-        question: What people read, such as ``"promote?"``.
-        expires: How long it may wait, such as ``"3d"``; then the run fails. Without end if not
-            given.
-        four_eyes: Whether who started the run may not approve.
-        when: Only ask if this is true.
-
-    Returns:
-        Who approved, when and with which note; None where nobody was asked.
-
-    Raises:
-        GateRefused: If it was refused; says by whom and why.
-        InvalidInput: If the question or the time is wrong.
-        StateError: If it stands in a step: a step's result is kept, an answer is not its own.
-    """
-    if not question.strip() or len(question) > _MOST_TEXT or "\0" in question:
-        raise InvalidInput("ask something", [("question", f"1 to {_MOST_TEXT} characters")])
-    expires_s = duration_micros(expires) / 1e6 if expires is not None else 0.0
-    execution = executing.get()
-    if execution is None:
-        if logging_to.get() is not None:
-            raise StateError(
-                f"{question!r} is asked where no pipeline can wait",
-                hint="ask in the pipeline itself, not in a step of it or in ev.run(...)",
-            )
-        return None
-    if not when:
-        return None
-    execution.join()  # what was begun is finished, and kept, before the process ends
-    asked = _questions.setdefault(execution, Counter())
-    asked[question] += 1
-    number = asked[question]
-    found: RunApproval = current_workspace().approvals.ask(
-        execution.run.id,
-        execution.run.fence,
-        question if number == 1 else f"{question} #{number}",
-        question,
-        target=_target(),
-        four_eyes=four_eyes,
-        expires_s=expires_s,
-    )
-    if found.state == "asked":
-        raise Waits(found)
-    if found.state == "refused":
-        raise GateRefused(f"{question} was refused by {found.actor}: {found.note}")
-    return found
-
-
-def _target() -> str:
-    """Where the running pipeline stands, as the supervisor loads it; empty for a notebook."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        # The frame of ``Pipeline._execute``; the class itself stands above this module.
-        owner: Any = frame.f_locals.get("self")
-        if frame.f_code.co_name == "_execute" and hasattr(owner, "run_id"):
-            function = inspect.unwrap(owner.function)
-            file = function.__code__.co_filename
-            plain = Path(file).is_file() and function.__qualname__ == function.__name__
-            return f"{Path(file).resolve()}:{function.__name__}" if plain else ""
-        frame = frame.f_back
-    return ""
-
-
-def waiting_error(run_id: str, approval: RunApproval) -> RunWaiting:
-    """What ``run()`` raises when a run waits."""
-    until = f" until {approval.expires_at:%Y-%m-%d %H:%M} UTC" if approval.expires_at else ""
-    return RunWaiting(
-        f"run {run_id} waits for an approval{until}: {approval.question}",
-        hint=f"everloop approve {run_id}   (or: everloop refuse {run_id} --reason ...)",
-        details={"run": run_id, "question": approval.question},
-    )

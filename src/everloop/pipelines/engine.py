@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everloop.catalog.claims import Claims, OwnClaims
 from everloop.core.pipeline import Memo, StoredValue
+from everloop.core.process import usable_cores
 from everloop.core.reads import Read, fixed_answers, note, noting
 from everloop.core.run import Metric, Run, RunInput, StepRun
 from everloop.core.secret import masked
@@ -40,7 +41,6 @@ from everloop.pipelines.definition import Step
 from everloop.pipelines.ends import memo_of, record_changes
 from everloop.pipelines.handles import Handle, resolved
 from everloop.pipelines.kept import KeptModule
-from everloop.pipelines.pool import Pool, usable_cores
 from everloop.pipelines.private import is_fixed, private
 from everloop.pipelines.reads import moved_on
 from everloop.pipelines.shipping import StepReference, call_to_bytes, reference_to
@@ -52,6 +52,7 @@ from everloop.tracking.current import logging_to
 
 if TYPE_CHECKING:
     from everloop.pipelines.cluster import Cluster
+    from everloop.pipelines.pool import Pool
 
 __all__ = [
     "LEASE_S",
@@ -424,6 +425,8 @@ class Execution:
         return call_to_bytes(args, kwargs, self._blobs, f"step {call.step.name}")
 
     def _open_pool(self) -> Pool:
+        from everloop.pipelines.pool import Pool
+
         modules = self.modules.result()
         with self._lock:
             if self._pool is None:

@@ -5,7 +5,6 @@ A worker that dies takes only its call with it: the others go on, and the next c
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import socket
@@ -19,20 +18,13 @@ from everloop.core.process import ChildProcess
 from everloop.pipelines.bindings import values_of
 from everloop.pipelines.worker import Outcome, Raised, Setup, Task
 
-__all__ = ["Pool", "usable_cores"]
+__all__ = ["Pool"]
 
 # The path comes first: Everloop itself may be on it only because the driver put it there.
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; from everloop.pipelines.worker import main; main()"
 )
 _END_S = 2.0
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Lost(Exception):

@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.tables import memos, step_runs
+from everloop.catalog.direct import Direct, marks
+from everloop.catalog.engine import Catalog
 from everloop.core.ids import new_id
 from everloop.core.pipeline import Explanation, Memo, StepKey, StoredValue
 from everloop.core.run import Run, RunInput, StepRun
-from everloop.core.time import to_micros
+from everloop.core.time import from_micros, to_micros
 from everloop.errors import BackendError, Conflict, InvalidInput, NotFound
 from everloop.pipelines.explain import explain
 from everloop.ports.blobs import BlobStore
@@ -42,7 +41,7 @@ from everloop.tracking.store import (
 
 __all__ = ["PipelineService"]
 
-# The statements of a step's end, written out: they decide what a step costs.
+# All statements are written out: they decide what a step and a run cost.
 _INSERT_STEP = (
     "INSERT INTO step_runs (run_id, seq, step, key, outcome, output, error, started_at, ended_at) "
     "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
@@ -53,7 +52,11 @@ _INSERT_MEMO = (
     "INSERT INTO memos (key, step, parts, notes, value, run_id, created_at) "
     "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-_READ_MEMO = "SELECT step, parts, notes, value, run_id, created_at FROM memos WHERE key = ?"
+_MEMO = "SELECT key, step, parts, notes, value, run_id, created_at FROM memos"
+_STEPS = (
+    "SELECT seq, step, key, outcome, output, error, started_at, ended_at FROM step_runs"
+    " WHERE run_id = ? ORDER BY seq"
+)
 # Of this run, if it is resumed, and of the two before it.
 _RECENT = (
     "SELECT key, value FROM memos WHERE key IN (SELECT key FROM step_runs WHERE run_id IN ("
@@ -64,6 +67,8 @@ _encode = msgspec.json.Encoder().encode
 _stored = msgspec.json.Decoder(StoredValue).decode
 #: Keys asked for by one statement.
 _KEYS = 500
+#: Later than all times of the catalog.
+_EVER = (1 << 63) - 1
 
 
 class PipelineService(Service):
@@ -75,7 +80,6 @@ class PipelineService(Service):
         self._catalog = catalog
         self._blobs = blobs
         self._authorizer = authorizer
-        self._sql = _for_dialect(catalog)
 
     # The life of a run
 
@@ -115,7 +119,7 @@ class PipelineService(Service):
             Conflict: If its owner is alive.
             StateError: If it finished.
         """
-        with self._catalog.write() as tx:
+        with self._catalog.direct(write=True) as tx:
             until = lease_end(tx, lease_s)
             if run_id:
                 self._take_over(tx, run_id, pipeline, owner, until)
@@ -140,9 +144,7 @@ class PipelineService(Service):
             tx.append("run.Started", f"run:{id_}", {"pipeline": pipeline, "trigger": trigger})
         return run
 
-    def _take_over(
-        self, tx: Transaction, run_id: str, pipeline: str, owner: str, until: Any
-    ) -> None:
+    def _take_over(self, tx: Direct, run_id: str, pipeline: str, owner: str, until: Any) -> None:
         row = run_row(tx, run_id)
         if row.pipeline != pipeline:
             raise InvalidInput(
@@ -160,10 +162,10 @@ class PipelineService(Service):
         Raises:
             StateError: If somebody else took the run over, or it ended.
         """
-        with self._catalog.write(ordered=False) as tx:
+        with self._catalog.direct(write=True, ordered=False) as tx:
             if renew(tx, run_id, fence, lease_end(tx, lease_s)):
                 return
-        with self._catalog.write() as tx:
+        with self._catalog.direct(write=True) as tx:
             revive(tx, run_row(tx, run_id), fence, lease_end(tx, lease_s))
 
     @action("run:write", on="run_id")
@@ -182,7 +184,7 @@ class PipelineService(Service):
             StateError: If somebody else took the run over.
         """
         given = {"code": code, "git": git, "environment": environment}
-        with self._catalog.write() as tx:
+        with self._catalog.direct(write=True) as tx:
             annotate(tx, run_id, fence, given)
 
     @action("run:write", on="run_id")
@@ -202,9 +204,9 @@ class PipelineService(Service):
         Raises:
             StateError: If somebody else took the run over, or it ended already.
         """
-        with self._catalog.write() as tx:
+        with self._catalog.direct(write=True) as tx:
             row = run_row(tx, run_id)
-            self._insert_steps(tx.connection.connection.cursor(), run_id, fence, steps or [])
+            _insert_steps(tx, run_id, fence, steps or [])
             add_inputs(tx, row, inputs or [])
             end(tx, row, fence, state, error=error, result=result)
 
@@ -213,20 +215,21 @@ class PipelineService(Service):
     @action("run:read")
     def memo(self, key: str) -> Memo | None:
         """The stored result under a key."""
-        with self._catalog.driver(write=False) as (cursor, _):
-            cursor.execute(self._sql.read_memo, (key,))
-            row = cursor.fetchone()
-        return None if row is None else _memo(key, row)
+        with self._catalog.direct(write=False) as tx:
+            row = tx.run(f"{_MEMO} WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _memo(row)
 
     @action("run:read")
     def results(self, keys: list[str]) -> dict[str, StoredValue]:
         """The stored results under those of `keys` that have one."""
         found: dict[str, StoredValue] = {}
-        with self._catalog.read() as tx:
+        with self._catalog.direct(write=False) as tx:
             for start in range(0, len(keys), _KEYS):
-                query = select(memos.c.key, memos.c.value)
-                some = query.where(memos.c.key.in_(keys[start : start + _KEYS]))
-                found |= {r.key: msgspec.convert(r.value, StoredValue) for r in tx.all(some)}
+                some = keys[start : start + _KEYS]
+                rows = tx.run(
+                    f"SELECT key, value FROM memos WHERE key IN ({marks(len(some))})", some
+                )
+                found |= {key: _stored(value) for key, value in rows.fetchall()}
         return found
 
     @action("run:read", on="run_id")
@@ -235,9 +238,9 @@ class PipelineService(Service):
 
         The next run most likely asks for these, so the engine fetches them together.
         """
-        with self._catalog.driver(write=False) as (cursor, _):
-            cursor.execute(self._sql.recent, (run_id, run_id, run_id))
-            return {key: _stored(value) for key, value in cursor.fetchall()}
+        with self._catalog.direct(write=False) as tx:
+            rows = tx.run(_RECENT, (run_id, run_id, run_id)).fetchall()
+        return {key: _stored(value) for key, value in rows}
 
     @action("run:write", on="run_id")
     def commit_steps(
@@ -255,40 +258,19 @@ class PipelineService(Service):
             StateError: If somebody else took the run over.
             Conflict: If one of the rows is there already: another worker was first with it.
         """
-        with self._catalog.driver(write=True) as (cursor, _):
-            is_refused = not self._insert_steps(cursor, run_id, fence, steps)
+        with self._catalog.direct(write=True) as tx:
+            is_refused = not _insert_steps(tx, run_id, fence, steps)
             if is_refused:
-                cursor.connection.rollback()
+                tx.cursor.connection.rollback()
             else:
                 for memo in results:
-                    cursor.execute(self._sql.insert_memo, _memo_values(memo))
+                    tx.run(_INSERT_MEMO, _memo_values(memo))
         if is_refused:
-            with self._catalog.read() as tx:
+            with self._catalog.direct(write=False) as tx:
                 row = run_row(tx, run_id)
             if row.fence == fence and row.state == "running":
                 raise Conflict(f"rows of run {run_id} are there already; nothing was written")
             raise refused(row, fence)
-
-    def _insert_steps(self, cursor: Any, run_id: str, fence: int, steps: list[StepRun]) -> bool:
-        """Insert rows of steps; False if the fence does not hold."""
-        for step in steps:
-            row = (
-                run_id,
-                step.seq,
-                step.step,
-                step.key,
-                step.outcome,
-                step.output,
-                step.error,
-                to_micros(step.started_at),
-                to_micros(step.ended_at),
-                run_id,
-                fence,
-            )
-            cursor.execute(self._sql.insert_step, row)
-            if cursor.rowcount != 1:
-                return False
-        return True
 
     @action("run:write")
     def forget(self, key: str, reason: str, *, damaged: str = "") -> None:
@@ -302,8 +284,8 @@ class PipelineService(Service):
         """
         if damaged:
             self._drop_damaged(damaged)
-        with self._catalog.write() as tx:
-            if tx.execute(memos.delete().where(memos.c.key == key)).rowcount:
+        with self._catalog.direct(write=True) as tx:
+            if tx.run("DELETE FROM memos WHERE key = ?", (key,)).rowcount:
                 tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
 
     def _drop_damaged(self, digest: str) -> None:
@@ -318,9 +300,9 @@ class PipelineService(Service):
     @action("run:write")
     def retire(self, key: str, reason: str) -> None:
         """Take a stored result out of use, and keep its parts to compare with."""
-        with self._catalog.write() as tx:
-            where = memos.c.key == key
-            if tx.execute(memos.update().where(where).values(key=f"{key}@{new_id()}")).rowcount:
+        with self._catalog.direct(write=True) as tx:
+            change = "UPDATE memos SET key = ? WHERE key = ?"
+            if tx.run(change, (f"{key}@{new_id()}", key)).rowcount:
                 tx.append("run.MemoDropped", f"memo:{key}", {"reason": reason})
 
     # Looking back
@@ -328,7 +310,7 @@ class PipelineService(Service):
     @action("run:read", on="run_id")
     def arguments(self, run_id: str) -> dict[str, Any]:
         """The stored arguments of a run, as given to ``start``."""
-        with self._catalog.read() as tx:
+        with self._catalog.direct(write=False) as tx:
             return dict(run_row(tx, run_id).arguments)
 
     @action("run:read", on="run_id")
@@ -338,12 +320,10 @@ class PipelineService(Service):
         Raises:
             NotFound: If there is no such run.
         """
-        with self._catalog.read() as tx:
+        with self._catalog.direct(write=False) as tx:
             run_row(tx, run_id)
-            rows = tx.all(
-                select(step_runs).where(step_runs.c.run_id == run_id).order_by(step_runs.c.seq)
-            )
-        return [StepRun(**row._asdict()) for row in rows]
+            rows = tx.run(_STEPS, (run_id,)).fetchall()
+        return [_step_run(run_id, row) for row in rows]
 
     @action("run:read")
     def nearest(
@@ -356,15 +336,15 @@ class PipelineService(Service):
             before: Key of a result; only those stored before it count.
             parts: What to compare with; without it the newest is taken.
         """
-        with self._catalog.read() as tx:
-            query = select(memos).where(memos.c.step == step, memos.c.key != before)
-            if before:
-                made = tx.scalar(select(memos.c.created_at).where(memos.c.key == before))
-                if made is not None:
-                    query = query.where(memos.c.created_at <= made)
-            rows = tx.all(query.order_by(memos.c.created_at.desc()).limit(50))
+        with self._catalog.direct(write=False) as tx:
+            made = tx.run("SELECT created_at FROM memos WHERE key = ?", (before,)).fetchone()
+            rows = tx.run(
+                f"{_MEMO} WHERE step = ? AND key <> ? AND created_at <= ?"
+                " ORDER BY created_at DESC LIMIT 50",
+                (step, before, made[0] if made else _EVER),
+            ).fetchall()
         wanted = (parts or {}).items()
-        found = [_memo_of(row) for row in rows]
+        found = [_memo(row) for row in rows]
         # The newest comes first, so that it wins among equals.
         return max(found, key=lambda m: len(wanted & m.key.parts.items()), default=None)
 
@@ -386,17 +366,40 @@ class PipelineService(Service):
         return [explain(row, self.memo(row.key) if row.key else None, self.nearest) for row in mine]
 
 
-class _Statements(msgspec.Struct, frozen=True):
-    insert_step: str
-    insert_memo: str
-    read_memo: str
-    recent: str
+def _insert_steps(tx: Direct, run_id: str, fence: int, steps: list[StepRun]) -> bool:
+    """Insert rows of steps; False if the fence does not hold."""
+    for step in steps:
+        row = (
+            run_id,
+            step.seq,
+            step.step,
+            step.key,
+            step.outcome,
+            step.output,
+            step.error,
+            to_micros(step.started_at),
+            to_micros(step.ended_at),
+            run_id,
+            fence,
+        )
+        if tx.run(_INSERT_STEP, row).rowcount != 1:
+            return False
+    return True
 
 
-def _for_dialect(catalog: Catalog) -> _Statements:
-    mark = "?" if catalog.dialect == "sqlite" else "%s"
-    texts = (text.replace("?", mark) for text in (_INSERT_STEP, _INSERT_MEMO, _READ_MEMO, _RECENT))
-    return _Statements(*texts)
+def _step_run(run_id: str, row: Any) -> StepRun:
+    seq, step, key, outcome, output, error, started, ended = row
+    return StepRun(
+        run_id=run_id,
+        seq=seq,
+        step=step,
+        key=key,
+        outcome=outcome,
+        output=output,
+        error=error,
+        started_at=from_micros(started),
+        ended_at=from_micros(ended),
+    )
 
 
 def _memo_values(memo: Memo) -> tuple[Any, ...]:
@@ -412,10 +415,8 @@ def _memo_values(memo: Memo) -> tuple[Any, ...]:
     )
 
 
-def _memo(key: str, row: Any) -> Memo:
-    step, parts, notes, value, run_id, created = row
-    from everloop.core.time import from_micros
-
+def _memo(row: Any) -> Memo:
+    key, step, parts, notes, value, run_id, created = row
     decode = msgspec.json.decode
     return Memo(
         key=StepKey(
@@ -428,9 +429,3 @@ def _memo(key: str, row: Any) -> Memo:
         run_id=run_id,
         created_at=from_micros(created),
     )
-
-
-def _memo_of(row: Row[Any]) -> Memo:
-    key = StepKey(step=row.step, digest=row.key, parts=row.parts, notes=tuple(row.notes))
-    value = msgspec.convert(row.value, StoredValue)
-    return Memo(key=key, value=value, run_id=row.run_id, created_at=row.created_at)

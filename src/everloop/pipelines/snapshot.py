@@ -10,9 +10,7 @@ import contextlib
 import importlib.util
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -268,6 +266,9 @@ def unpacked(code: str, of: str, blobs: BlobStore) -> Path:
         NotFound: If objects of it are gone.
         BackendError: If somebody else could put code there.
     """
+    import shutil
+    import tempfile
+
     home = Path(tempfile.gettempdir()) / f"everloop-code-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     if home.stat().st_uid != os.getuid():
@@ -303,6 +304,8 @@ def is_whole(folder: Path, tree: Mapping[str, str]) -> bool:
 
 
 def _forget_old(home: Path) -> None:
+    import shutil
+
     limit = time.time() - _KEEP_CODE_S
     for other in home.iterdir():
         with contextlib.suppress(OSError):

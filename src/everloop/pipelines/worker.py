@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.machinery import ModuleSpec
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everloop.core.context import acting, open_elsewhere
 from everloop.core.pipeline import StoredValue
@@ -37,6 +36,9 @@ from everloop.pipelines.shipping import LazyBlobs, StepReference, call_from_byte
 from everloop.pipelines.signature import Signature
 from everloop.pipelines.values import store
 from everloop.tracking.current import logging_to
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["Outcome", "Raised", "Setup", "StepLog", "Task", "execute", "main", "setup_here"]
 
@@ -271,6 +273,8 @@ def _prepare(setup: Setup, clock: _DriverClock) -> None:
 
 def main() -> None:
     """Serve the driver until it closes the connection."""
+    from multiprocessing.connection import Connection  # the driver does without
+
     watch_lifeline()
     connection = Connection(int(sys.argv[1]))
     setup: Setup = pickle.loads(connection.recv_bytes())

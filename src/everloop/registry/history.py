@@ -12,7 +12,7 @@ from collections import defaultdict
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.model import AliasMove
 
 __all__ = ["MERGED", "histories", "moves_of"]

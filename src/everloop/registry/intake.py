@@ -8,8 +8,9 @@ from sqlalchemy import Row, func, select
 
 from everloop.access.service import action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.intake import ModelRecord, Refusal, VersionRecord
 from everloop.errors import EverloopError, InvalidInput
 from everloop.registry import write

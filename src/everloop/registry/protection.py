@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Row, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.gate import GATE_KINDS, Gate
 from everloop.core.model import AliasRule, Approval, ModelVersion
 from everloop.errors import Fault, InvalidInput

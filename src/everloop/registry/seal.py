@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from everloop import settings
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.schema import canonical_json
 
 __all__ = ["changed", "key_id", "renew", "sealed", "signer_of", "verdict"]

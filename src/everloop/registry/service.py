@@ -16,8 +16,10 @@ from everloop import settings
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import feature_set_ref, link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
+from everloop.catalog.lineage import feature_set_ref
+from everloop.catalog.transaction import Transaction
 from everloop.core.artifact import ModelArtifact
 from everloop.core.context import current_actor, current_principal
 from everloop.core.model import (

@@ -15,7 +15,8 @@ from sqlalchemy import Row, Table, select
 
 from everloop.access.service import action
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.catalog.types import Instant
 from everloop.core.context import current_actor
 from everloop.core.ids import new_id

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Row, func, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.compat import compatible
 from everloop.core.context import current_actor
 from everloop.core.machines import next_version_state

@@ -7,8 +7,9 @@ from typing import Literal
 from sqlalchemy import select, update
 
 from everloop.access.service import action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import experiments, run_inputs, runs
+from everloop.catalog.transaction import Transaction
 from everloop.core.run import Experiment, ExperimentPage, UsedDataset
 from everloop.errors import Conflict, NotFound
 from everloop.tracking import models as logged

@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, false, select, true, tuple_
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import metric_keys, metric_latest, metric_points
+from everloop.catalog.transaction import Transaction
 from everloop.core.run import Metric, PointPage
 from everloop.errors import InvalidInput
 from everloop.tracking.limits import check_page
 from everloop.tracking.points import point_of
-from everloop.tracking.store import chunks
+from everloop.tracking.store import RunRow, chunks
 
 __all__ = ["page_after"]
 
@@ -30,7 +30,7 @@ _Cursor = dict[str, _Place]
 
 
 def page_after(
-    tx: Transaction, run: Row[Any], cursor: str, keys: list[str] | None, limit: int
+    tx: Transaction, run: RunRow, cursor: str, keys: list[str] | None, limit: int
 ) -> PointPage:
     """The points of a run after `cursor`.
 

@@ -13,8 +13,8 @@ import msgspec
 from sqlalchemy import func, select, text
 
 from everloop.access.service import action
-from everloop.catalog.engine import Catalog, Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import (
     artifacts,
     events,
@@ -29,6 +29,7 @@ from everloop.catalog.tables import (
     run_tags,
     runs,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.intake import LoggedModelRecord, Refusal, RunRecord, RunSize
 from everloop.core.run import Artifact, Experiment, Metric, Run, RunInput
 from everloop.errors import Fault, InvalidInput

@@ -8,16 +8,14 @@ program opens itself live by the same rules.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Row, select, update
-
-from everloop.catalog.engine import Transaction
-from everloop.catalog.tables import runs
+from everloop.catalog.direct import Direct, to_json
 from everloop.core.machines import next_run_state
 from everloop.core.owner import is_dead
+from everloop.core.time import to_micros
 from everloop.errors import Conflict, InvalidInput, StateError
-from everloop.tracking.store import run_row
+from everloop.tracking.store import RunRow, run_row
 
 __all__ = [
     "EndState",
@@ -34,13 +32,15 @@ __all__ = [
 
 EndState = Literal["finished", "failed", "killed", "waiting"]
 
+#: Columns that tell what a run was made of.
+_DESCRIBED = ("code", "git", "environment")
 _LONGEST_S = 7 * 86400
 _EVENTS = {"finished": "run.Finished", "failed": "run.Failed", "killed": "run.Failed"}
 _EVENTS |= {"waiting": "run.Waiting"}
 _MOVES = {"finished": "finish", "failed": "fail", "killed": "kill", "waiting": "wait"}
 
 
-def lease_end(tx: Transaction, lease_s: float) -> datetime:
+def lease_end(tx: Direct, lease_s: float) -> datetime:
     """Until when a lease of so many seconds holds.
 
     Raises:
@@ -53,9 +53,7 @@ def lease_end(tx: Transaction, lease_s: float) -> datetime:
     return tx.now + timedelta(seconds=lease_s)
 
 
-def take_over(
-    tx: Transaction, row: Row[Any], owner: str, until: datetime, *, gave_up: str = ""
-) -> None:
+def take_over(tx: Direct, row: RunRow, owner: str, until: datetime, *, gave_up: str = "") -> None:
     """Make `owner` the owner of a run that is lost, failed or killed, or whose owner is dead.
 
     Args:
@@ -78,27 +76,23 @@ def take_over(
             hint="wait for it, or stop that process and resume then",
             details={"winner": row.owner},
         )
-    values = {
-        "state": next_run_state(row.state, "resume", f"run {row.id} is {_told(row)}"),
-        "owner": owner,
-        "fence": row.fence + 1,
-        "lease_until": until,
-        "ended_at": None,
-        "error": "",
-    }
-    tx.execute(update(runs).where(runs.c.id == row.id).values(**values))
+    state = next_run_state(row.state, "resume", f"run {row.id} is {_told(row)}")
+    tx.run(
+        "UPDATE runs SET state = ?, owner = ?, fence = ?, lease_until = ?, ended_at = NULL,"
+        " error = '' WHERE id = ?",
+        (state, owner, row.fence + 1, to_micros(until), row.id),
+    )
     body = {"pipeline": row.pipeline, "was": row.state, "fence": row.fence + 1}
     tx.append("run.Resumed", f"run:{row.id}", body)
 
 
-def renew(tx: Transaction, run_id: str, fence: int, until: datetime) -> bool:
+def renew(tx: Direct, run_id: str, fence: int, until: datetime) -> bool:
     """Say that the owner lives; whether the run is still running and its own."""
-    held = (runs.c.id == run_id, runs.c.fence == fence, runs.c.state == "running")
-    change = update(runs).where(*held).values(lease_until=until)
-    return tx.execute(change).rowcount > 0
+    change = "UPDATE runs SET lease_until = ? WHERE id = ? AND fence = ? AND state = 'running'"
+    return bool(tx.run(change, (to_micros(until), run_id, fence)).rowcount > 0)
 
 
-def revive(tx: Transaction, row: Row[Any], fence: int, until: datetime) -> None:
+def revive(tx: Direct, row: RunRow, fence: int, until: datetime) -> None:
     """Bring back a run that was taken for lost while its owner only slept.
 
     Raises:
@@ -106,28 +100,36 @@ def revive(tx: Transaction, row: Row[Any], fence: int, until: datetime) -> None:
     """
     if row.fence != fence or row.state != "lost":
         raise refused(row, fence)
-    values = {"state": "running", "lease_until": until}
-    tx.execute(update(runs).where(runs.c.id == row.id).values(**values))
+    change = "UPDATE runs SET state = 'running', lease_until = ? WHERE id = ?"
+    tx.run(change, (to_micros(until), row.id))
     body = {"pipeline": row.pipeline, "was": "lost", "fence": fence}
     tx.append("run.Resumed", f"run:{row.id}", body)
 
 
-def annotate(tx: Transaction, run_id: str, fence: int, values: dict[str, Any]) -> None:
+def annotate(tx: Direct, run_id: str, fence: int, values: dict[str, Any]) -> None:
     """Set columns that tell what the run was made of; those without a value stay.
+
+    Args:
+        tx: The transaction.
+        run_id: The run.
+        fence: As given by who started or took it over.
+        values: By column: ``code``, ``git``, ``environment``.
 
     Raises:
         StateError: If somebody else took the run over.
     """
-    given = {name: value for name, value in values.items() if value}
+    given = {name: values[name] for name in _DESCRIBED if values.get(name)}
     if not given:
         return
-    held = (runs.c.id == run_id, runs.c.fence == fence)
-    if tx.execute(update(runs).where(*held).values(**given)).rowcount == 0:
+    texts = [value if isinstance(value, str) else to_json(value) for value in given.values()]
+    change = ", ".join(f"{name} = ?" for name in given)
+    held = tx.run(f"UPDATE runs SET {change} WHERE id = ? AND fence = ?", (*texts, run_id, fence))
+    if held.rowcount == 0:
         raise refused(run_row(tx, run_id), fence)
 
 
 def end(
-    tx: Transaction, row: Row[Any], fence: int, state: EndState, *, error: str, result: str = ""
+    tx: Direct, row: RunRow, fence: int, state: EndState, *, error: str, result: str = ""
 ) -> None:
     """End a run.
 
@@ -138,10 +140,13 @@ def end(
         raise refused(row, fence)
     was = "running" if row.state == "lost" else row.state  # its owner is here after all
     after = next_run_state(was, _MOVES[state], f"run {row.id} is {_told(row)}")
-    ended = {"state": after, "error": error, "ended_at": tx.now, "lease_until": None}
-    if after == "waiting":
-        ended |= {"ended_at": None, "owner": ""}
-    tx.execute(update(runs).where(runs.c.id == row.id).values(**ended))
+    waits = after == "waiting"
+    at, owner = None if waits else to_micros(tx.now), "" if waits else row.owner
+    tx.run(
+        "UPDATE runs SET state = ?, error = ?, ended_at = ?, owner = ?, lease_until = NULL"
+        " WHERE id = ?",
+        (after, error, at, owner, row.id),
+    )
     body: dict[str, Any] = {"pipeline": row.pipeline, "state": after}
     if result:
         body["result"] = result
@@ -150,24 +155,35 @@ def end(
     tx.append(_EVENTS[after], f"run:{row.id}", body)
 
 
-def reap(tx: Transaction) -> list[str]:
+class Expired(NamedTuple):
+    """A running run that nobody executes any more."""
+
+    id: str
+    pipeline: str
+    owner: str
+
+
+def reap(tx: Direct) -> list[str]:
     """Mark running runs as lost whose lease ran out or whose owner is dead; their ids."""
     found = expired(tx)
     for row in found:
-        tx.execute(update(runs).where(runs.c.id == row.id).values(state="lost"))
+        tx.run("UPDATE runs SET state = 'lost' WHERE id = ?", (row.id,))
         tx.append("run.Lost", f"run:{row.id}", {"pipeline": row.pipeline, "owner": row.owner})
     return [row.id for row in found]
 
 
-def expired(tx: Transaction) -> list[Row[Any]]:
+def expired(tx: Direct) -> list[Expired]:
     """Running runs whose lease ran out or whose owner is dead."""
-    columns = (runs.c.id, runs.c.pipeline, runs.c.owner, runs.c.lease_until)
-    leased = (runs.c.state == "running", runs.c.lease_until.is_not(None))
-    rows = tx.all(select(*columns).where(*leased).order_by(runs.c.pk))
-    return [row for row in rows if row.lease_until <= tx.now or is_dead(row.owner)]
+    query = (
+        "SELECT id, pipeline, owner, lease_until FROM runs"
+        " WHERE state = 'running' AND lease_until IS NOT NULL ORDER BY pk"
+    )
+    now = to_micros(tx.now)
+    rows = tx.run(query).fetchall()
+    return [Expired(*row) for *row, until in rows if until <= now or is_dead(row[-1])]
 
 
-def refused(row: Row[Any], fence: int) -> StateError:
+def refused(row: RunRow, fence: int) -> StateError:
     """Why a write with `fence` is not taken."""
     if row.fence != fence:
         return StateError(
@@ -181,6 +197,6 @@ def refused(row: Row[Any], fence: int) -> StateError:
     )
 
 
-def _told(row: Row[Any]) -> str:
+def _told(row: RunRow) -> str:
     when = f" since {row.ended_at:%Y-%m-%d %H:%M:%S} UTC" if row.ended_at else ""
     return f"{row.state}{when}; its owner is {row.owner or 'unknown'}, fence {row.fence}"

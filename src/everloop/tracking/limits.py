@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote
 
 from everloop.core.run import Metric, RunInput
 from everloop.errors import Fault, InvalidInput
@@ -236,7 +235,9 @@ def clean_path(path: str, *, empty: bool = False) -> str:
         InvalidInput: If it is absolute, climbs, or hides either by percent signs.
     """
     plain, before = path, ""
-    while plain != before:
+    while "%" in plain and plain != before:
+        from urllib.parse import unquote
+
         before, plain = plain, unquote(plain)
     parts = plain.rstrip("/").split("/")
     climbs = any(part in ("", ".", "..") for part in parts) and plain.rstrip("/") != ""

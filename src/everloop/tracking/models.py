@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Row, select, update
 
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
 from everloop.catalog.tables import logged_model_metrics, logged_models
+from everloop.catalog.transaction import Transaction
 from everloop.core.run import Experiment, LoggedModel, Metric, ModelOrder
 from everloop.core.time import to_micros
 from everloop.errors import InvalidInput, NotFound

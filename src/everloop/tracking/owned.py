@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Row
-
 from everloop.access.policy import Authorizer
 from everloop.access.service import action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_principal
 from everloop.core.run import Metric, PointPage, Run
 from everloop.errors import EverloopError, InvalidInput
@@ -29,7 +26,7 @@ from everloop.tracking.leases import (
 )
 from everloop.tracking.limits import check_log
 from everloop.tracking.points import MetricWriter
-from everloop.tracking.store import active_run, read_run, run_row
+from everloop.tracking.store import RunRow, active_run, read_run, run_row
 
 __all__ = ["OwnedRunMethods"]
 
@@ -182,7 +179,7 @@ class OwnedRunMethods:
             return False
         return self._groups.log(id_, points, fence)  # if not, the other path says what is wrong
 
-    def _write_points(self, tx: Transaction, row: Row[Any], points: list[Metric]) -> dict[str, int]:
+    def _write_points(self, tx: Transaction, row: RunRow, points: list[Metric]) -> dict[str, int]:
         keys = self._metrics.make_keys(tx, points)
         cursor = tx.connection.connection.cursor()
         self._metrics.write(cursor, tx.dialect, row.pk, points, keys)

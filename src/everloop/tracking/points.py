@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import metric_keys, metric_latest, runs
+from everloop.catalog.transaction import Transaction
 from everloop.core.run import Metric
 from everloop.tracking.store import chunks
 

@@ -27,7 +27,6 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
     experiments as experiments_table,
 )
@@ -39,6 +38,7 @@ from everloop.catalog.tables import (
     run_tags,
     runs,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.run import RunPage
 from everloop.tracking.compare import Condition, after, compare, compare_time
 from everloop.tracking.pages import decode_token, encode_token, search_digest

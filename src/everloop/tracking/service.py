@@ -10,13 +10,14 @@ from sqlalchemy import delete, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import (
     run_model_inputs,
     run_outputs,
     run_tags,
     runs,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_principal
 from everloop.core.machines import RunState
 from everloop.core.run import Metric, Run, RunInput, RunOutput, RunPage
@@ -368,8 +369,10 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             after: The last point of the page before.
             order: By time, step, value, or by step, time, value.
         """
-        with self._catalog.driver(write=False) as (cursor, dialect):
-            return history_points(cursor, dialect, id, key, limit=limit, after=after, order=order)
+        with self._catalog.direct(write=False) as tx:
+            return history_points(
+                tx.cursor, tx.dialect, id, key, limit=limit, after=after, order=order
+            )
 
     @action("run:read")
     def latest_metrics(self, ids: list[str]) -> dict[str, list[Metric]]:
@@ -412,8 +415,8 @@ class TrackingService(ExperimentMethods, ArtifactMethods, IntakeMethods, OwnedRu
             faults.append(("end_step", said))
         if faults:
             raise InvalidInput("Invalid value supplied", faults)
-        with self._catalog.driver(write=False) as (cursor, dialect):
+        with self._catalog.direct(write=False) as tx:
             return {
-                id_: sample_points(cursor, dialect, id_, key, points, start_step, end_step)
+                id_: sample_points(tx.cursor, tx.dialect, id_, key, points, start_step, end_step)
                 for id_ in ids
             }

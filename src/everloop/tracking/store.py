@@ -1,5 +1,7 @@
 """Statements on experiments, runs and metrics. Functions here act within a given transaction.
 
+They are written out as text, as each process that runs something needs them.
+
 ``pipelines`` uses them too, so that a run of a pipeline and a run of a client are one thing.
 """
 
@@ -8,30 +10,27 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Row, bindparam, select
 
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link, link_all
-from everloop.catalog.tables import (
-    experiments,
-    run_inputs,
-    run_model_inputs,
-    run_params,
-    run_tags,
-    runs,
-)
+from everloop.catalog.direct import Direct, from_json, instant, marks, to_json
+from everloop.catalog.edges import link, link_all
 from everloop.core.context import current_actor
 from everloop.core.lineage import external_ref
 from everloop.core.run import Experiment, Run, RunInput, RunOutput
+from everloop.core.time import to_micros
 from everloop.errors import InvalidInput, NotFound, StateError
 from everloop.tracking.limits import MAX_NAME, MAX_PARAM, MAX_TAG, cut, refuse, text_faults
 
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
 __all__ = [
     "CUT_TAG",
+    "RunRow",
     "active_run",
     "add_inputs",
     "chunks",
@@ -53,7 +52,58 @@ _T = TypeVar("_T")
 #: Keys in one IN list; both dialects allow more, and a longer list gains nothing.
 _CHUNK = 2000
 
-# Details of found runs, on the driver's cursor: a search reads thousands of these rows.
+
+class RunRow(NamedTuple):
+    """A row of the table ``runs``, its columns in their order."""
+
+    pk: int
+    id: str
+    experiment_pk: int
+    name: str
+    pipeline: str
+    state: Any
+    code: str
+    git: dict[str, str]
+    environment: dict[str, str]
+    arguments: dict[str, Any]
+    actor: str
+    trigger: str
+    error: str
+    owner: str
+    fence: int
+    lease_until: datetime | None
+    lifecycle: Any
+    started_at: datetime
+    ended_at: datetime | None
+    deleted_at: datetime | None
+
+
+_COLUMNS = [f'"{name}"' if name == "trigger" else name for name in RunRow._fields]
+_BY_ID = f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE id = ?"
+# Without the key, which the catalog gives, and the time of a deletion.
+_INSERT = (
+    f"INSERT INTO runs ({', '.join(_COLUMNS[1:-1])}) VALUES ({marks(len(_COLUMNS) - 2)}) "
+    "ON CONFLICT DO NOTHING RETURNING pk"
+)
+_BY_NAME = "SELECT pk, lifecycle FROM experiments WHERE name = ?"
+_INSERT_EXPERIMENT = (
+    "INSERT INTO experiments (name, lifecycle, tags, created_at, updated_at) "
+    "VALUES (?, 'active', ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_INSERT_PARAM = (
+    "INSERT INTO run_params (run_pk, key, value) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_PARAMS = "SELECT key, value FROM run_params WHERE run_pk = ?"
+_PUT_TAG = (
+    "INSERT INTO run_tags (run_pk, key, value) VALUES (?, ?, ?) "
+    "ON CONFLICT (run_pk, key) DO UPDATE SET value = excluded.value"
+)
+_INSERT_INPUT = (
+    "INSERT INTO run_inputs (run_pk, dataset, version, role, digest, source) "
+    "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+
+# Details of found runs: a search reads thousands of these rows.
 _TEXTS = (
     "SELECT 0, run_pk, key, value FROM run_params WHERE run_pk IN ({keys}) "
     "UNION ALL SELECT 1, run_pk, key, value FROM run_tags WHERE run_pk IN ({keys})"
@@ -63,14 +113,35 @@ _LATEST = (
     "JOIN metric_keys ON metric_keys.pk = key_pk WHERE run_pk IN ({keys})"
 )
 _OUTPUTS = "SELECT run_pk, model_id, step FROM run_outputs WHERE run_pk IN ({keys})"
-# What a row of a run says of it, by place: a look-up by name takes several times as long.
-_NAMES = [column.name for column in runs.c]
-_SAID = [name for name in _NAMES if name in (*Run.__struct_fields__, "experiment_pk")]
-_said = itemgetter(*map(_NAMES.index, _SAID))
-_BY_ID = select(runs).where(runs.c.id == bindparam("id"))
-_BY_NAME = select(experiments.c.pk, experiments.c.lifecycle).where(
-    experiments.c.name == bindparam("name")
+_INPUTS = (
+    "SELECT run_pk, dataset, version, role, digest, source FROM run_inputs WHERE run_pk IN ({keys})"
 )
+_MODEL_INPUTS = (
+    "SELECT run_pk, model_id FROM run_model_inputs WHERE run_pk IN ({keys}) ORDER BY model_id"
+)
+#: A run that has just begun.
+_FRESH: dict[str, Any] = {
+    "pk": 0,
+    "name": "",
+    "pipeline": "",
+    "state": "running",
+    "code": "",
+    "git": {},
+    "environment": {},
+    "arguments": {},
+    "trigger": "",
+    "error": "",
+    "owner": "",
+    "fence": 0,
+    "lease_until": None,
+    "lifecycle": "active",
+    "ended_at": None,
+    "deleted_at": None,
+}
+# What a row of a run says of it.
+_SAID = [name for name in RunRow._fields if name in (*Run.__struct_fields__, "experiment_pk")]
+# By place: in a row that SQLAlchemy read, a look-up by name takes several times as long.
+_said = itemgetter(*map(RunRow._fields.index, _SAID))
 
 
 def chunks(items: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
@@ -85,7 +156,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
     return Experiment(id=str(values.pop("pk")), **values)
 
 
-def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = None) -> int:
+def open_experiment(tx: Direct, name: str, tags: dict[str, str] | None = None) -> int:
     """The key of the active experiment called `name`, made if there is none.
 
     Raises:
@@ -95,28 +166,21 @@ def open_experiment(tx: Transaction, name: str, tags: dict[str, str] | None = No
         "Invalid value for parameter 'name' supplied",
         text_faults("name", name, longest=MAX_NAME, empty=False),
     )
-    wanted = _BY_NAME.params(name=name)
-    row = tx.first(wanted)
+    row = tx.run(_BY_NAME, (name,)).fetchone()
     if row is None:
-        fresh = {
-            "name": name,
-            "lifecycle": "active",
-            "tags": tags or {},
-            "created_at": tx.now,
-            "updated_at": tx.now,
-        }
-        tx.insert_new(experiments, fresh)
-        row = tx.first(wanted)
-    if row is None or row.lifecycle != "active":
+        now = to_micros(tx.now)
+        tx.run(_INSERT_EXPERIMENT, (name, to_json(tags or {}), now, now))
+        row = tx.run(_BY_NAME, (name,)).fetchone()
+    if row is None or row[1] != "active":
         raise StateError(
             f"The experiment {name!r} must be in the 'active' state",
             hint="restore it, or choose another name",
         )
-    return int(row.pk)
+    return int(row[0])
 
 
 def insert_run(
-    tx: Transaction,
+    tx: Direct,
     id_: str,
     experiment_pk: int,
     *,
@@ -129,55 +193,54 @@ def insert_run(
     Raises:
         InvalidInput: If the id is taken.
     """
-    row: dict[str, Any] = {
+    known: dict[str, Any] = {
         "id": id_,
         "experiment_pk": experiment_pk,
-        "name": "",
-        "pipeline": "",
-        "state": "running",
-        "code": "",
-        "git": {},
-        "environment": {},
-        "arguments": {},
         "actor": current_actor() or tx.actor,
-        "trigger": "",
-        "error": "",
-        "owner": "",
-        "fence": 0,
-        "lease_until": None,
-        "lifecycle": "active",
         "started_at": tx.now,
-        "ended_at": None,
-    } | values
-    pk = tx.insert_new(runs, row)
-    if pk is None:
+    }
+    row = RunRow(**(_FRESH | known | values))
+    stored = tx.run(_INSERT, [_plain(value) for value in row[1:-1]]).fetchone()
+    if stored is None:
         raise InvalidInput(f"the run {id_} exists already", [("run_id", id_)])
-    if row["trigger"]:
-        link(tx, f"firing:{row['trigger']}", f"run:{id_}", "started")
+    pk = int(stored[0])
+    if row.trigger:
+        link(tx, f"firing:{row.trigger}", f"run:{id_}", "started")
     kept = _insert_params(tx, pk, params), put_tags(tx, pk, tags)
     if kept != (params, tags):
         return read_run(tx, id_)  # with the tag that says what was cut
-    said = {name: row[name] for name in _SAID if name != "experiment_pk"}
-    return Run(experiment=str(experiment_pk), **said, params=params, tags=tags)
+    return _run(row, params=params, tags=tags)
 
 
-def run_row(tx: Transaction, id_: str) -> Row[Any]:
+def _plain(value: Any) -> Any:
+    """A value of a row as the driver takes it."""
+    if isinstance(value, dict):
+        return to_json(value)
+    return to_micros(value) if isinstance(value, datetime) else value
+
+
+def run_row(tx: Direct, id_: str) -> RunRow:
     """The row of a run.
 
     Raises:
         NotFound: If there is none.
     """
-    row = tx.first(_BY_ID.params(id=id_))
-    if row is None:
+    found = tx.run(_BY_ID, (id_,)).fetchone()
+    if found is None:
         raise NotFound(
             f"Run with id={id_} not found",
             hint="everloop run list shows the runs",
             details={"kind": "run", "name": id_},
         )
-    return row
+    row = dict(zip(RunRow._fields, found, strict=True))
+    for name in ("git", "environment", "arguments"):
+        row[name] = from_json(row[name])
+    for name in ("lease_until", "started_at", "ended_at", "deleted_at"):
+        row[name] = instant(row[name])
+    return RunRow(**row)
 
 
-def active_run(tx: Transaction, id_: str) -> Row[Any]:
+def active_run(tx: Direct, id_: str) -> RunRow:
     """The row of a run that is not deleted.
 
     Raises:
@@ -198,7 +261,7 @@ def not_active(kind: str, id_: str) -> StateError:
     )
 
 
-def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]) -> None:
+def put_params(tx: Direct, run_pk: int, run_id: str, params: dict[str, str]) -> None:
     """Write parameters, which never change once written.
 
     Raises:
@@ -207,10 +270,10 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
     values = _insert_params(tx, run_pk, params)
     stored: dict[str, str] = {}
     for keys in chunks(sorted(values)):
-        query = select(run_params.c.key, run_params.c.value).where(
-            run_params.c.run_pk == run_pk, run_params.c.key.in_(keys)
+        query = (
+            f"SELECT key, value FROM run_params WHERE run_pk = ? AND key IN ({marks(len(keys))})"
         )
-        stored.update((row.key, row.value) for row in tx.all(query))
+        stored.update(tx.run(query, (run_pk, *keys)).fetchall())
     faults = [
         (f"params.{key}", f"was {stored[key]!r}, new value {value!r}")
         for key, value in values.items()
@@ -224,37 +287,35 @@ def put_params(tx: Transaction, run_pk: int, run_id: str, params: dict[str, str]
         )
 
 
-def _insert_params(tx: Transaction, run_pk: int, params: dict[str, str]) -> dict[str, str]:
+def _insert_params(tx: Direct, run_pk: int, params: dict[str, str]) -> dict[str, str]:
     """Write those parameters that the run does not have; all of them as they are kept."""
     values = {key: cut(value, MAX_PARAM) for key, value in params.items()}
-    rows = [{"run_pk": run_pk, "key": k, "value": v} for k, v in sorted(values.items())]
-    tx.insert_missing(run_params, rows)
+    tx.run_all(_INSERT_PARAM, [(run_pk, key, value) for key, value in sorted(values.items())])
     _note_cut(tx, run_pk, params, values)
     return values
 
 
-def put_tags(tx: Transaction, run_pk: int, tags: dict[str, str]) -> dict[str, str]:
+def put_tags(tx: Direct, run_pk: int, tags: dict[str, str]) -> dict[str, str]:
     """Write tags over what they were; all of them as they are kept."""
     values = {key: cut(value, MAX_TAG) for key, value in sorted(tags.items())}
-    rows = [{"run_pk": run_pk, "key": key, "value": value} for key, value in values.items()]
-    tx.upsert(run_tags, rows, ["run_pk", "key"])
+    tx.run_all(_PUT_TAG, [(run_pk, key, value) for key, value in values.items()])
     _note_cut(tx, run_pk, tags, values)
     return values
 
 
-def _note_cut(tx: Transaction, run_pk: int, given: dict[str, str], kept: dict[str, str]) -> None:
+def _note_cut(tx: Direct, run_pk: int, given: dict[str, str], kept: dict[str, str]) -> None:
     """Say in a tag which values are not all that was given: nobody else would know."""
     names = [key for key, value in kept.items() if value != given[key]]
     if not names:
         return
-    its = (run_tags.c.run_pk == run_pk, run_tags.c.key == CUT_TAG)
-    told = str(tx.scalar(select(run_tags.c.value).where(*its)) or "").split(", ")
+    query = "SELECT value FROM run_tags WHERE run_pk = ? AND key = ?"
+    row = tx.run(query, (run_pk, CUT_TAG)).fetchone()
+    told = row[0].split(", ") if row else []
     text = ", ".join(dict.fromkeys([*filter(None, told), *names]))
-    row = {"run_pk": run_pk, "key": CUT_TAG, "value": cut(text, MAX_TAG)}
-    tx.upsert(run_tags, row, ["run_pk", "key"])
+    tx.run(_PUT_TAG, (run_pk, CUT_TAG, cut(text, MAX_TAG)))
 
 
-def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> None:
+def add_inputs(tx: Direct, run: RunRow, inputs: Iterable[RunInput]) -> None:
     """Note what a run read; saying it twice changes nothing.
 
     A dataset that is not ours is noted once, as whatever it was first said to be.
@@ -262,9 +323,8 @@ def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> No
     inputs = list(inputs)
     if not inputs:
         return
-    table = run_inputs.c
-    query = select(table.dataset, table.digest).where(table.run_pk == run.pk, table.version == 0)
-    known = {(row.dataset, row.digest) for row in tx.all(query)}
+    query = "SELECT dataset, digest FROM run_inputs WHERE run_pk = ? AND version = 0"
+    known = set(map(tuple, tx.run(query, (run.pk,)).fetchall()))
     fresh: list[RunInput] = []
     for item in inputs:
         name = (item.dataset, item.digest)
@@ -273,18 +333,11 @@ def add_inputs(tx: Transaction, run: Row[Any], inputs: Iterable[RunInput]) -> No
         if not item.version:
             known.add(name)
     rows = [
-        {
-            "run_pk": run.pk,
-            "dataset": item.dataset,
-            "version": item.version,
-            "role": item.role,
-            "digest": item.digest,
-            "source": item.source,
-        }
-        for item in fresh
+        (run.pk, one.dataset, one.version, one.role, one.digest, to_json(one.source))
+        for one in fresh
     ]
     if rows:
-        tx.insert_missing(run_inputs, rows)
+        tx.run_all(_INSERT_INPUT, rows)
         link_all(tx, dict.fromkeys(_subject(item) for item in fresh), f"run:{run.id}", "read")
 
 
@@ -310,7 +363,7 @@ def _uri(source: Any) -> str:
     return texts[0] if texts else ""
 
 
-def read_run(tx: Transaction, id_: str) -> Run:
+def read_run(tx: Direct, id_: str) -> Run:
     """One run with its parameters, tags, latest metrics, inputs and outputs.
 
     Raises:
@@ -319,7 +372,7 @@ def read_run(tx: Transaction, id_: str) -> Run:
     return read_runs(tx, [run_row(tx, id_)])[0]
 
 
-def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
+def read_runs(tx: Direct, rows: Sequence[RunRow | Row[Any]]) -> list[Run]:
     """Runs from their rows, in the same order; one statement for each kind of detail."""
     params: dict[int, dict[str, str]] = defaultdict(dict)
     tags: dict[int, dict[str, str]] = defaultdict(dict)
@@ -327,23 +380,20 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     inputs: dict[int, list[RunInput]] = defaultdict(list)
     model_inputs: dict[int, list[str]] = defaultdict(list)
     outputs: dict[int, list[RunOutput]] = defaultdict(list)
-    cursor = tx.connection.connection.cursor()
     for part in chunks([int(row.pk) for row in rows]):
         keys = ",".join(map(str, part))
-        for of_tag, pk, key, text in _fetch(cursor, _TEXTS, keys):
+        for of_tag, pk, key, text in _fetch(tx, _TEXTS, keys):
             (tags if of_tag else params)[pk][key] = text
-        for pk, key, value, is_nan in _fetch(cursor, _LATEST, keys):
+        for pk, key, value, is_nan in _fetch(tx, _LATEST, keys):
             metrics[pk][key] = math.nan if is_nan else value
-        for pk, model_id, step in _fetch(cursor, _OUTPUTS, keys):
+        for pk, model_id, step in _fetch(tx, _OUTPUTS, keys):
             outputs[pk].append(RunOutput(model_id=model_id, step=step))
-        for row in tx.all(select(run_inputs).where(run_inputs.c.run_pk.in_(part))):
-            values = row._asdict()
-            pk = values.pop("run_pk")
-            inputs[pk].append(RunInput(**values | {"source": values["source"] or {}}))
-        read_models = run_model_inputs.c
-        query = select(run_model_inputs).where(read_models.run_pk.in_(part))
-        for row in tx.all(query.order_by(read_models.model_id)):
-            model_inputs[row.run_pk].append(row.model_id)
+        for pk, dataset, version, role, digest, source in _fetch(tx, _INPUTS, keys):
+            told = from_json(source) if source else {}
+            item = RunInput(dataset=dataset, version=version, role=role, digest=digest, source=told)
+            inputs[pk].append(item)
+        for pk, model_id in _fetch(tx, _MODEL_INPUTS, keys):
+            model_inputs[pk].append(model_id)
     return [
         _run(
             row,
@@ -358,13 +408,14 @@ def read_runs(tx: Transaction, rows: Sequence[Row[Any]]) -> list[Run]:
     ]
 
 
-def _fetch(cursor: Any, query: str, keys: str) -> list[tuple[Any, ...]]:
-    # The keys are numbers of ours, never a text of anybody.
-    cursor.execute(query.format(keys=keys))
-    found: list[tuple[Any, ...]] = cursor.fetchall()
+def _fetch(tx: Direct, query: str, keys: str) -> list[tuple[Any, ...]]:
+    # The keys are numbers of ours, never a text of anybody. As the text is another each time, it
+    # is not kept.
+    tx.cursor.execute(query.format(keys=keys))
+    found: list[tuple[Any, ...]] = tx.cursor.fetchall()
     return found
 
 
-def _run(row: Row[Any], **details: Any) -> Run:
+def _run(row: RunRow | Row[Any], **details: Any) -> Run:
     said = dict(zip(_SAID, _said(row), strict=True))
     return Run(experiment=str(said.pop("experiment_pk")), **said, **details)

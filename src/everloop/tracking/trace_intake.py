@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Row, func, select, update
 
 from everloop.access.service import action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import (
     objects,
     trace_assessments,
@@ -22,6 +22,7 @@ from everloop.catalog.tables import (
     trace_spans,
     traces,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.intake import Refusal, TraceRecord, TraceSize
 from everloop.core.trace import Assessment
 from everloop.errors import InvalidInput

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, delete, select, update
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
     trace_assessments,
     trace_notes,
@@ -18,6 +17,7 @@ from everloop.catalog.tables import (
     trace_spans,
     traces,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.time import from_micros
 from everloop.core.trace import Assessment, Span, Trace
 from everloop.errors import Fault, InvalidInput, NotFound

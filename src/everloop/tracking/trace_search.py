@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import BigInteger, and_, case, cast, exists, func, literal, not_, or_, select
 
-from everloop.catalog.engine import Transaction
 from everloop.catalog.tables import (
     trace_assessments,
     trace_notes,
@@ -14,6 +13,7 @@ from everloop.catalog.tables import (
     trace_spans,
     traces,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.trace import TracePage
 from everloop.errors import InvalidInput
 from everloop.tracking.compare import Condition, after, compare, compare_time

@@ -18,7 +18,7 @@ from sqlalchemy import Row, delete, select, update
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
 from everloop.catalog.tables import (
     artifacts,
     objects,
@@ -28,6 +28,7 @@ from everloop.catalog.tables import (
     trace_spans,
     traces,
 )
+from everloop.catalog.transaction import Transaction
 from everloop.core.time import from_micros
 from everloop.core.trace import Assessment, Span, Trace, TracePage
 from everloop.errors import Conflict, Fault, InvalidInput, NotFound, StateError

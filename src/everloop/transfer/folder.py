@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.time import Clock
 from everloop.errors import BackendError, InvalidInput, StateError
 

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Table, func, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.core.lineage import LASTING
 from everloop.core.run import Metric
 from everloop.errors import EverloopError

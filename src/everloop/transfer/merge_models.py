@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Table, or_, select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.core.model import AliasMove
 from everloop.core.schema import canonical_json
 from everloop.errors import GateRefused

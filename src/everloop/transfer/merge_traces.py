@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.engine import Catalog
+from everloop.catalog.transaction import Transaction
 from everloop.transfer.numbers import Numbers
 from everloop.transfer.report import Findings
 from everloop.transfer.rows import copy_missing, counts, dicts

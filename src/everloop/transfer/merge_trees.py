@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.data.trees import copy_tree
 from everloop.errors import BackendError, NotFound
 from everloop.ports.blobs import BlobStore

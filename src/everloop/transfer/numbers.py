@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.tracking.places import OURS, path_within
 from everloop.transfer.report import Findings
 from everloop.transfer.rows import dicts

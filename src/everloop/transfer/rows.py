@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Table, func, select
 
-from everloop.catalog.engine import Transaction
+from everloop.catalog.transaction import Transaction
 from everloop.tracking.store import chunks
 
 __all__ = ["copy_missing", "counts", "dicts", "fresh"]

@@ -81,7 +81,7 @@ def test_a_year_of_noisy_alerts_is_calm_and_loses_none(
     catalog: Catalog, clock: ManualClock
 ) -> None:
     """Two supervisors look day by day; a client and its server take longer, so two months there."""
-    days = {"sqlite": 365, "postgresql": 60}[catalog.url.get_backend_name()]
+    days = {"sqlite": 365, "postgresql": 60}[catalog.dialect]
     chance = random.Random(days)
     life = Life(catalog, clock)
     for _ in range(days):

@@ -118,7 +118,7 @@ def test_one_of_two_who_advance_at_once_moves(
 ) -> None:
     deployment.start_rollout("d", 2, PLAN)
     clock.advance(days=1)
-    url = catalog.url.render_as_string(hide_password=False)
+    url = catalog.url
     other_catalog = Catalog(url, clock=clock)
     other = DeploymentService(other_catalog, EmbeddedAuthorizer(), registry)
     with ThreadPoolExecutor(4) as pool:

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 
 import everloop as ev
 from everloop.catalog import tables
-from everloop.catalog.engine import Transaction
-from everloop.catalog.lineage import link
+from everloop.catalog.edges import link
+from everloop.catalog.transaction import Transaction
 from everloop.core.artifact import ModelArtifact
 from everloop.core.ids import new_id
 from everloop.core.machines import RolloutPlan

@@ -80,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ws(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Workspace]:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(snapshot.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     with ev.open(tmp_path / ".everloop", actor="ann") as workspace:
         yield workspace
 

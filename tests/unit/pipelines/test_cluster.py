@@ -68,7 +68,7 @@ class OneNode:
 def one_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch, open_workspace(folder / "ws") as opened:
-        patch.setattr(snapshot.tempfile, "gettempdir", lambda: str(folder))
+        patch.setattr("tempfile.gettempdir", lambda: str(folder))
         yield opened
     while node._pools:
         node._pools.popitem()[1].close()
@@ -393,7 +393,7 @@ def test_without_ray_the_extra_is_named(
 def test_workers_reach_the_workspace_of_a_server(
     there: OneNode, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("EVERLOOP_TOKEN", "given-to-the-driver")
     with (
         serve(open_workspace(tmp_path / "served")) as url,

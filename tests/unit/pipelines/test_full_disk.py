@@ -139,7 +139,7 @@ def locked(n: int) -> int:
 @pytest.fixture
 def lock(full_workspace: Workspace) -> Any:
     """Another process's write to the catalog that does not end."""
-    file = full_workspace.catalog.url.database  # type: ignore[union-attr]
+    file = full_workspace.catalog.file  # type: ignore[union-attr]
     connection = sqlite3.connect(str(file), isolation_level=None, check_same_thread=False)
     yield connection
     connection.close()
@@ -170,9 +170,9 @@ def test_a_catalog_that_stays_locked_is_told_and_the_run_goes_on_later(
             locks.pop().execute("BEGIN IMMEDIATE")
         return first + counted(n + 1)
 
-    monkeypatch.setattr("everloop.catalog.engine._BUSY_MS", 200)
+    monkeypatch.setattr("everloop.catalog.direct.BUSY_MS", 200)
     with open_workspace(tmp_path / "ws") as workspace, using(workspace):
-        file = str(workspace.catalog.url.database)  # type: ignore[union-attr]
+        file = str(workspace.catalog.file)  # type: ignore[union-attr]
         lock = sqlite3.connect(file, isolation_level=None)
         locks = [lock]
         with pytest.raises(BackendError, match="another process holds the catalog"):

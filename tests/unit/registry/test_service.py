@@ -80,9 +80,7 @@ def test_numbers_are_never_used_again(registry: RegistryService) -> None:
 def test_two_who_register_at_once_get_dense_numbers(
     registry: RegistryService, catalog: Catalog, blobs: LocalBlobs
 ) -> None:
-    other_catalog = Catalog(
-        catalog.url.render_as_string(hide_password=False), clock=ManualClock(catalog.clock.now())
-    )
+    other_catalog = Catalog(catalog.url, clock=ManualClock(catalog.clock.now()))
     other = RegistryService(other_catalog, blobs, EmbeddedAuthorizer())
 
     def register(index: int) -> int:

@@ -134,17 +134,15 @@ def test_points_of_nothing_known_are_refused_by_their_latest(
     tracking: TrackingService, catalog: Catalog, unknown: str
 ) -> None:
     tracking.log(tracking.create_run().id, [Metric(key="m", value=0)])
-    with catalog.driver(write=False) as (cursor, _):
-        cursor.execute("SELECT run_pk, key_pk FROM metric_latest")
-        run_pk, key_pk = cursor.fetchone()
+    with catalog.direct(write=False) as tx:
+        run_pk, key_pk = tx.run("SELECT run_pk, key_pk FROM metric_latest").fetchone()
     run_pk += unknown == "run"
     key_pk += unknown == "name"
     # Points have no foreign keys: the latest of each key, in the same transaction, has them.
     with (
         pytest.raises(BackendError, match=r"(?i)foreign key"),
-        catalog.driver(write=True, ordered=False) as (cursor, dialect),
+        catalog.direct(write=True, ordered=False) as tx,
     ):
-        MetricWriter.write(cursor, dialect, run_pk, [Metric(key="x", value=1)], {"x": key_pk})
-    with catalog.driver(write=False) as (cursor, _):
-        cursor.execute("SELECT count(*) FROM metric_points")
-        assert cursor.fetchone()[0] == 1
+        MetricWriter.write(tx.cursor, tx.dialect, run_pk, [Metric(key="x", value=1)], {"x": key_pk})
+    with catalog.direct(write=False) as tx:
+        assert tx.run("SELECT count(*) FROM metric_points").fetchone() == (1,)

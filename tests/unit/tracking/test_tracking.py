@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import select, text
 
 from everloop.catalog.engine import Catalog
-from everloop.catalog.tables import artifacts
+from everloop.catalog.tables import artifacts, runs
 from everloop.core.run import Metric, RunInput, RunOutput
 from everloop.core.time import ManualClock
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.tracking.service import TrackingService
+from everloop.tracking.store import RunRow
 
 
 def test_default_experiment_is_there_from_the_start(tracking: TrackingService) -> None:
@@ -344,7 +345,7 @@ def test_folder_of_artifacts_is_a_range_of_the_index(
     assert [file.path for file in tracking.list_artifacts("a")] == [
         "a/B", "a/b.c", "a/b0", "a/bc",
     ]  # fmt: skip
-    if catalog.url.get_backend_name() == "sqlite":
+    if catalog.dialect == "sqlite":
         with catalog.read() as tx:
             query = select(artifacts.c.path).where(tx.within(artifacts.c.path, "a/b"))
             plan = tx.all(text(f"EXPLAIN QUERY PLAN {_literal(query)}"))
@@ -477,3 +478,7 @@ def test_run_of_a_pipeline_is_not_resumed_by_hand(tracking: TrackingService) -> 
     run = tracking.create_run(pipeline="p", owner="elsewhere:1:1", lease_s=60)
     with pytest.raises(InvalidInput, match="of pipeline p"):
         tracking.resume_run(run.id, owner="here:1:1")
+
+
+def test_row_of_a_run_has_the_columns_of_its_table() -> None:
+    assert RunRow._fields == tuple(runs.c.keys())

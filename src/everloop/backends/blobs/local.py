@@ -13,17 +13,20 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blake3 import blake3
 
 from everloop.backends.blobs.files import write_durably
 from everloop.backends.blobs.packs import Packs, sync_folder
-from everloop.backends.blobs.parts import PartFiles
 from everloop.core.ids import new_id, new_ids
 from everloop.errors import BackendError, InvalidInput, NotFound
 from everloop.ports.blobs import ObjectAge
+
+if TYPE_CHECKING:
+    from everloop.backends.blobs.parts import PartFiles
 
 __all__ = ["LocalBlobs"]
 
@@ -48,8 +51,13 @@ class LocalBlobs:
         self._verified: dict[str, int] = {}
         self._lock = threading.Lock()
         self._ready: set[Path] = set()
-        self._parts = PartFiles(self._root / "tmp" / "parts")
         self._packs = Packs(self._root / "packs", self._root / "tmp")
+
+    @cached_property
+    def _parts(self) -> PartFiles:
+        from everloop.backends.blobs.parts import PartFiles  # few take large objects in parts
+
+        return PartFiles(self._root / "tmp" / "parts")
 
     def put(self, data: bytes | Iterable[bytes] | BinaryIO) -> tuple[str, int]:
         known = ""

@@ -1,0 +1,26 @@
+"""Edges of lineage. Every service links in its own transaction with :func:`link`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from everloop.catalog.direct import Direct
+from everloop.core.time import to_micros
+
+__all__ = ["link", "link_all"]
+
+_INSERT = (
+    "INSERT INTO lineage_edges (source, target, kind, at) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING"
+)
+
+
+def link(tx: Direct, source: str, target: str, kind: str) -> None:
+    """Record that `source` led to `target`; an edge that is there already stays as it is."""
+    tx.run(_INSERT, (source, target, kind, to_micros(tx.now)))
+
+
+def link_all(tx: Direct, sources: Iterable[str], target: str, kind: str) -> None:
+    """Record that each of `sources` led to `target`, in one go."""
+    at = to_micros(tx.now)
+    tx.run_all(_INSERT, [(one, target, kind, at) for one in sources])
