@@ -14,8 +14,6 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from everloop import __version__
-
 __all__ = ["distribution_of", "distributions_of", "is_project", "module_file", "module_name"]
 
 _OURS = str(Path(__file__).parents[1])
@@ -93,8 +91,8 @@ def distribution_of(name: str) -> tuple[str, str]:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "builtins":
         return "", ""
-    if top == __name__.partition(".")[0]:
-        return top, __version__
+    if top == __name__.partition(".")[0]:  # our own
+        return top, str(vars(sys.modules[top])["__version__"])
     import importlib.metadata  # with its parser of mails it takes as long as Python itself
 
     try:
