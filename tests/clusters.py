@@ -28,6 +28,9 @@ START_TIMEOUT_S = 120
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Else the server of a client dies now and then as it is forked off, among the threads of gRPC,
+    # and the proxy waits half a minute for it.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",
