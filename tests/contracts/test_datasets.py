@@ -95,9 +95,9 @@ def test_empty_first_commit_has_no_blocks(data: DataService) -> None:
 
 
 def test_large_frame_is_cut_into_blocks(data: DataService) -> None:
-    version = data.commit("d", rows(list(range(300_000))), schema=KEYED)
-    assert [block.rows for block in version.blocks] == [131_072, 131_072, 37_856]
-    assert data.read("d", columns=["id"])["id"].to_pylist() == list(range(300_000))
+    version = data.commit("d", rows(list(range(1_200_000))), schema=KEYED)
+    assert [block.rows for block in version.blocks] == [524_288, 524_288, 151_424]
+    assert data.read("d", columns=["id"])["id"].to_pylist() == list(range(1_200_000))
 
 
 def test_commit_tells_event_links_and_objects(data: DataService, catalog: Catalog) -> None:

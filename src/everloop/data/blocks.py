@@ -22,8 +22,9 @@ __all__ = [
     "write_blocks",
 ]
 
-#: Most rows of a block: small enough that erasing a row rewrites little, large enough to scan fast.
-BLOCK_ROWS = 131_072
+#: Most rows of a block: small enough that erasing a row rewrites little, large enough to scan fast
+#: (four times as many small blocks hold a third more bytes, as each has dictionaries of its own).
+BLOCK_ROWS = 524_288
 
 
 def write_block(blobs: BlobStore, rows: pa.Table) -> Block:

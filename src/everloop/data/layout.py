@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from everloop.core.dataset import Block, DatasetVersion
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Places", "Positions", "block_of", "offsets", "places", "positions", "store_layout"]
+__all__ = ["Positions", "Runs", "block_of", "offsets", "positions", "runs", "store_layout"]
 
 Positions = npt.NDArray[np.int64]
 
@@ -33,30 +33,42 @@ def block_of(at: Positions, starts: Positions) -> Positions:
     return np.searchsorted(starts, at, side="right").astype(np.int64) - 1
 
 
-class Places(NamedTuple):
-    """Where each row of a version is: the index of its block, and its row in it."""
+class Runs(NamedTuple):
+    """The rows of a version as runs: the index of a block, its first row of them, how many."""
 
     block: Positions
-    row: Positions
+    start: Positions
+    rows: Positions
+
+    def part(self, begin: int, end: int) -> Runs:
+        """Runs `begin` to `end`."""
+        return Runs(*(column[begin:end] for column in self))
+
+    def expanded(self, to: Positions) -> Positions:
+        """One number for each row: `to` for the first of each run, and on from there."""
+        begins = np.cumsum(self.rows) - self.rows
+        within = np.arange(self.rows.sum(), dtype=np.int64)
+        within += np.repeat(to - begins, self.rows)
+        return within
 
 
-def places(blobs: BlobStore, version: DatasetVersion) -> Places:
-    """Where the rows of a version are, in its order."""
+def runs(blobs: BlobStore, version: DatasetVersion) -> Runs:
+    """The runs of a version, in its order."""
     count = len(version.blocks)
-    block, start = np.arange(count), np.zeros(count, np.int64)
-    rows = np.array([block.rows for block in version.blocks], np.int64)
-    if version.layout:
-        table = pq.read_table(pa.BufferReader(blobs.get(version.layout)), use_threads=False)
-        runs = [table.column(n).to_numpy().astype(np.int64) for n in range(3)]
-        # Every block of a layout has a row in it: what no run names was appended later.
-        later = slice(int(runs[0].max()) + 1, None)
-        block, start, rows = (
-            np.concatenate([run, every[later]])
-            for run, every in zip(runs, (block, start, rows), strict=True)
-        )
-    begins = np.cumsum(rows) - rows
-    within = np.arange(rows.sum(), dtype=np.int64)
-    return Places(np.repeat(block, rows), np.repeat(start - begins, rows) + within)
+    every = (
+        np.arange(count),
+        np.zeros(count, np.int64),
+        np.array([block.rows for block in version.blocks], np.int64),
+    )
+    if not version.layout:
+        return Runs(*every)
+    table = pq.read_table(pa.BufferReader(blobs.get(version.layout)), use_threads=False)
+    found = [table.column(n).to_numpy().astype(np.int64) for n in range(3)]
+    # Every block of a layout has a row in it: what no run names was appended later.
+    later = slice(int(found[0].max()) + 1, None)
+    return Runs(
+        *(np.concatenate(pair) for pair in zip(found, (e[later] for e in every), strict=True))
+    )
 
 
 def positions(blobs: BlobStore, version: DatasetVersion) -> Positions:
@@ -64,8 +76,8 @@ def positions(blobs: BlobStore, version: DatasetVersion) -> Positions:
     starts = offsets(version.blocks)
     if not version.layout:
         return np.arange(starts[-1], dtype=np.int64)
-    block, row = places(blobs, version)
-    return starts[block] + row
+    found = runs(blobs, version)
+    return found.expanded(starts[found.block] + found.start)
 
 
 def store_layout(
@@ -83,7 +95,7 @@ def store_layout(
     first[0] = True
     first[1:] = (np.diff(at) != 1) | (np.diff(block) != 0)
     begins = np.flatnonzero(first)
-    runs = pa.table(
+    table = pa.table(
         {
             "block": block[begins].astype(np.int32),
             "start": (at - starts[block])[begins],
@@ -93,7 +105,7 @@ def store_layout(
     sink = pa.BufferOutputStream()
     packed = {"start": "DELTA_BINARY_PACKED", "rows": "DELTA_BINARY_PACKED"}
     pq.write_table(
-        runs, sink, compression="zstd", use_dictionary=["block"], column_encoding=packed,
+        table, sink, compression="zstd", use_dictionary=["block"], column_encoding=packed,
         write_statistics=False,
     )  # fmt: skip
     return blobs.put(sink.getvalue().to_pybytes())

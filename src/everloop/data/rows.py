@@ -19,7 +19,7 @@ from everloop.core.dataset import Block, DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type
 from everloop.data.blocks import read_block
-from everloop.data.layout import Positions, block_of, offsets, places, positions
+from everloop.data.layout import Positions, Runs, block_of, offsets, positions, runs
 from everloop.data.rowhash import Hashes, from_bytes, row_hashes, to_bytes
 from everloop.ports.blobs import BlobStore
 
@@ -148,12 +148,11 @@ _Part = tuple[Block, pa.Table | None, np.ndarray | None]
 
 def _parts(blobs: BlobStore, version: DatasetVersion, columns: Sequence[str]) -> list[_Part]:
     """One part for each block that is no delta, in order."""
-    blocks = version.blocks
-    of, row = places(blobs, version)
+    blocks, every = version.blocks, runs(blobs, version)
     is_delta = np.array([block.delta for block in blocks])
     deltas = [n for n, block in enumerate(blocks) if block.delta]
-    between = is_delta[of]
-    part_of = np.maximum.accumulate(np.where(between, -1, of))
+    between = is_delta[every.block]
+    part_of = np.maximum.accumulate(np.where(between, -1, every.block))
     part_of[part_of < 0] = int(np.argmin(is_delta))
     with ThreadPoolExecutor() as threads:
         read = threads.map(
@@ -165,15 +164,17 @@ def _parts(blobs: BlobStore, version: DatasetVersion, columns: Sequence[str]) ->
     begin_of[deltas] = offsets(tuple(blocks[n] for n in deltas))[:-1]
     begins = np.flatnonzero(np.append(True, np.diff(part_of) != 0))
     parts: list[_Part] = []
-    for begin, end in zip(begins, np.append(begins[1:], len(of)), strict=True):
-        block = blocks[int(part_of[begin])]
-        rows, inner = row[begin:end], np.flatnonzero(between[begin:end])
-        added = None
-        if len(inner) and among is not None:
-            added = _take(among, rows[inner] + begin_of[of[begin:end][inner]])
-            rows[inner] = block.rows + np.arange(len(inner))
-        whole = not len(inner) and len(rows) == block.rows
-        parts.append((block, added, None if whole else rows))
+    for begin, end in zip(begins, np.append(begins[1:], len(part_of)), strict=True):
+        block, mine = blocks[int(part_of[begin])], every.part(int(begin), int(end))
+        inner, added, to = between[begin:end], None, mine.start
+        if among is not None and inner.any():
+            new = Runs(*(column[inner] for column in mine))
+            added = _take(among, new.expanded(new.start + begin_of[new.block]))
+            # They are put behind the rows of the block, and picked from there.
+            to = to.copy()
+            to[inner] = block.rows + np.cumsum(new.rows) - new.rows
+        whole = added is None and int(mine.rows.sum()) == block.rows
+        parts.append((block, added, None if whole else mine.expanded(to)))
     return parts
 
 
