@@ -1,4 +1,4 @@
-"""The form of a pack: the bytes of its objects, a list of them, then what that list is held against.
+"""The form of a pack: the bytes of its objects, a list of them, and what tells if it is whole.
 
 The list has 48 bytes for each object: digest, offset, size. Behind it stand its length, its digest
 and the sign of this form. A pack never changes.
@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping
 
 from blake3 import blake3
 
-__all__ = ["ENTRY_SIZE", "TAIL_SIZE", "Entries", "count_in", "entries_in", "laid_out", "listing", "portions"]
+__all__ = [
+    "ENTRY_SIZE",
+    "TAIL_SIZE",
+    "Entries",
+    "count_in",
+    "entries_in",
+    "laid_out",
+    "listing",
+    "portions",
+]
 
 _ENTRY = struct.Struct("<32sQQ")
 _TAIL = struct.Struct("<Q32s8s")

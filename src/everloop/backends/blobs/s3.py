@@ -170,7 +170,7 @@ class S3Blobs:
         for turn in range(3):
             for key, read in self._sources(digest, refresh=turn > 0):
                 try:
-                    data = read()
+                    data: bytes | None = read()
                 except Absent:
                     continue  # moved or removed since we looked
                 if data is not None and blake3(data).hexdigest() == digest:
@@ -186,8 +186,9 @@ class S3Blobs:
         for pack in self._packs.holding(digest):
             yield pack.key, lambda pack=pack: self._packs.read(pack, [key]).get(digest)
         for entry in self._own(digest):
-            yield entry.key, lambda entry=entry: b"".join(
-                self._bucket.pieces(entry.key, 0, entry.size)
+            yield (
+                entry.key,
+                lambda entry=entry: b"".join(self._bucket.pieces(entry.key, 0, entry.size)),
             )
 
     def get_many(self, digests: Sequence[str]) -> list[bytes]:

@@ -6,6 +6,7 @@ environment's credentials stays there: no message quotes an answer of the server
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,7 +45,7 @@ class Refused(Exception):
 
 
 class Entry(NamedTuple):
-    """A key as it is listed; `at` is when it was written, in whole seconds by the server's clock."""
+    """A key as it is listed; `at` is when it was written: whole seconds by the server's clock."""
 
     key: str
     size: int
@@ -80,10 +81,11 @@ class Bucket:
             ) from error
         self._obstore: Any = obstore
         self._errors: Any = exceptions
+        options: Any = {"endpoint": endpoint} if endpoint else {}
         try:
             self._store: Any = S3Store(
                 name,
-                **({"endpoint": endpoint} if endpoint else {}),
+                **options,
                 client_options={
                     "allow_http": endpoint.startswith("http://"),
                     "connect_timeout": "5s",
@@ -154,10 +156,8 @@ class Bucket:
         """Remove keys; those that are not there do not matter."""
         if keys:
             paths = [self._prefix + key for key in keys]
-            try:
+            with contextlib.suppress(Absent):
                 self._call("delete", lambda: self._obstore.delete(self._store, paths))
-            except Absent:
-                pass
 
     # Reading
 

@@ -90,7 +90,9 @@ class PartKeys:
                 hasher.update(piece)
                 yield piece
             if hasher.digest() != digest:
-                told = [(f"parts[{number}]", "is damaged or was put again meanwhile: send it again")]
+                told = [
+                    (f"parts[{number}]", "is damaged, or was put again meanwhile: send it again")
+                ]
                 raise InvalidInput("The upload cannot be completed", told)
 
     def check(self, upload: str, purpose: str) -> str:
