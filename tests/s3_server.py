@@ -18,6 +18,7 @@ _lock = threading.Lock()
 
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"  # connections are kept
+    disable_nagle_algorithm = True
 
     def log(self, *_: Any) -> None:
         """Say nothing."""

@@ -542,7 +542,7 @@ class S3Blobs:
                 except Refused:
                     refused += 1
         except BackendError as error:
-            if "NotImplemented" not in error.message and "501" not in error.message:
+            if error.details["code"] not in ("NotImplemented", "501"):
                 raise
         finally:
             self._bucket.delete([key])

@@ -7,8 +7,8 @@ environment's credentials stays there: no message quotes an answer of the server
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from everloop.errors import BackendError, InvalidInput, MissingExtra
+from everloop.errors import BackendError, InvalidInput, MissingExtra, StateError
 
 __all__ = ["Absent", "Bucket", "Entry", "Refused", "side_by_side"]
 
@@ -29,8 +29,8 @@ _AHEAD = 4
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
-#: How often a body that broke off is asked for again; obstore retries what has not begun.
-_READS = 3
+#: The process that uses obstore: its threads are not there in a forked child, which would wait.
+_process = 0
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -169,7 +169,7 @@ class Bucket:
             data = bytes(found.bytes())
             return data, self._entry(found.meta)
 
-        return self._read(read)
+        return self._call("read", read)
 
     def tail(self, key: str, size: int) -> bytes:
         """The last bytes of a key, or all of it if it is shorter; raises Absent."""
@@ -179,7 +179,7 @@ class Bucket:
             found = self._obstore.get(self._store, self._prefix + key, options=options)
             return bytes(found.bytes())
 
-        return self._read(read)
+        return self._call("read", read)
 
     def span(self, key: str, start: int, size: int) -> bytes:
         """Some bytes of a key; raises Absent."""
@@ -190,7 +190,7 @@ class Bucket:
             path = self._prefix + key
             return bytes(self._obstore.get_range(self._store, path, start=start, length=size))
 
-        return self._read(read)
+        return self._call("read", read)
 
     def pieces(self, key: str, start: int, size: int) -> Iterator[bytes]:
         """Bytes of a key in pieces, a few of which are fetched ahead; raises Absent."""
@@ -228,7 +228,7 @@ class Bucket:
             return [self._entry(item) for page in pages for item in page]
 
         try:
-            return self._read(read)
+            return self._call("read", read)
         except Absent:
             return []
 
@@ -238,61 +238,52 @@ class Bucket:
 
     # Errors
 
-    def _read(self, read: Callable[[], _T]) -> _T:
-        for turn in range(1, _READS):
-            try:
-                return self._call("read", read, turn=turn)
-            except _BrokeOff:
-                time.sleep(0.05 * turn)
-        return self._call("read", read)
-
-    def _call(self, verb: str, call: Callable[[], _T], *, turn: int = 0) -> _T:
+    def _call(self, verb: str, call: Callable[[], _T]) -> _T:
+        global _process
         errors = self._errors
+        _process = _process or os.getpid()
+        if _process != os.getpid():
+            raise StateError(
+                f"could not {verb} objects in {self.place}: this process was forked from one that"
+                " spoke to S3, whose connections it cannot use",
+                hint='start it anew: multiprocessing.get_context("spawn" or "forkserver")',
+            )
         try:
             return call()
         except FileNotFoundError as error:
-            code = _code(error)
-            if code == "NoSuchBucket":
-                raise BackendError(
-                    f"could not {verb} objects in {self.place}: there is no such bucket",
-                    hint="make the bucket first, or correct its name and AWS_ENDPOINT_URL",
-                    details={"bucket": self._bucket},
-                ) from None
-            raise Absent from None
+            if _code(error) != "NoSuchBucket":
+                raise Absent from None
+            raise self._failed(verb, error) from None
         except (errors.AlreadyExistsError, errors.PreconditionError):
             raise Refused from None
-        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
-            raise BackendError(
-                f"could not {verb} objects in {self.place}: {_code(error) or 'not allowed'}",
-                hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and"
-                " that they may list, read, write and delete there",
-                details={"bucket": self._bucket},
-            ) from None
         except errors.BaseError as error:
-            code = _code(error)
-            if code in ("ConditionalRequestConflict", "OperationAborted"):
+            if _code(error) in ("ConditionalRequestConflict", "OperationAborted"):
                 raise Refused from None  # another conditional put of this key was under way
-            if turn and not _STATUS.search(str(error)) and "decoding" in str(error):
-                raise _BrokeOff from None
-            raise self._failed(verb, _reason(error), code) from None
+            raise self._failed(verb, error) from None
 
-    def _failed(self, verb: str, reason: str, code: str) -> BackendError:
-        hint = "check the network and that the server is up, then do it again; nothing half-done"
-        if "credential" in reason.lower() or "169.254.169.254" in reason:
-            reason = "there are no credentials"
+    def _failed(self, verb: str, error: Exception) -> BackendError:
+        code, reason = _code(error), _reason(error)
+        status = _STATUS.search(str(error))
+        said, hint = code or reason, "check the network and that the server is up, then do it again"
+        if code == "NoSuchBucket":
+            said = "there is no such bucket"
+            hint = "make the bucket first, or correct its name and AWS_ENDPOINT_URL"
+        elif "169.254.169.254" in str(error):  # obstore asks for the role of the machine last
+            said = "there are no credentials"
             hint = (
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; of a profile:"
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; those of a profile by:"
                 " eval $(aws configure export-credentials --format env)"
             )
+        elif status is not None and status[1] in ("401", "403"):
+            hint = (
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that"
+                " they may list, read, write and delete there"
+            )
         return BackendError(
-            f"could not {verb} objects in {self.place}: {code or reason}",
+            f"could not {verb} objects in {self.place}: {said}",
             hint=hint,
-            details={"bucket": self._bucket},
+            details={"bucket": self._bucket, "code": code},
         )
-
-
-class _BrokeOff(Exception):
-    """The connection was lost in the middle of a body."""
 
 
 def _parsed(url: str) -> tuple[str, str]:

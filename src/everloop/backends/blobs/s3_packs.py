@@ -36,14 +36,19 @@ _GAP, _RANGE = 64 << 10, 8 << 20
 
 
 class Pack:
-    """One pack: where each object is in it, and its mark as last seen."""
+    """One pack: where each object is in it, and its mark as last seen.
 
-    __slots__ = ("at", "entries", "key", "mark")
+    `at` is when it was written, 0 until it was listed; a look at the bucket that began before
+    `turn` may not have seen it yet.
+    """
 
-    def __init__(self, key: str, entries: Entries, at: float) -> None:
+    __slots__ = ("at", "entries", "key", "mark", "turn")
+
+    def __init__(self, key: str, entries: Entries, at: float, turn: int) -> None:
         self.key = key
         self.entries = entries
         self.at = at
+        self.turn = turn
         self.mark = Mark()
 
     @property
@@ -64,6 +69,7 @@ class Packs:
         self._marks = marks
         self._folder = folder
         self._lock = threading.Lock()
+        self._turn = 0
         self._packs: dict[str, Pack] = {}
         self._places: dict[bytes, tuple[Pack, ...]] = {}
 
@@ -75,7 +81,7 @@ class Packs:
         self._bucket.put(key, b"".join((*objects.values(), end)))
         self._remember(key, end)
         with self._lock:
-            self._take(Pack(key, entries, 0.0))
+            self._take(Pack(key, entries, 0.0, self._turn))
 
     def holding(self, digest: str) -> list[Pack]:
         """The packs that have an object, as far as is known here."""
@@ -96,15 +102,17 @@ class Packs:
 
     def refresh(self) -> None:
         """Bring what is known up to what is in the bucket: two lists, and what is new in them."""
+        with self._lock:
+            self._turn += 1
+            turn = self._turn
         # Marks first: one whose pack is not in the later list is of a pack that was removed.
         states = self._marks.all(PACKS)
         packs = {entry.key: entry for entry in self._bucket.list(PACKS)}
         fresh = [entry for key, entry in packs.items() if key not in self._packs]
-        opened = side_by_side(self._open, fresh)  # a damaged one is empty
+        opened = side_by_side(lambda entry: self._open(entry, turn), fresh)
         with self._lock:
             for key in self._packs.keys() - packs.keys():
-                # One that we have just put may be younger than the list.
-                if self._packs[key].at:
+                if self._packs[key].turn < turn:
                     self._drop(self._packs[key])
             for pack in opened:
                 if pack is not None and pack.key not in self._packs:
@@ -112,7 +120,11 @@ class Packs:
             for key, pack in self._packs.items():
                 if key in packs:
                     pack.at = packs[key].at
-                pack.mark = states.get(key, Mark())
+                now = states.get(key, Mark())
+                # What is gone stays so; what we have just heard may be newer than the list.
+                pack.mark = now._replace(
+                    gone=now.gone | pack.mark.gone, dead=now.dead or pack.mark.dead
+                )
 
     def read(self, pack: Pack, digests: Collection[bytes]) -> dict[str, bytes]:
         """The bytes, unchecked, of objects of a pack; none at all if it is gone meanwhile."""
@@ -201,7 +213,7 @@ class Packs:
 
     # The lists
 
-    def _open(self, entry: Entry) -> Pack | None:
+    def _open(self, entry: Entry, turn: int) -> Pack | None:
         name = entry.key.rpartition("/")[2]
         try:
             end = (self._folder / name).read_bytes()
@@ -227,7 +239,7 @@ class Packs:
                 self._bucket.place,
             )
             entries = {}
-        return Pack(entry.key, entries, entry.at)
+        return Pack(entry.key, entries, entry.at, turn)
 
     def _end(self, entry: Entry) -> bytes:
         end = self._bucket.tail(entry.key, _END)
