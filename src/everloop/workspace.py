@@ -231,20 +231,13 @@ class Workspace:
             from everloop.data.remote_blobs import RemoteBlobs
 
             return RemoteBlobs(self.objects)
-        from everloop.catalog.stores import remember_place
-
-        place = self._object_place
-        if place.is_url and not place.owner:
-            self._opened(place)  # refuses what is no place, before it is remembered
-            place = remember_place(self._catalog, self._objects, self.folder)
-            self.__dict__["_object_place"] = place
-        return self._opened(place)
+        return self._opened(self._object_place)
 
     @cached_property
     def _object_place(self) -> ObjectPlace:
         from everloop.catalog.stores import find_place
 
-        return find_place(self._catalog, self._objects, self.folder)
+        return find_place(self._catalog, self._objects, self.folder, check=self._opened)
 
     def _opened(self, place: ObjectPlace) -> BlobStore:
         """The object store at a folder, or at a URL by its scheme."""
@@ -550,6 +543,12 @@ class Workspace:
         from everloop.automation.runner import LoopRunner
 
         return LoopRunner(self, root=root)
+
+    def files_at(self, pattern: str, most: int) -> dict[str, str]:
+        """The files at ``s3://bucket/...`` that match, by name, with what changes if one does."""
+        from everloop.backends.blobs.s3_files import files_at
+
+        return files_at(pattern, endpoint=settings.load().s3_endpoint, most=most)
 
     def reap(self) -> None:
         """Mark the runs whose owner died as lost; a server does so by itself, unasked."""

@@ -7,6 +7,7 @@ tell its workspace from others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from everloop.catalog.engine import Catalog, Transaction
 from everloop.core.ids import new_id
 from everloop.errors import StateError
 
-__all__ = ["ObjectPlace", "find_place", "remember_place"]
+__all__ = ["ObjectPlace", "find_place"]
 
 _NAME = "objects"
 
@@ -38,31 +39,36 @@ class ObjectPlace(NamedTuple):
         return "://" in self.where
 
 
-def find_place(catalog: Catalog, given: str, folder: Path) -> ObjectPlace:
-    """Where the objects are.
+def find_place(
+    catalog: Catalog,
+    given: str,
+    folder: Path,
+    *,
+    check: Callable[[ObjectPlace], object] = lambda place: None,
+) -> ObjectPlace:
+    """Where the objects are; a URL that is given for the first time is remembered.
 
     Args:
         catalog: Of the workspace.
         given: What the caller or the environment says: a folder, a URL or nothing.
         folder: Of the workspace.
+        check: Raises for a URL that is no place, before it is remembered.
 
     Raises:
         StateError: If the objects are known to be elsewhere than the caller says.
     """
     with catalog.read() as tx:
-        return _place(tx, given, folder)
-
-
-def remember_place(catalog: Catalog, given: str, folder: Path) -> ObjectPlace:
-    """As `find_place`; the URL is remembered from now on."""
-    table = tables.object_store
+        found = _place(tx, given, folder)
+    if not found.is_url or found.owner:
+        return found
+    check(found)
     with catalog.write() as tx:
         found = _place(tx, given, folder)
         if found.owner:
             return found  # another process was first
         owner = new_id()
         row = {"name": _NAME, "url": found.where, "owner": owner, "updated_at": tx.now}
-        tx.upsert(table, row, ["name"])
+        tx.upsert(tables.object_store, row, ["name"])
         tx.append("workspace.ObjectsPlaced", "workspace", {"url": found.where})
         return ObjectPlace(found.where, owner)
 

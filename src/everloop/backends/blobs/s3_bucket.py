@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -220,12 +221,12 @@ class Bucket:
         except Absent:
             return None
 
-    def list(self, folder: str) -> list[Entry]:
-        """All keys below ``folder/``."""
+    def list(self, folder: str, *, most: int | None = None) -> list[Entry]:
+        """The keys below ``folder/``: all, or the first so many."""
 
         def read() -> list[Entry]:
             pages = self._obstore.list(self._store, prefix=self._prefix + folder, chunk_size=1000)
-            return [self._entry(item) for page in pages for item in page]
+            return [self._entry(item) for item in islice(chain.from_iterable(pages), most)]
 
         try:
             return self._call("read", read)
