@@ -114,8 +114,8 @@ def open_workspace(
             there names who logged in instead.
         token: Shown to the server; ``EVERLOOP_TOKEN`` if not given, else what ``.netrc`` says.
         upgrade: Bring a catalog of an older Everloop up to date; else it is refused.
-        objects: ``s3://bucket/prefix`` where its objects are kept, remembered from the first use
-            on. Nothing means ``EVERLOOP_OBJECTS``, or what is remembered, or the folder.
+        objects: ``s3://bucket/prefix`` where its objects are kept, remembered from then on.
+            Nothing means ``EVERLOOP_OBJECTS``, or what is remembered, or the folder.
 
     Raises:
         BackendError: If it cannot be opened; says why and what to do.
@@ -178,6 +178,12 @@ class Workspace:
         self.folder = folder.absolute()
         self.catalog = Catalog(url, clock=clock, actor=actor, upgrade=upgrade)
         self._objects = objects
+        if "://" in objects:  # it is remembered from now on, whatever is done with it
+            try:
+                _ = self._object_place
+            except BaseException:
+                self.catalog.close()
+                raise
 
     @property
     def is_remote(self) -> bool:
@@ -250,14 +256,9 @@ class Workspace:
             return plugged
         from everloop.backends.blobs.s3 import S3Blobs
 
-        found = settings.load()
-        return S3Blobs(
-            place.where,
-            self.folder / "cache" / "objects",
-            endpoint=found.s3_endpoint,
-            owner=place.owner,
-            cache_bytes=found.object_cache,
-        )
+        found, cache = settings.load(), self.folder / "cache" / "objects"
+        options: Any = {"endpoint": found.s3_endpoint, "cache_bytes": found.object_cache}
+        return S3Blobs(place.where, cache, owner=place.owner, **options)
 
     @cached_property
     def online(self) -> OnlineStore:
