@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -356,57 +357,74 @@ def test_whoever_is_first_wins_between_keeping_and_removing(
     assert another(store, tmp_path, "third").get(digest) == data[0]
 
 
-def test_removing_beside_renewing_never_loses_what_was_kept(store: S3Blobs, tmp_path: Path) -> None:
-    data = [b"%d" % n * 50 for n in range(40)]
-    keeper, collector = another(store, tmp_path, "k"), another(store, tmp_path, "c")
-    stop = threading.Event()
-    failures: list[str] = []
+def test_putting_and_removing_at_once_ends_in_one_state_and_leaks_nothing(
+    store: S3Blobs, tmp_path: Path
+) -> None:
+    data = [b"%d" % n * 50 for n in range(30)] + [b"%d" % n * 100_000 for n in range(3)]
+    digests = [blake3(item).hexdigest() for item in data]
+    limit = time.time() + 1000  # so that nothing is too young
+    failures: list[BaseException] = []
 
-    def collect() -> None:
-        while not stop.is_set():
-            ages = [age.digest for age in collector.ages()]
-            random.shuffle(ages)
-            collector.remove_old_many(ages[:20], time.time() - 1)
-            collector.remove_leftovers(time.time() + 10)
+    def act(seed: int) -> None:
+        mine, draw = another(store, tmp_path, f"m{seed}"), random.Random(seed)
+        try:
+            for _ in range(8):
+                some = draw.sample(range(len(data)), 12)
+                if seed % 2:
+                    mine.remove_old_many([digests[n] for n in some], limit)
+                    mine.remove_leftovers(limit)
+                    continue
+                mine.put_many([data[n] for n in some])
+                mine.put(data[some[0]])
+                mine.keep_many([digests[n] for n in some])
+                for n in some:
+                    with contextlib.suppress(NotFound):
+                        assert mine.get(digests[n]) == data[n]
+        except BaseException as error:  # noqa: BLE001 - the main thread asserts on it
+            failures.append(error)
 
-    thread = threading.Thread(target=collect)
-    thread.start()
-    try:
-        for turn in range(6):
-            digests = [digest for digest, _ in keeper.put_many(data)]
-            began = time.time()
-            lost = keeper.keep_many(digests)
-            if time.time() - began < 0.9 and lost:
-                failures.append(f"turn {turn}: put a moment ago, and {len(lost)} are gone")
-            if keeper.get_many(digests) != data:
-                failures.append("other bytes")
-    finally:
-        stop.set()
+    threads = [threading.Thread(target=act, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
         thread.join()
     assert failures == []
+    after = another(store, tmp_path, "after")
+    gone = set(after.missing(digests))
+    assert set(after.keep_many(digests)) == gone
+    assert set(after.digests()) & set(digests) == set(digests) - gone
+    for digest, item in zip(digests, data, strict=True):
+        if digest not in gone:
+            assert after.get(digest) == item
+    after.put_many(data)
+    assert another(store, tmp_path, "last").get_many(digests) == data
+    after.remove_old_many([age.digest for age in after.ages()], limit)
+    after.remove_leftovers(limit)
+    assert [e.key for e in after._bucket.list("") if e.key != "store"] == []
 
 
 _WRITER = """
 import random, sys, time
 from pathlib import Path
+from blake3 import blake3
 from everloop.backends.blobs.s3 import S3Blobs
 url, endpoint, folder, seed, acts = sys.argv[1:]
 store = S3Blobs(url, Path(folder), endpoint=endpoint)
 draw = random.Random(int(seed))
+rubbish = [b"rubbish %d" % n * 30 for n in range(40)]
 while True:
-    if "w" in acts:
-        data = [b"%d" % draw.randrange(60) * 40 for _ in range(12)]
-        digests = [digest for digest, _ in store.put_many(data)]
+    if acts == "w":
+        # What is named and what is not lie in the same packs.
+        data = [b"%d" % draw.randrange(60) * 40 for _ in range(4)]
+        store.put_many(data + draw.sample(rubbish, 8))
+        digests = [blake3(item).hexdigest() for item in data]
         digests.append(store.put(b"%d" % draw.randrange(5) * 200_000)[0])
-        # What was put is named; from now on it has to be there.
-        if not store.keep_many(digests):
-            print(" ".join(digests), flush=True)
-    if "c" in acts:
-        old = [age.digest for age in store.ages()]
-        store.remove_old_many(old, time.time() - 30)   # nothing of this test is as old
-        some = draw.sample(old, len(old) // 3)
+        print("lost" if store.keep_many(digests) else " ".join(digests), flush=True)
+    else:
+        some = [blake3(item).hexdigest() for item in draw.sample(rubbish, 30)]
+        removed = store.remove_old_many(some, time.time() + 1000)
         store.remove_leftovers(time.time())
-        print("collected", flush=True)
+        print(f"removed {len(removed)}", flush=True)
 """
 
 
@@ -417,6 +435,7 @@ def test_killed_writers_and_collectors_lose_nothing(
     script.write_text(_WRITER)
     draw = random.Random(4)
     promised: set[str] = set()
+    removed = 0
     for round_ in range(2):
         running = [
             subprocess.Popen(
@@ -424,17 +443,20 @@ def test_killed_writers_and_collectors_lose_nothing(
                  str(round_ * 10 + number), acts],
                 stdout=subprocess.PIPE, text=True,
             )
-            for number, acts in enumerate(("w", "w", "c"))
+            for number, acts in enumerate("wwc")
         ]  # fmt: skip
         said = [process.stdout.readline() for process in running if process.stdout]
-        time.sleep(draw.random() / 2)
+        time.sleep(0.2 + draw.random() / 2)
         for process in running:
             process.send_signal(signal.SIGKILL)
         said += [process.communicate()[0] for process in running]
         # A line that was cut off promised nothing.
         lines = [line for text in said for line in text.splitlines(keepends=True)]
-        promised |= {d for line in lines if line.endswith("\n") for d in line.split()}
-    promised.discard("collected")
+        whole = [line.strip() for line in lines if line.endswith("\n")]
+        assert "lost" not in whole
+        removed += sum(int(line.split()[1]) for line in whole if line.startswith("removed"))
+        promised |= {d for line in whole if not line.startswith("removed") for d in line.split()}
+    assert removed
     assert promised
     after = another(store, tmp_path, "after")
     assert after.missing(sorted(promised)) == []

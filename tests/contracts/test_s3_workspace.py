@@ -30,9 +30,9 @@ def bucket(s3: str, s3_endpoint: str) -> Bucket:
     return Bucket(s3, endpoint=s3_endpoint)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
+    if getattr(request, "param", "sqlite") == "postgres":
         return str(request.getfixturevalue("postgres_database"))
     return str(tmp_path / ".everloop")
 
@@ -62,6 +62,7 @@ def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     monkeypatch.setattr(collect, "time", clock)
 
 
+@pytest.mark.parametrize("location", ["sqlite", "postgres"], indirect=True)
 def test_all_kinds_of_objects_are_found_by_another_machine_and_survive_a_collection(
     ws: Workspace, location: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,28 @@ def test_all_kinds_of_objects_are_found_by_another_machine_and_survive_a_collect
         assert other.files.verify().damaged == ()
     for entry in bucket.list("team"):
         assert b"secret-of-tests" not in bucket.get(entry.key)[0]
+
+
+@ev.step
+def squares(n: int) -> pa.Table:
+    return pa.table({"n": [k * k for k in range(n)]})
+
+
+@ev.pipeline
+def counted(n: int) -> int:
+    return int(squares(n).num_rows)
+
+
+def test_what_one_machine_computed_another_one_has(
+    ws: Workspace, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted.run(n=7)
+    [first] = ws.tracking.runs().runs
+    assert [step.outcome for step in ws.pipelines.steps(first.id)] == ["ran"]
+    with elsewhere(location, tmp_path / "there", monkeypatch) as other, using(other):
+        assert counted.run(n=7) == 7
+        second = other.tracking.runs().runs[0]
+        assert [step.outcome for step in other.pipelines.steps(second.id)] == ["cached"]
 
 
 def test_what_is_damaged_in_the_bucket_is_named_with_its_versions(

@@ -177,7 +177,11 @@ class Packs:
         if not pack.entries or (left and kept >= whole / 2):
             return
         if left:
-            data = self._bucket.get(pack.key)[0]
+            try:
+                data = self._bucket.get(pack.key)[0]
+            except Absent:  # another collection moved it
+                self.drop(pack)
+                return
             places = {key: pack.entries[key] for key in left}
             self.put({key.hex(): data[at : at + size] for key, (at, size) in places.items()})
         # A keeper that was first stops this, and both packs stay: the next collection goes on.
