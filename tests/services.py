@@ -1,8 +1,9 @@
-"""The outside services that tests need: PostgreSQL, Redis and Chromium.
+"""The outside services that tests need: PostgreSQL, Redis, S3 and Chromium.
 
 Each is found in this order: the one that an environment variable names, the one that runs on this
 machine's loopback, a private one started in a temporary folder from installed programs, and
-programs installed now by apt-get where we are root. There is no skip: where all of that fails the
+programs installed now by apt-get where we are root. S3 is what an environment variable names, or a
+private server of moto's. There is no skip: where all of that fails the
 test fails and says what to install.
 
 Of PostgreSQL a private one comes before the one on loopback: without durability, in memory, a test
@@ -30,6 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,10 +46,12 @@ from tests.memory import in_memory
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Error, Page
 
+S3_SERVER = Path(__file__).with_name("s3_server.py")
 KEEPER = Path(__file__).with_name("keeper.py")
 START_TIMEOUT_S = 60
 POSTGRES_ENV = "EVERLOOP_TEST_POSTGRES"
 REDIS_ENV = "EVERLOOP_TEST_REDIS"
+S3_ENV = "EVERLOOP_TEST_S3"
 CHROMIUM_ENV = "EVERLOOP_TEST_CHROMIUM"
 POSTGRES_FOLDERS = "/usr/lib/postgresql/*/bin"
 POSTGRES_LOOPBACK = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -251,6 +256,23 @@ def start_redis() -> Server:
     return _start(f"redis://127.0.0.1:{port}/0", folder, "SIGTERM", command, _redis_fault)
 
 
+def start_s3() -> Server:
+    """Start a private S3 server that keeps everything in memory."""
+    port = _free_port()
+    command = [sys.executable, str(S3_SERVER), str(port)]
+    return _start(f"http://127.0.0.1:{port}", _folder(None), "SIGTERM", command, _s3_fault)
+
+
+def _s3_fault(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return None
+    except urllib.error.HTTPError:
+        return None  # it answers
+    except OSError as fault:
+        return str(fault)
+
+
 def _postgres_fault(url: str) -> str | None:
     import psycopg
 
@@ -372,6 +394,42 @@ def redis_prefix(redis_url: str) -> Iterator[str]:
     with redis.Redis.from_url(redis_url) as client:
         for key in client.scan_iter(match=f"{prefix}*", count=1000):
             client.unlink(key)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of an S3 server that others use too; tests want `s3`."""
+    if url := os.environ.get(S3_ENV):
+        if reason := _s3_fault(url):
+            raise ServiceMissingError(f"{S3_ENV} names {url}, which does not answer: {reason}")
+        yield url
+    else:
+        server = start_s3()
+        try:
+            yield server.url
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://bucket`` of this test's own; the environment says how to get there."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "key-of-tests"),
+        "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "secret-of-tests"),
+        "AWS_REGION": os.environ.get("AWS_REGION", "us-east-1"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"everloop-test-{secrets.token_hex(6)}"
+    # The server of the tests asks for no signature; one that does needs the bucket made before.
+    bucket = os.environ.get("EVERLOOP_TEST_S3_BUCKET")
+    if bucket:
+        return f"s3://{bucket}/{name}"
+    request = urllib.request.Request(f"{s3_endpoint}/{name}", method="PUT")
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+    return f"s3://{name}"
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,11 @@ with commas between, that the server answers under besides its address.
 ``EVERLOOP_WEBHOOK_HOSTS`` names hosts (``name`` or ``name:port``, with commas between) that
 webhooks may have although their addresses are private or their scheme is http, and
 ``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace.
+``EVERLOOP_OBJECTS`` is where objects are kept: a folder, or ``s3://bucket/prefix``. The way there
+is in the variables of Amazon's own tools: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
+``AWS_SESSION_TOKEN``, ``AWS_REGION``, and ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` for
+another server; all but the last two are read by obstore alone. ``EVERLOOP_OBJECT_CACHE`` bounds the
+copies of such objects on this machine (``10GB``).
 ``EVERLOOP_UNDO`` is how long a delete can be undone, and ``EVERLOOP_SIGNING_KEY`` signs model
 versions. The variables of MLflow's own clients say who asks when runs are imported from a server
 of MLflow's.
@@ -27,6 +32,7 @@ from __future__ import annotations
 import base64
 import getpass
 import os
+import re
 
 import msgspec
 
@@ -42,12 +48,14 @@ __all__ = [
     "mlflow_login",
     "secret",
     "server_login",
+    "use_objects",
     "without_password",
 ]
 
 DEFAULT_DIR = ".everloop"
 DEFAULT_PORT = 7410
 DEFAULT_UNDO = "30d"
+_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ENVIRONMENTS = ("dev", "staging", "production")
 
 
@@ -59,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     objects: str = ""
+    object_cache: int = 10_000_000_000
+    s3_endpoint: str = ""
     undo: str = DEFAULT_UNDO
     signing_key: str = ""
     webhook_hosts: tuple[str, ...] = ()
@@ -97,6 +107,8 @@ def load() -> Settings:
         host=os.environ.get("EVERLOOP_HOST", "127.0.0.1"),
         port=int(port),
         objects=os.environ.get("EVERLOOP_OBJECTS", ""),
+        object_cache=_bytes("EVERLOOP_OBJECT_CACHE", "10GB"),
+        s3_endpoint=next(filter(None, map(os.environ.get, _S3_ENDPOINTS)), ""),
         undo=os.environ.get("EVERLOOP_UNDO", DEFAULT_UNDO),
         signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
         webhook_hosts=_names("EVERLOOP_WEBHOOK_HOSTS"),
@@ -110,6 +122,17 @@ def load() -> Settings:
         ray_address=os.environ.get("RAY_ADDRESS", ""),
         package_environments=_names("EVERLOOP_ENVIRONMENTS") or _ENVIRONMENTS,
     )
+
+
+def _bytes(variable: str, default: str) -> int:
+    from everloop.errors import InvalidInput
+
+    text = os.environ.get(variable) or default
+    found = re.fullmatch(r"\s*(\d{1,15})\s*([kMGT]?)B?\s*", text)
+    if found is None:
+        raise InvalidInput(f"{variable} must be a number of bytes", [("", f"{text!r}, as in 10GB")])
+    unit: int = 1000 ** " kMGT".index(found[2] or " ")
+    return int(found[1]) * unit
 
 
 def _names(variable: str) -> tuple[str, ...]:
@@ -245,6 +268,11 @@ def forget_objects() -> None:
     For what works beside a live workspace: ``EVERLOOP_OBJECTS`` is the store of that one.
     """
     os.environ.pop("EVERLOOP_OBJECTS", None)
+
+
+def use_objects(where: str) -> None:
+    """As if ``EVERLOOP_OBJECTS`` said so, for this process and its children."""
+    os.environ["EVERLOOP_OBJECTS"] = where
 
 
 class MlflowLogin(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
+from everloop.ports.plugins import plugged_in
 
 if TYPE_CHECKING:
     from everloop.access.directory import Directory
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from everloop.automation.service import AutomationService
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
+    from everloop.catalog.stores import ObjectPlace
     from everloop.data.file_service import FileService
     from everloop.data.objects import ObjectService
     from everloop.data.service import DataService
@@ -99,6 +101,7 @@ def open_workspace(
     actor: str | None = None,
     token: str | None = None,
     upgrade: bool = True,
+    objects: str = "",
 ) -> Workspace:
     """Open the workspace at `location`, making it if it is a folder that does not exist yet.
 
@@ -111,17 +114,25 @@ def open_workspace(
             there names who logged in instead.
         token: Shown to the server; ``EVERLOOP_TOKEN`` if not given, else what ``.netrc`` says.
         upgrade: Bring a catalog of an older Everloop up to date; else it is refused.
+        objects: ``s3://bucket/prefix`` where its objects are kept, remembered from then on.
+            Nothing means ``EVERLOOP_OBJECTS``, or what is remembered, or the folder.
 
     Raises:
         BackendError: If it cannot be opened; says why and what to do.
+        InvalidInput: If a location is none.
     """
     found = settings.load()
     where = os.fspath(location) if location is not None else found.location
     if not where:
         raise InvalidInput("the location of a workspace must not be empty")
+    if objects and "://" not in objects:
+        raise InvalidInput(
+            f"objects={objects!r} must be a URL",
+            hint="as in s3://bucket/prefix; EVERLOOP_OBJECTS may be a folder of this machine",
+        )
     return Workspace(
         where,
-        objects=found.objects,
+        objects=objects or found.objects,
         clock=clock,
         actor=actor or found.actor,
         token=token,
@@ -166,7 +177,13 @@ class Workspace:
         # A run of a package works in a folder of its own.
         self.folder = folder.absolute()
         self.catalog = Catalog(url, clock=clock, actor=actor, upgrade=upgrade)
-        self._objects = Path(objects).absolute() if objects else self.folder / "objects"
+        self._objects = objects
+        if "://" in objects:  # it is remembered from now on, whatever is done with it
+            try:
+                _ = self._object_place
+            except BaseException:
+                self.catalog.close()
+                raise
 
     @property
     def is_remote(self) -> bool:
@@ -220,9 +237,28 @@ class Workspace:
             from everloop.data.remote_blobs import RemoteBlobs
 
             return RemoteBlobs(self.objects)
-        from everloop.backends.blobs.local import LocalBlobs
+        return self._opened(self._object_place)
 
-        return LocalBlobs(self._objects)
+    @cached_property
+    def _object_place(self) -> ObjectPlace:
+        from everloop.catalog.stores import find_place
+
+        return find_place(self._catalog, self._objects, self.folder, check=self._opened)
+
+    def _opened(self, place: ObjectPlace) -> BlobStore:
+        """The object store at a folder, or at a URL by its scheme."""
+        if not place.is_url:
+            from everloop.backends.blobs.local import LocalBlobs
+
+            return LocalBlobs(place.where)
+        if not place.where.startswith("s3://"):
+            plugged: BlobStore = plugged_in("blobs", place.where)
+            return plugged
+        from everloop.backends.blobs.s3 import S3Blobs
+
+        found, cache = settings.load(), self.folder / "cache" / "objects"
+        options: Any = {"endpoint": found.s3_endpoint, "cache_bytes": found.object_cache}
+        return S3Blobs(place.where, cache, owner=place.owner, **options)
 
     @cached_property
     def online(self) -> OnlineStore:
@@ -483,13 +519,13 @@ class Workspace:
             BackendError: If no cluster answers there.
             MissingExtra: Without its library.
         """
-        scheme = address.partition("://")[0]
-        if scheme == "ray":
+        if address.partition("://")[0] == "ray":
             from everloop.backends.exec.ray import RayExecutor
 
             is_named = address not in ("ray", "ray://")
             return RayExecutor(address if is_named else settings.load().ray_address or "auto")
-        return _plugged_in(scheme, address)
+        made: Executor = plugged_in("executors", address)
+        return made
 
     def place(self) -> Place:
         """Where this workspace is, for the workers of a cluster: no path in it is relative."""
@@ -501,13 +537,19 @@ class Workspace:
             where = f"sqlite:///{Path(where.removeprefix('sqlite:///')).absolute()}"
         elif "://" not in where:
             where = str(self.folder.absolute())
-        return Place(where, str(self._objects.absolute()), "", self.actor)
+        return Place(where, self._object_place.where, "", self.actor)
 
     def loop_runner(self, root: Path | None = None) -> LoopRunner:
         """What does the work of the loops in this process."""
         from everloop.automation.runner import LoopRunner
 
         return LoopRunner(self, root=root)
+
+    def files_at(self, pattern: str, most: int) -> dict[str, str]:
+        """The files at ``s3://bucket/...`` that match, by name, with what changes if one does."""
+        from everloop.backends.blobs.s3_files import files_at
+
+        return files_at(pattern, endpoint=settings.load().s3_endpoint, most=most)
 
     def reap(self) -> None:
         """Mark the runs whose owner died as lost; a server does so by itself, unasked."""
@@ -563,7 +605,7 @@ class Workspace:
             StateError: If it is being written, or this workspace is remote.
             BackendError: If it was made by a newer Everloop.
         """
-        from everloop.backends.blobs.local import LocalBlobs
+        from everloop.catalog.stores import find_place
         from everloop.transfer.folder import catalog_copy
         from everloop.transfer.merge import MERGED, Merger
         from everloop.transfer.report import Findings
@@ -571,7 +613,7 @@ class Workspace:
         home, place = self._local("what takes in a folder"), Path(folder)
         _ = self.tracking  # makes the experiment "0", which every workspace has
         with catalog_copy(place, home, self.clock) as copy:
-            there = LocalBlobs(place / "objects")
+            there = self._opened(find_place(copy, "", place.absolute()))
             merger = Merger(str(place), copy, there, self._catalog, self.blobs, Findings(MERGED))
             return merger.run(tell or _silent)
 
@@ -647,20 +689,6 @@ class Workspace:
         make: Any = service
         made: _S = make(self._catalog, self.blobs, self._authorizer, *others)
         return made
-
-
-def _plugged_in(scheme: str, address: str) -> Executor:
-    from importlib.metadata import entry_points
-
-    found = {point.name: point for point in entry_points(group="everloop.executors")}
-    if scheme not in found:
-        known = ", ".join(sorted({"ray", *found}))
-        raise InvalidInput(
-            f"nothing executes steps at {address!r}",
-            hint=f"known: {known}, as in on='ray://host:port'",
-        )
-    made: Executor = found[scheme].load()(address)
-    return made
 
 
 def _silent(_: str) -> None:

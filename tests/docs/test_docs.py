@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import everloop as ev
+from everloop.backends.blobs.s3_bucket import Bucket
 from everloop.cli.main import main
 from everloop.core.artifact import ModelArtifact
 from everloop.core.gate import Gate, GateResult, Verdict
@@ -94,16 +98,32 @@ def prepare_files(folder: Path) -> None:
         file.write_bytes(name.encode())
 
 
+def prepare_s3(folder: Path) -> None:
+    """The bucket of the page; the server of the tests is in the environment."""
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    with contextlib.suppress(urllib.error.HTTPError):  # it is there already
+        urllib.request.urlopen(
+            urllib.request.Request(f"{endpoint}/ml-team", method="PUT"), timeout=30
+        ).close()
+    bucket = Bucket("s3://ml-team", endpoint=endpoint)
+    bucket.delete([entry.key for entry in bucket.list("")])
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
     "coming-from-mlflow": prepare_mlflow,
     "files": prepare_files,
     "gates": prepare_gates,
     "registry": prepare_registry,
+    "s3": prepare_s3,
 }
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_the_commands_of_a_guide_work_one_after_the_other(tmp_path: Path, page: Path) -> None:
+def test_the_commands_of_a_guide_work_one_after_the_other(
+    tmp_path: Path, page: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.stem == "s3":
+        request.getfixturevalue("s3")  # how to get there
     PREPARED.get(page.stem, lambda folder: None)(tmp_path)
     for name, text in files(page).items():
         (tmp_path / name).write_text(text)

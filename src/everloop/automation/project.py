@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["ProjectFiles", "matching_files"]
+__all__ = ["MOST_FILES", "ProjectFiles", "matching_files"]
 
 #: Files of one pattern that are looked at; a folder with more needs a trigger of another kind.
-_MOST_FILES = 10_000
+MOST_FILES = 10_000
 
 _State = tuple[int, int]
 
@@ -65,7 +65,7 @@ def matching_files(root: Path, pattern: str) -> dict[str, str]:
     """The files that match a pattern below `root`, with what changes when one is written."""
     found = {}
     matches = glob.iglob(pattern, root_dir=root, recursive=True)
-    for name in itertools.islice(matches, _MOST_FILES):
+    for name in itertools.islice(matches, MOST_FILES):
         path = root / name
         try:
             status = path.stat()

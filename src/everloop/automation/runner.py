@@ -26,7 +26,7 @@ from everloop.automation.dispatch import Dispatcher
 from everloop.automation.holdout import subject_of
 from everloop.automation.judging import Judged, judge_on_log
 from everloop.automation.places import Places
-from everloop.automation.project import ProjectFiles, matching_files
+from everloop.automation.project import MOST_FILES, ProjectFiles, matching_files
 from everloop.automation.triggers import collecting, declared
 from everloop.automation.work import ActionWork, told
 from everloop.core.context import acting, using
@@ -92,6 +92,7 @@ class Workplace(Protocol):
     def blobs(self) -> BlobStore: ...
     @property
     def packages(self) -> PackageService: ...
+    def files_at(self, pattern: str, most: int) -> dict[str, str]: ...
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -123,6 +124,7 @@ class LoopRunner:
         self._ws = workspace
         self._root = (root or Path.cwd()).resolve()
         self._files = ProjectFiles(self._root)
+        self._unseen: dict[str, str] = {}
         self._leads = threading.Event()
         self._places = Places(workspace, self._root, self._files)
         self._work = ActionWork(workspace, self._places)
@@ -186,7 +188,19 @@ class LoopRunner:
         triggers += [t for spec in service.automations() for t in spec.triggers]
         patterns = {trigger.value for trigger in triggers if trigger.on == "files"}
         for pattern in sorted(patterns):
-            service.note_files(pattern, matching_files(self._root, pattern))
+            try:
+                found = (
+                    self._ws.files_at(pattern, MOST_FILES)
+                    if "://" in pattern
+                    else matching_files(self._root, pattern)
+                )
+            except EverloopError as error:  # it is looked at again; said once
+                if self._unseen.get(pattern) != error.message:
+                    _log.warning("%s: %s", pattern, error)
+                self._unseen[pattern] = error.message
+                continue
+            self._unseen.pop(pattern, None)
+            service.note_files(pattern, found)
 
     def recover(self) -> list[Firing]:
         """Take up what a runner that died left behind; only one runner may be at work then."""

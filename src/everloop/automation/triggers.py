@@ -57,6 +57,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: A path, or what is below a bucket; nothing before its name, where a secret might stand.
+_FILES = re.compile(r"s3://[a-z0-9.\-]+(/|$)|(?!.*://)")
 _HOOK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MISSED = ("skip", "latest", "all")
 #: Where a message may go, by what an address begins with.
@@ -170,7 +172,9 @@ def webhook(name: str, *, secret: str, where: _Where = None) -> Trigger:
 def files(pattern: str, *, where: _Where = None) -> Trigger:
     """When files that match a pattern come, change or go, such as ``"data/raw/*.parquet"``.
 
-    Looked at every few seconds by the supervisor, relative to the folder that it runs in.
+    Looked at every few seconds by the supervisor, relative to the folder that it runs in; or in a
+    bucket, as ``"s3://lake/raw"`` (all below it) or ``"s3://lake/raw/**/*.parquet"``, which takes a
+    request for every thousand objects.
     """
     return _trigger(Trigger(on="files", value=pattern, where=dict(where or {})))
 
@@ -198,6 +202,8 @@ def trigger_faults(triggers: Iterable[Trigger]) -> list[Fault]:
             faults += reference_faults("secret", trigger.secret)
         elif trigger.on in ("alert", "data", "files") and not trigger.value.strip():
             faults.append(Fault(trigger.on, "must be named"))
+        elif trigger.on == "files" and not _FILES.match(trigger.value):
+            faults.append(Fault("files", "must be a path, or s3://bucket/prefix"))
     return faults
 
 

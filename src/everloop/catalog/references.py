@@ -81,6 +81,7 @@ OTHER_TEXT = {
     "models": "name description owner",
     "monitor_windows": "deployment monitor",
     "monitors": "deployment name",
+    "object_store": "name url owner",
     "objects": "digest",
     "package_environments": "name environment digest",
     "packages": "name builder",

@@ -57,6 +57,14 @@ objects = _table(
     Column("size", BigInteger, nullable=False),
     Column("created_at", Instant, nullable=False),
 )
+# Where the objects are, if not in a folder: one row, or none.
+object_store = _table(
+    "object_store",
+    Column("name", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
 
 # --- data ---------------------------------------------------------------------------------------
 datasets = _table(

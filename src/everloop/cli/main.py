@@ -97,11 +97,27 @@ def main() -> None:
     """Everloop keeps machine-learning models right after the notebook is closed."""
 
 
+def _keep_objects(_: click.Context, __: click.Parameter, where: str | None) -> None:
+    # By the environment, so that processes of ours that are started now have it too.
+    if where:
+        from everloop.settings import use_objects
+
+        use_objects(where)
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every command has: where the workspace is, and JSON output."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(
         command
     )
+    command = click.option(
+        "--objects",
+        metavar="URL",
+        default=None,
+        expose_value=False,
+        callback=_keep_objects,
+        help="Objects of the workspace: s3://bucket/prefix, remembered (EVERLOOP_OBJECTS).",
+    )(command)
     return click.option(
         "--dir",
         "location",

@@ -54,7 +54,7 @@ def rerun(run_id: str, allow_environment: bool, location: str | None, as_json: b
                 f"the environment of run {run_id} is not there any more: {'; '.join(told)}",
                 hint="install what it ran with, or see what comes with --allow-environment",
             )
-        found = _in_a_process(run_id, location, workspace.folder, Path(name))
+        found = _in_a_process(run_id, location, workspace.place().objects, Path(name))
         report = compare(workspace, run_id, found, changed)
     if as_json:
         json_document(report)
@@ -81,7 +81,7 @@ def _names(changes: tuple[object, ...]) -> str:
     return ", ".join(shown) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
 
 
-def _in_a_process(run_id: str, location: str | None, home: Path, folder: Path) -> str:
+def _in_a_process(run_id: str, location: str | None, objects: str, folder: Path) -> str:
     """Execute the restored code where no module of today's is loaded; id of the new run."""
     from everloop import settings
     from everloop.errors import UserCodeError
@@ -95,8 +95,7 @@ def _in_a_process(run_id: str, location: str | None, home: Path, folder: Path) -
     elif "://" not in where:
         where = str(Path(where).expanduser().absolute())
     if found.objects or "://" in where:
-        objects = Path(found.objects) if found.objects else home / "objects"
-        environment["EVERLOOP_OBJECTS"] = str(objects.absolute())
+        environment["EVERLOOP_OBJECTS"] = objects
     answer = folder / "answer.json"
     command = [sys.executable, "-m", "everloop", "_rerun", run_id, str(folder), "--dir", where]
     done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)

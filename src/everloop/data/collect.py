@@ -77,7 +77,8 @@ def collect(
     old = [age for age in rubbish if age.put_at < limit]
     leftovers = (0, 0)
     if not dry_run:
-        old = [age for age in old if blobs.remove_old(age.digest, limit)]
+        removed = set(blobs.remove_old_many([age.digest for age in old], limit))
+        old = [age for age in old if age.digest in removed]
         leftovers = blobs.remove_leftovers(limit)
         _strike(catalog, blobs, named)
     return Collected(
@@ -108,14 +109,14 @@ def _named(tx: Transaction, blobs: BlobStore) -> set[str]:
     return named
 
 
-def _strike(catalog: Catalog, blobs: BlobStore, named: set[str]) -> None:
+def _strike(catalog: Catalog, blobs: HasAges, named: set[str]) -> None:
     """Strike objects off the list that are not in the store, also those of a killed collection."""
     objects = tables.objects
     with catalog.read() as tx:
         listed = {row.digest for row in tx.all(select(objects.c.digest))}
     for digests in _chunks(sorted(listed - named)):
         with catalog.write() as tx:
-            gone = [digest for digest in digests if not blobs.exists(digest)]
+            gone = blobs.missing(digests)
             tx.execute(delete(objects).where(objects.c.digest.in_(gone)))
 
 

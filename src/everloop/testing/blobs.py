@@ -231,6 +231,24 @@ class BlobStoreContract:
         assert not store.remove_old(digest, age.put_at + 1)
         assert list(store.ages()) == []
 
+    def test_many_are_removed_as_one_by_one(self, tmp_path: Path) -> None:
+        store = self.make(tmp_path)
+        if not isinstance(store, HasAges):
+            return
+        data = [b"%d" % n for n in range(5)]
+        digests = [digest for digest, _ in store.put_many(data)]
+        own, _ = store.put(b"by itself")
+        ages = [age.put_at for age in store.ages()]
+        limit = max(ages) + 1
+        assert store.remove_old_many(digests, min(ages)) == []
+        assert sorted(store.remove_old_many([*digests[1:], own, _ABSENT], limit)) == sorted(
+            [*digests[1:], own]
+        )
+        assert store.missing([*digests, own, _ABSENT]) == [*digests[1:], own, _ABSENT]
+        assert [age.digest for age in store.ages()] == [digests[0]] == list(store.digests())
+        assert store.get(digests[0]) == data[0]
+        assert store.remove_old_many([], limit) == []
+
     def test_putting_again_makes_an_object_young(self, tmp_path: Path) -> None:
         store = self.make(tmp_path)
         if not isinstance(store, HasAges):

@@ -7,7 +7,7 @@ workspace stays its own: deployments, monitors, loops, predictions, stored resul
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Table, func, select
@@ -41,6 +41,8 @@ MERGED = (
     "verdict", "package", "trace", "row change", "lineage edge", "outside", "event",
 )  # fmt: skip
 _BATCH = 200
+#: Objects up to this size are copied together.
+_SMALL = 256 << 10
 _ENDED = ("finished", "failed", "killed")
 #: Kinds of events that stay true here. What happened to names there did not happen here; moves of
 #: aliases come as moves that were merged.
@@ -59,6 +61,7 @@ _WATCHES = "what is watched belongs to a deployment, which stays"
 STAYS = {
     "cursors": "how far readers of that event log have come",
     "leases": "who holds what there",
+    "object_store": "objects are kept where this workspace keeps its own",
     "principals": "who may do what is decided here",
     "tokens": "what people and programs log in with opens their own workspace alone",
     "memos": "results of steps are found again by running them; they may name what is not here",
@@ -171,16 +174,28 @@ class Merger:
             with self._here.read() as here:
                 query = select(table.c.digest).where(table.c.digest.in_(digests))
                 known = {row.digest for row in here.all(query)}
-            news = [row for row in batch if not self._is_here(row.digest, row.digest in known)]
-            taken = [row for row in news if self._take_object(row.digest, row.size)]
+            gone = set(self._here_blobs.keep_many(sorted(known)))
+            news = [row for row in batch if row.digest not in known or row.digest in gone]
+            packed = self._take_small([row for row in news if row.size <= _SMALL])
+            rest = [row for row in news if row.digest not in packed]
+            taken = [row for row in news if row.digest in packed]
+            taken += [row for row in rest if self._take_object(row.digest, row.size)]
             named = [row for row in taken if row.digest not in known]
             if named:
                 with self._here.write(ordered=False) as here:
                     here.insert_missing(table, [dict(row._mapping) for row in named])
             self._findings.add("object", imported=len(taken), there=len(batch) - len(news))
 
-    def _is_here(self, digest: str, is_named: bool) -> bool:
-        return is_named and self._here_blobs.keep(digest)
+    def _take_small(self, rows: Sequence[Any]) -> set[str]:
+        """Copy objects together; those that came. What is wrong with one is told one by one."""
+        try:
+            data = self._there_blobs.get_many([row.digest for row in rows])
+        except EverloopError:
+            return set()
+        stored = self._here_blobs.put_many(data)
+        came = {digest for digest, size in stored if (digest, size) in set(map(tuple, rows))}
+        self._findings.bytes += sum(size for digest, size in stored if digest in came)
+        return came
 
     def _take_object(self, digest: str, size: int) -> bool:
         """Copy one object, whose bytes are held against its name on both sides."""

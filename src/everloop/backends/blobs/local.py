@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from blake3 import blake3
 
+from everloop.backends.blobs.digests import check_digests, digest_of_pieces
 from everloop.backends.blobs.files import write_durably
+from everloop.backends.blobs.pack_format import portions
 from everloop.backends.blobs.packs import Packs, sync_folder
 from everloop.core.ids import new_id, new_ids
-from everloop.errors import BackendError, InvalidInput, NotFound
+from everloop.errors import BackendError, NotFound
 from everloop.ports.blobs import ObjectAge
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalBlobs"]
 
 _CHUNK = 1 << 20
-_HEX = frozenset("0123456789abcdef")
 #: Objects up to this size are packed; a pack grows to about that.
 _SMALL, _PACK = 256 << 10, 32 << 20
 #: From this many bytes on an object that was stored by this process is not read to verify it.
@@ -68,7 +69,7 @@ class LocalBlobs:
             pieces: Iterable[bytes] = (bytes(data),)
         elif isinstance(data, list):
             # Seen twice: what is there already is only read, however large it is.
-            known, size = _digest_of_pieces(data)
+            known, size = digest_of_pieces(data)
             if self._keep_whole(known, size):
                 return known, size
             pieces = _slices(data)
@@ -110,7 +111,7 @@ class LocalBlobs:
             small = {digest: item for digest, item in fresh.items() if len(item) <= _SMALL}
             if len(small) > 1:
                 self._folder(self._root / "tmp")
-                for part in _parts(small):
+                for part in portions(small, _PACK):
                     self._packs.put(part)
             else:
                 small = {}
@@ -151,7 +152,7 @@ class LocalBlobs:
         return data
 
     def get_many(self, digests: Sequence[str]) -> list[bytes]:
-        self._check(digests)
+        check_digests(digests)
         found = self._packs.get_many(digests)
         for digest, data in found.items():
             if blake3(data).hexdigest() != digest:
@@ -222,7 +223,7 @@ class LocalBlobs:
         return True
 
     def keep_many(self, digests: Sequence[str]) -> list[str]:
-        self._check(digests)
+        check_digests(digests)
         return self._keep_all(dict.fromkeys(digests))
 
     def _keep_all(self, sizes: Mapping[str, int | None]) -> list[str]:
@@ -304,6 +305,12 @@ class LocalBlobs:
             file.unlink(missing_ok=True)
         return True
 
+    def remove_old_many(self, digests: Sequence[str], before: float) -> list[str]:
+        return [digest for digest in digests if self.remove_old(digest, before)]
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        return [digest for digest in digests if not self.exists(digest)]
+
     def remove_leftovers(self, before: float) -> tuple[int, int]:
         count = size = 0
         for file in (self._root / "tmp").glob("*"):
@@ -336,13 +343,8 @@ class LocalBlobs:
             hint="free space or check the rights of the folder, then do it again",
         )
 
-    def _check(self, digests: Iterable[str]) -> None:
-        for digest in digests:
-            if len(digest) != 64 or not _HEX.issuperset(digest):
-                raise InvalidInput(f"{digest!r} is no object digest")
-
     def _file(self, digest: str) -> Path:
-        self._check((digest,))
+        check_digests((digest,))
         return self._root / digest[:2] / digest[2:]
 
     def _folder(self, folder: Path) -> Path:
@@ -368,20 +370,6 @@ class LocalBlobs:
         )
 
 
-def _parts(objects: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
-    """The objects in packs of some size."""
-    part: dict[str, bytes] = {}
-    size = 0
-    for digest, item in objects.items():
-        part[digest] = item
-        size += len(item)
-        if size >= _PACK:
-            yield part
-            part, size = {}, 0
-    if part:
-        yield part
-
-
 def _write(files: Sequence[tuple[str, str, bytes]]) -> None:
     for temporary, _, item in files:
         with open(temporary, "xb", buffering=0) as target:
@@ -398,14 +386,6 @@ def _digest(file: Path) -> str:
         while size := source.readinto(piece):
             hasher.update(piece[:size])
     return hasher.hexdigest()
-
-
-def _digest_of_pieces(pieces: Sequence[bytes]) -> tuple[str, int]:
-    hasher, size = blake3(max_threads=blake3.AUTO), 0
-    for piece in pieces:
-        hasher.update(piece)
-        size += len(piece)
-    return hasher.hexdigest(), size
 
 
 def _slices(pieces: Sequence[bytes]) -> Iterator[bytes]:

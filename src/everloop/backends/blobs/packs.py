@@ -1,7 +1,6 @@
 """Small objects together in one file: written, fsynced and renamed once for all of them.
 
-A pack holds the bytes of its objects, then a list of them (digest, offset, size: 48 bytes each),
-then the length and the digest of that list. It never changes. What is removed from it stands in a
+The form of a pack is that of ``pack_format``; it never changes. What is removed from it stands in a
 file beside it, ``<name>.gone``, until less than half is left: then the rest moves to a new one.
 Which object lies where is kept in memory, some 200 bytes for each. The file ``names`` grows by a
 line for each new pack, which is how other processes notice; the folder itself is what counts.
@@ -11,23 +10,25 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from blake3 import blake3
-
+from everloop.backends.blobs.pack_format import (
+    ENTRY_SIZE,
+    TAIL_SIZE,
+    count_in,
+    entries_in,
+    laid_out,
+    listing,
+)
 from everloop.core.ids import new_id
 from everloop.errors import BackendError
 
 __all__ = ["Packs", "sync_folder"]
 
 _log = logging.getLogger(__name__)
-_ENTRY = struct.Struct("<32sQQ")
-_TAIL = struct.Struct("<Q32s8s")
-_MAGIC = b"EVPACK01"
 #: As many pieces as one system call takes.
 _PIECES = 512
 
@@ -91,17 +92,11 @@ class Packs:
         if not self._folder.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             sync_folder(self._folder.parent)
-        entries: dict[bytes, tuple[int, int]] = {}
-        offset = 0
-        for digest, data in objects.items():
-            entries[bytes.fromhex(digest)] = (offset, len(data))
-            offset += len(data)
-        listed = b"".join(_ENTRY.pack(key, *place) for key, place in entries.items())
-        tail = _TAIL.pack(len(entries), blake3(listed).digest(), _MAGIC)
+        entries = laid_out(objects)
         name = f"{new_id()}.pack"
         temporary, target = self._waiting / name, self._folder / name
         try:
-            _write(temporary, [*objects.values(), listed, tail])
+            _write(temporary, [*objects.values(), listing(entries)])
             os.rename(temporary, target)
             sync_folder(self._folder)
             with open(self._names, "ab", buffering=0) as names:
@@ -362,16 +357,12 @@ def _read(path: Path) -> dict[bytes, tuple[int, int]]:
     """
     with open(path, "rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
-        tail = os.pread(file.fileno(), _TAIL.size, max(0, end - _TAIL.size))
-        if len(tail) == _TAIL.size:
-            count, digest, magic = _TAIL.unpack(tail)
-            size = count * _ENTRY.size
-            start = end - _TAIL.size - size
-            if magic == _MAGIC and start >= 0:
-                listed = os.pread(file.fileno(), size, start)
-                if blake3(listed).digest() == digest:
-                    found = _ENTRY.iter_unpack(listed)
-                    return {key: (offset, length) for key, offset, length in found}
+        count = count_in(os.pread(file.fileno(), TAIL_SIZE, max(0, end - TAIL_SIZE)))
+        if count is not None:
+            size = count * ENTRY_SIZE + TAIL_SIZE
+            found = entries_in(os.pread(file.fileno(), size, end - size)) if size <= end else None
+            if found is not None:
+                return found
     raise BackendError(
         f"the pack {path} is damaged: its list of objects is not what it was",
         hint="restore this file from a copy of the store",
