@@ -232,6 +232,12 @@ class Catalog:
             yield Transaction(connection, self.clock, self.actor)
 
     @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection outside of any transaction, for upkeep that the database does in none."""
+        with self._using(self._writer), self._writer.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def driver(self, *, write: bool, ordered: bool = True) -> Iterator[tuple[Any, str]]:
         """The driver's own cursor and the dialect's name, for the few hottest statements.
 

@@ -21,6 +21,8 @@ def gc(older_than: str, grace: str, dry_run: bool, location: str | None, as_json
     The window is EVERLOOP_UNDO, 30 days if nothing is said. What is purged cannot be restored.
     """
     with open_workspace(location) as workspace:
+        if not dry_run:
+            workspace.data.finish_erasures()
         done = workspace.objects.collect(older_than=older_than, grace=grace, dry_run=dry_run)
     if as_json:
         return json_document(done)

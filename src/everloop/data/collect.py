@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 
 from everloop.catalog import references, tables
 from everloop.catalog.engine import Catalog, Transaction
+from everloop.catalog.erasures import strike_erased
 from everloop.catalog.purge import purge
 from everloop.core.collect import Collected
 from everloop.data.trees import reachable
@@ -79,6 +80,8 @@ def collect(
         old = [age for age in old if blobs.remove_old(age.digest, limit)]
         leftovers = blobs.remove_leftovers(limit)
         _strike(catalog, blobs, named)
+        with catalog.write() as tx:
+            strike_erased(tx, catalog.clock.now() - timedelta(seconds=grace_s))
     return Collected(
         dry_run=dry_run,
         before=before,
