@@ -1,4 +1,4 @@
-"""``everloop data erase``, ``receipts``, ``verify-receipt``, ``hold``, ``holds``, ``release``."""
+"""``everloop data erase``, ``receipts``, ``verify-receipt``, ``hold``, ``release``, ``keep``."""
 
 from __future__ import annotations
 
@@ -199,4 +199,41 @@ def _show_holds(found: list[Any], as_json: bool) -> None:
     return None
 
 
-COMMANDS = (erase, receipts, verify_receipt, hold, release, holds)
+@click.command("keep")
+@click.argument("name")
+@click.option("--days", type=float, help="Versions younger than this stay.")
+@click.option("--last", default=1, show_default=True, help="So many of the newest stay.")
+@click.option("--all", "everything", is_flag=True, help="Remove the rule: all versions stay.")
+@click.option("--reason", default="", help="Why.")
+@common
+def keep(
+    name: str,
+    days: float | None,
+    last: int,
+    everything: bool,
+    reason: str,
+    location: str | None,
+    as_json: bool,
+) -> None:
+    """How long the versions of a dataset stay; ``everloop gc`` lets the others go."""
+    if (days is None) != everything:
+        raise InvalidInput("give --days, or --all for no rule")
+    with open_workspace(location) as workspace:
+        if days is None:
+            workspace.data.keep_all(name)
+        else:
+            workspace.data.keep(name, for_days=days, last=last, reason=reason)
+        rules = workspace.data.retention()
+    if as_json:
+        return json_document(rules)
+    table(
+        ("dataset", "days", "last", "by", "at", "reason"),
+        [
+            (r.dataset, f"{r.keep_us / 86_400e6:g}", r.keep_last, r.actor, r.updated_at, r.reason)
+            for r in rules
+        ],
+    )
+    return None
+
+
+COMMANDS = (erase, receipts, verify_receipt, hold, release, holds, keep)

@@ -24,6 +24,7 @@ from everloop.data.blocks import write_block
 from everloop.data.commit import Draft, publish, refuse_erased
 from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
+from everloop.data.keeping import KeepMethods
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
 from everloop.data.tags import TagMethods
@@ -37,7 +38,7 @@ __all__ = ["DataService"]
 _RACES = 1000
 
 
-class DataService(TagMethods, EraseMethods, Service):
+class DataService(TagMethods, EraseMethods, KeepMethods, Service):
     """Datasets: commit, read, tag, compare, and ask why a row is not there."""
 
     area = "data"
