@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from everloop.access.directory import Directory
     from everloop.access.login import Login
     from everloop.access.remote import Transport
+    from everloop.access.signing import SigningKey
     from everloop.access.users import AccessService
     from everloop.automation.courier import Courier
     from everloop.automation.hooks import HookService
@@ -281,7 +282,15 @@ class Workspace:
         """Datasets and their versions."""
         from everloop.data.service import DataService
 
-        return self._service(DataService)
+        if self._transport is not None:
+            return self._remote(DataService)
+        return DataService(self._catalog, self.blobs, self._authorizer, self._signing)
+
+    @cached_property
+    def _signing(self) -> SigningKey:
+        from everloop.access.signing import SigningKey
+
+        return SigningKey(self.folder / "signing.key")
 
     @cached_property
     def files(self) -> FileService:

@@ -42,6 +42,7 @@ RIGHTS: dict[Role, frozenset[str]] = {
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({
+        "dataset:erase", "dataset:expire", "dataset:hold",
         "logged_model:import", "model:import", "package:import", "run:import", "trace:import",
         "user:read", "user:write", "workspace:collect",
     }),

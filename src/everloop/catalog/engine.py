@@ -186,6 +186,12 @@ class Catalog:
             yield Transaction(connection, self.clock, self.actor)
 
     @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection outside of any transaction, for upkeep that the database does in none."""
+        with self._using(), self._writer.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def direct(self, *, write: bool, ordered: bool = True) -> Iterator[Direct]:
         """The driver's own cursor, for statements that are written out.
 

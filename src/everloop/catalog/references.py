@@ -45,7 +45,7 @@ _OPENED_COLUMNS = {"packages.code", "runs.code"}
 _TREE_COLUMNS = {"dataset_versions.root"}
 
 #: JSON that names no object that something still needs: the log tells of what is long gone.
-UNSEARCHED_JSON = {"events.body"}
+UNSEARCHED_JSON = {"erasures.receipt", "erasures.work", "events.body"}
 
 #: Text columns that name no object. A digest among them is an identity of something else: of a
 #: manifest, a definition, a step's key or a client's data; ``objects`` lists what is stored.
@@ -58,16 +58,19 @@ OTHER_TEXT = {
     "automations": "name",
     "cursors": "name",
     "dataset_tags": "dataset tag actor reason",
-    "dataset_versions": "dataset kind digest run_id author note",
+    "dataset_versions": "dataset kind digest content run_id author note",
     "datasets": "name owner description",
     "deployment_workers": "deployment worker",
     "deployments": "name model route_by salt state owner",
+    "erased_objects": "digest erasure",
+    "erasures": "id dataset subject state actor reason",
     "events": "id kind subject actor cause",
     "experiments": "name lifecycle location",
     "externals": "ref kind namespace name state",
     "feature_definitions": "digest kind name",
     "feature_names": "kind name digest owner",
     "firings": "id loop key cause outcome run_id reason action holder",
+    "holds": "name dataset reason actor",
     "hook_deliveries": "hook delivery",
     "label_batches": "id deployment",
     "leases": "name holder",
@@ -87,6 +90,7 @@ OTHER_TEXT = {
     "packages": "name builder",
     "prediction_segments": "id deployment first_id last_id",
     "principals": "name role password",
+    "retention_rules": "dataset reason actor",
     "rollouts": "id deployment verdict reason",
     "row_changes": "scope dataset rule action reason owner",
     "run_approvals": "run_id name question target state actor note",

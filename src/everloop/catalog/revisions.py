@@ -5,5 +5,5 @@ from __future__ import annotations
 __all__ = ["HEAD", "REVISIONS"]
 
 #: Every revision there is, oldest first; a test compares them with the files.
-REVISIONS = tuple(f"{number:04}" for number in range(1, 14))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 15))
 HEAD = REVISIONS[-1]

@@ -17,6 +17,10 @@ from sqlalchemy import (
 from everloop.catalog.define import Serial as _Serial
 from everloop.catalog.define import metadata as metadata
 from everloop.catalog.define import table as _table
+from everloop.catalog.tables_keeping import erased_objects as erased_objects
+from everloop.catalog.tables_keeping import erasures as erasures
+from everloop.catalog.tables_keeping import holds as holds
+from everloop.catalog.tables_keeping import retention_rules as retention_rules
 from everloop.catalog.tables_traces import trace_assessments as trace_assessments
 from everloop.catalog.tables_traces import trace_notes as trace_notes
 from everloop.catalog.tables_traces import trace_runs as trace_runs
@@ -94,6 +98,7 @@ dataset_versions = _table(
     Column("files", BigInteger, nullable=False, server_default="0"),
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("layout", Text, nullable=False, server_default=""),
+    Column("content", Text, nullable=False, server_default=""),
 )
 dataset_tags = _table(
     "dataset_tags",

@@ -6,7 +6,8 @@ import json
 
 import click
 
-from everloop.cli.files import COMMANDS, tell_difference
+from everloop.cli import erase, files
+from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
 from everloop.core.dataset import DatasetTag, Value
@@ -20,7 +21,7 @@ def data() -> None:
     """Datasets, versions, dropped and changed rows; directories and files."""
 
 
-for _command in COMMANDS:
+for _command in (*files.COMMANDS, *erase.COMMANDS):
     data.add_command(_command)
 
 

@@ -93,12 +93,18 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
     files: int = 0
     size: int = 0
+    content: str = ""
     created_at: datetime
 
     @property
     def ref(self) -> str:
         """``name@number``, the way people write a version."""
         return f"{self.dataset}@{self.number}"
+
+    @property
+    def holds(self) -> str:
+        """The digest of what the version has now: `digest` unless rows were erased since."""
+        return self.content or self.digest
 
 
 class FileChange(msgspec.Struct, frozen=True):

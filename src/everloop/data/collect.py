@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 
 from everloop.catalog import references, tables
 from everloop.catalog.engine import Catalog
+from everloop.catalog.erasures import strike_erased
 from everloop.catalog.purge import purge
 from everloop.catalog.transaction import Transaction
 from everloop.core.collect import Collected
@@ -81,6 +82,8 @@ def collect(
         old = [age for age in old if age.digest in removed]
         leftovers = blobs.remove_leftovers(limit)
         _strike(catalog, blobs, named)
+        with catalog.write() as tx:
+            strike_erased(tx, catalog.clock.now() - timedelta(seconds=grace_s))
     return Collected(
         dry_run=dry_run,
         before=before,

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from everloop.catalog import datasets as statements
 from everloop.catalog.edges import link, link_all
+from everloop.catalog.erasures import lift
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
@@ -91,6 +92,19 @@ class Draft:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
 
+    @property
+    def first(self) -> DatasetVersion | None:
+        """The version that a replacement was first held against."""
+        return self._seen[0] if self._seen else None
+
+    def exists(self, digest: str) -> bool:
+        """Whether an object is in the store."""
+        return self._blobs.exists(digest)
+
+    def forget(self) -> None:
+        """Store everything again with the next ``prepare``: some of it was erased meanwhile."""
+        self._report, self._written, self._hashes = None, [], None
+
     def _append(self, base: DatasetVersion | None) -> Plan:
         counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
@@ -120,7 +134,7 @@ class Draft:
     def _replace(self, base: DatasetVersion | None) -> Plan:
         blocks = tuple(block for block, _ in self._blocks())
         digest = version_digest(self.schema, blocks)
-        self._refuse_race(base, is_same=base is not None and base.digest == digest)
+        self._refuse_race(base, is_same=base is not None and base.holds == digest)
         objects = [(block.digest, block.size) for block in blocks]
         return Plan(blocks, "", digest, self._kept.num_rows, objects, is_same=False)
 
@@ -214,9 +228,15 @@ def publish(
     expected(draft, latest)
     if (latest.number if latest else 0) != (base.number if base else 0):
         return None
+    refuse_erased(tx, draft)
     plan = draft.plan
+    if latest is not None and base is not None and latest.holds != base.holds:
+        return None  # rows were erased from it: what is kept of it is another object now
+    if lift(tx, [digest for digest, _ in _objects(draft)], draft.exists):
+        draft.forget()
+        return None
     is_same = plan.is_same and base is not None and base.schema == draft.schema
-    if base is not None and (is_same or base.digest == plan.digest):
+    if base is not None and (is_same or base.holds == plan.digest):
         _record(tx, draft, base, again=True)
         _link_sources(tx, base, sources)
         return base
@@ -241,6 +261,31 @@ def publish(
     _link_sources(tx, version, sources)
     _tell(tx, draft, version, base)
     return version
+
+
+def refuse_erased(tx: Transaction, draft: Draft) -> None:
+    """Refuse a replacement if rows were erased from what it was held against.
+
+    Its rows may be those: whoever gives them must read again. An append only adds.
+
+    Raises:
+        Conflict: If so.
+    """
+    first = draft.first
+    if draft.append or first is None:
+        return
+    now = statements.find_version(tx, first.dataset, first.number)
+    if now is not None and now.holds != first.holds:
+        raise Conflict(
+            f"a subject was erased from {first.ref} while {draft.name} was being replaced",
+            hint="read the latest version, then commit again",
+            details={"winner": now.number},
+        )
+
+
+def _objects(draft: Draft) -> list[tuple[str, int]]:
+    """What a commit is about to name that it stored itself."""
+    return [*draft.plan.objects, *((e.block.digest, e.block.size) for e in draft.entries)]
 
 
 def _link_sources(tx: Transaction, version: DatasetVersion, sources: Sequence[str]) -> None:

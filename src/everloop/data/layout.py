@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 from everloop.core.dataset import Block, DatasetVersion
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Positions", "Runs", "block_of", "offsets", "positions", "runs", "store_layout"]
+__all__ = [
+    "Positions",
+    "Runs",
+    "block_of",
+    "offsets",
+    "positions",
+    "runs",
+    "store_layout",
+    "store_runs",
+]
 
 Positions = npt.NDArray[np.int64]
 
@@ -95,13 +104,15 @@ def store_layout(
     first[0] = True
     first[1:] = (np.diff(at) != 1) | (np.diff(block) != 0)
     begins = np.flatnonzero(first)
-    table = pa.table(
-        {
-            "block": block[begins].astype(np.int32),
-            "start": (at - starts[block])[begins],
-            "rows": np.diff(np.append(begins, len(at))),
-        }
-    )
+    row = (at - starts[block])[begins]
+    return store_runs(blobs, block[begins], row, np.diff(np.append(begins, len(at))))
+
+
+def store_runs(
+    blobs: BlobStore, block: Positions, start: Positions, rows: Positions
+) -> tuple[str, int]:
+    """Store a layout of these runs: digest and bytes."""
+    table = pa.table({"block": block.astype(np.int32), "start": start, "rows": rows})
     sink = pa.BufferOutputStream()
     packed = {"start": "DELTA_BINARY_PACKED", "rows": "DELTA_BINARY_PACKED"}
     pq.write_table(

@@ -176,7 +176,7 @@ class MirrorData(DataService):
             return found
 
     def _take(self, found: DatasetVersion, *, latest: bool) -> None:
-        note = f"mirrored from {found.digest}" + (
+        note = f"mirrored from {found.holds}" + (
             f", a sample of {self._sample.name}" if self._sample is not None else ""
         )
         with self._catalog.read() as tx:

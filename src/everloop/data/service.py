@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
+from everloop.access.signing import SigningKey
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
+from everloop.catalog.erasures import lift
 from everloop.core.dataset import (
     Dataset,
     DatasetDiff,
@@ -19,8 +21,10 @@ from everloop.core.dataset import (
 )
 from everloop.core.schema import Schema
 from everloop.data.blocks import write_block
-from everloop.data.commit import Draft, publish
+from everloop.data.commit import Draft, publish, refuse_erased
 from everloop.data.compare import difference
+from everloop.data.erasing import EraseMethods
+from everloop.data.keeping import KeepMethods
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
 from everloop.data.tags import TagMethods
@@ -34,15 +38,22 @@ __all__ = ["DataService"]
 _RACES = 1000
 
 
-class DataService(TagMethods, Service):
+class DataService(TagMethods, EraseMethods, KeepMethods, Service):
     """Datasets: commit, read, tag, compare, and ask why a row is not there."""
 
     area = "data"
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, authorizer: Authorizer) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        authorizer: Authorizer,
+        signing: SigningKey | None = None,
+    ) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._authorizer = authorizer
+        self._signing = signing or SigningKey(None)
 
     @action("dataset:write", on="name")
     def commit(
@@ -100,8 +111,13 @@ class DataService(TagMethods, Service):
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = statements.find_version(tx, name)
+                refuse_erased(tx, draft)
             refuse_kind(name, base, "table")
-            draft.prepare(base, owner)
+            try:
+                draft.prepare(base, owner)
+            except NotFound as error:  # an object of `base` was erased in the middle of it
+                self._raise_unless_erased(base, error)
+                continue
             with self._catalog.write() as tx:
                 version = publish(
                     tx, draft, base, owner=owner, note=note, run_id=run_id, sources=sources or ()
@@ -150,7 +166,23 @@ class DataService(TagMethods, Service):
         names = list(version.schema.names) if columns is None else columns
         for column in names:
             version.schema.field(column)
-        return read_rows(self._blobs, version, names)
+        while True:
+            try:
+                return read_rows(self._blobs, version, names)
+            except NotFound as error:
+                version = self._raise_unless_erased(version, error)
+
+    def _raise_unless_erased(
+        self, version: DatasetVersion | None, error: NotFound
+    ) -> DatasetVersion:
+        """The version as it is now, if rows were erased since it was looked up; else the error."""
+        if version is None:
+            raise error
+        with self._catalog.read() as tx:
+            now = statements.find_version(tx, version.dataset, version.number)
+        if now is None or now.holds == version.holds:
+            raise error
+        return now
 
     @action("dataset:write", on="dataset")
     def record_changes(
@@ -191,6 +223,10 @@ class DataService(TagMethods, Service):
                 at=tx.now,
             )
             if not statements.has_change(tx, change, scope=scope):
+                if lift(tx, [block.digest], self._blobs.exists):
+                    raise Conflict(
+                        "these rows were erased while they were recorded", hint="record them again"
+                    )
                 statements.add_objects(tx, [(block.digest, block.size)])
                 statements.add_change(tx, change)
                 tx.append("dataset.RowsChanged", scope, {"rule": rule, "rows": block.rows})

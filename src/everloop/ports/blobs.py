@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["BlobStore", "HasAges", "HasParts", "HasPaths", "ObjectAge"]
+__all__ = ["BlobStore", "CanErase", "HasAges", "HasParts", "HasPaths", "ObjectAge"]
 
 
 class BlobStore(Protocol):
@@ -121,6 +121,22 @@ class HasAges(Protocol):
 
     def remove_leftovers(self, before: float) -> tuple[int, int]:
         """Remove what writers that died before `before` left half-done: how many, and bytes."""
+        ...
+
+
+@runtime_checkable
+class CanErase(Protocol):
+    """A store that can remove objects for good, and not only from its lists."""
+
+    def erase(self, digests: Sequence[str]) -> None:
+        """Remove objects so that no file of the store has a byte of them, at once.
+
+        Safe to do again after it was broken off; what is not there is passed over. What writers
+        that died long ago left half-done goes as well.
+
+        Raises:
+            BackendError: If a file could not be written or removed.
+        """
         ...
 
 

@@ -1,13 +1,7 @@
-"""The maker's signature over a manifest: HMAC-SHA256 with the key of the settings.
-
-It is symmetric, from the standard library: whoever has the key can make one and check one. It
-proves that the manifest is as somebody with the key registered it, whatever happened to the
-catalog since; it does not prove to others who that was.
-"""
+"""The maker's signature over a manifest, with the key of the settings (``core/seal.py``)."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from typing import Any, Literal
 
@@ -18,22 +12,18 @@ from everloop import settings
 from everloop.catalog import tables
 from everloop.catalog.transaction import Transaction
 from everloop.core.schema import canonical_json
+from everloop.core.seal import SCHEME, key_id, mac_of
 
 __all__ = ["changed", "key_id", "renew", "sealed", "signer_of", "verdict"]
 
 _SEAL = "seal"
 
 
-def key_id(key: str) -> str:
-    """What a key is called: it tells keys apart and gives nothing of them away."""
-    return hmac.new(key.encode(), b"everloop key id", hashlib.sha256).hexdigest()[:16]
-
-
 def sealed(manifest: dict[str, Any], name: str, version: int, key: str) -> dict[str, Any]:
     """The manifest with a signature that holds for this version of this model; as it is, no key."""
     if not key:
         return manifest
-    seal = {"scheme": "hmac-sha256", "key": key_id(key), "mac": _mac(manifest, name, version, key)}
+    seal = {"scheme": SCHEME, "key": key_id(key), "mac": _mac(manifest, name, version, key)}
     return {**manifest, _SEAL: seal}
 
 
@@ -91,4 +81,4 @@ def _mac(manifest: dict[str, Any], name: str, version: int, key: str) -> str:
     plain = msgspec.json.decode(msgspec.json.encode(manifest), type=dict[str, Any])
     plain.pop(_SEAL, None)
     signed = canonical_json({"name": name, "version": version, "manifest": plain})
-    return hmac.new(key.encode(), signed, hashlib.sha256).hexdigest()
+    return mac_of(signed, key)

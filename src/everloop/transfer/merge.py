@@ -81,6 +81,10 @@ STAYS = {
     "watched_files": "the files of that machine",
     "run_approvals": "what waits there is answered there",
     "hook_deliveries": "what was delivered there",
+    "erasures": "what was erased there was erased there; its receipts are signed by its key",
+    "erased_objects": "as erasures",
+    "holds": "what must stay is decided here",
+    "retention_rules": "how long versions stay is decided here",
     "webhooks": "their secrets are sealed there, and an address can be a secret itself",
     "webhook_deliveries": "what is still to be told is told there",
 }
@@ -166,6 +170,10 @@ class Merger:
         """Copy the bytes; those of the prediction log stay with it."""
         logs = (tables.prediction_segments, tables.label_batches)
         apart = {row.digest for log in logs for row in there.all(select(log.c.digest))}
+        with self._here.read() as here:  # what was erased here does not come back from there
+            erased = {row.digest for row in here.all(select(tables.erased_objects.c.digest))}
+        self._missing |= erased
+        apart |= erased
         listed = there.all(select(tables.objects).order_by(tables.objects.c.digest))
         for batch in chunks([row for row in listed if row.digest not in apart], _BATCH):
             self._findings.add("object", found=len(batch))

@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ _SMALL, _PACK = 256 << 10, 32 << 20
 _LARGE = 64 << 20
 #: Of a large piece so much is written at a time, so that the disk can begin.
 _SLICE = 8 << 20
+#: A writer that has not touched its half-written file for so long is dead.
+_DEAD_S = 900
 #: Files whose way to the disk is waited for at once; the disk takes them in one go.
 _SYNCING = 32
 
@@ -266,6 +269,25 @@ class LocalBlobs:
         if self._packs.has(digest):
             with self._held(fcntl.LOCK_EX):
                 self._packs.remove(digest)
+
+    def erase(self, digests: Sequence[str]) -> None:
+        check_digests(digests)
+        try:
+            with self._held(fcntl.LOCK_EX):
+                for digest in digests:
+                    self._verified.pop(digest, None)
+                    self._file(digest).unlink(missing_ok=True)
+                self._folder(self._root / "tmp")
+                self._packs.erase(digests)
+                for folder in {self._root / digest[:2] for digest in digests}:
+                    if folder.exists():
+                        sync_folder(folder)
+            self.remove_leftovers(time.time() - _DEAD_S)
+        except OSError as error:
+            raise BackendError(
+                f"could not erase objects in {self._root}: {error.strerror or error}",
+                hint="check the rights of the folder and the space on the disk, then do it again",
+            ) from error
 
     def digests(self) -> Iterator[str]:
         yield from self._own()

@@ -222,6 +222,40 @@ class Packs:
             self._move(pack, left, found.st_mtime)
         return True
 
+    def erase(self, digests: Sequence[str]) -> None:
+        """Remove objects, and write every pack anew that has their bytes; under a lock held alone.
+
+        Also one of which they were removed before: what is removed stays in the file until then.
+        """
+        keys = {bytes.fromhex(digest) for digest in digests}
+        with self._lock:
+            self._seen = -1
+        self._refresh()
+        for pack in list(self._packs.values()):
+            here = keys & pack.entries.keys()
+            if not here:
+                continue
+            try:
+                found = pack.path.stat()
+            except FileNotFoundError:
+                self._drop(pack)
+                continue
+            with self._lock:
+                pack.read_gone()
+            if fresh := here - pack.gone:
+                # First, so that nobody finds them in it whatever becomes of the rest.
+                with open(f"{pack.path}.gone", "ab", buffering=0) as file:
+                    file.write(b"".join(sorted(fresh)))
+                    os.fsync(file.fileno())
+                with self._lock:
+                    pack.read_gone()
+                    for key in fresh:
+                        self._forget(key, pack)
+            left = [key for key in pack.entries if key not in pack.gone]
+            self._move(pack, left, found.st_mtime)
+        if self._folder.exists():
+            sync_folder(self._folder)
+
     def _move(self, pack: _Pack, left: list[bytes], put_at: float) -> None:
         """Put what is left of a pack into a new one, as old as it was, and remove it."""
         if left:
