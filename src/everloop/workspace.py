@@ -20,6 +20,7 @@ from everloop.access.service import Service
 from everloop.catalog.location import catalog_of
 from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
+from everloop.data.upkeep import Upkeep
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 
@@ -130,7 +131,7 @@ def open_workspace(
     )
 
 
-class Workspace:
+class Workspace(Upkeep):
     """One catalog and one object store, with a service for each area.
 
     Use it as a context manager, or call :meth:`close`.
@@ -224,6 +225,12 @@ class Workspace:
         from everloop.backends.blobs.local import LocalBlobs
 
         return LocalBlobs(self._objects)
+
+    def blobs_at(self, folder: Path) -> BlobStore:
+        """The objects in a folder of another workspace, or of a backup."""
+        from everloop.backends.blobs.local import LocalBlobs
+
+        return LocalBlobs(folder)
 
     @cached_property
     def online(self) -> OnlineStore:

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _ENTRY = struct.Struct("<32sQQ")
 _TAIL = struct.Struct("<Q32s8s")
 _MAGIC = b"EVPACK01"
+#: So many entries in a row may be damaged until a list is taken to have begun.
+_MISSES = 64
 #: As many pieces as one system call takes.
 _PIECES = 512
 
@@ -261,6 +263,38 @@ class Packs:
         if self._folder.exists():
             sync_folder(self._folder)
 
+    def damaged(self) -> list[str]:
+        """The packs whose list of objects cannot be read, by name."""
+        with self._lock:
+            self._seen = -1
+        self._refresh()
+        return sorted(name for name, pack in self._packs.items() if not pack.entries)
+
+    def salvage(self, aside: Path) -> dict[str, int]:
+        """Put what can be found in damaged packs into new ones; under a lock held alone.
+
+        The old ones go to the folder `aside`. By name how many objects were found.
+        """
+        found: dict[str, int] = {}
+        for name in self.damaged():
+            pack = self._packs[name]
+            pack.entries = _entries_left(pack.path.read_bytes())
+            pack.read = 0
+            pack.read_gone()
+            data = pack.path.read_bytes()
+            left = {
+                key.hex(): data[offset : offset + size]
+                for key, (offset, size) in pack.entries.items()
+                if key not in pack.gone
+            }
+            if left:
+                self.put(left)
+            os.rename(pack.path, aside / name)
+            Path(f"{pack.path}.gone").unlink(missing_ok=True)
+            self._drop(pack)
+            found[name] = len(left)
+        return found
+
     def _move(self, pack: _Pack, left: list[bytes], put_at: float) -> None:
         """Put what is left of a pack into a new one, as old as it was, and remove it."""
         if left:
@@ -411,6 +445,28 @@ def _read(path: Path) -> dict[bytes, tuple[int, int]]:
         hint="restore this file from a copy of the store",
         details={"pack": path.name},
     )
+
+
+def _entries_left(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """What a damaged list still says rightly: each object is where its entry says, or it is not.
+
+    The list stands before the tail; how long it is shows where its first object's entry is.
+    """
+    found: dict[bytes, tuple[int, int]] = {}
+    misses = 0
+    at = len(data) - _TAIL.size - _ENTRY.size
+    while at >= 0 and misses < _MISSES:
+        key, offset, size = _ENTRY.unpack_from(data, at)
+        piece = data[offset : offset + size] if offset + size <= at else None
+        if piece is not None and blake3(piece).digest() == key:
+            found[key] = (offset, size)
+            misses = 0
+            if offset == 0 and size:
+                break
+        else:
+            misses += 1
+        at -= _ENTRY.size
+    return found
 
 
 def sync_folder(folder: str | Path) -> None:
