@@ -38,6 +38,8 @@ _MARK = "everloop-backup"
 #: Objects up to this size are read together, up to so many bytes.
 _SMALL, _BYTES = 256 << 10, 32 << 20
 _ROUNDS = 5
+#: Digests that one statement asks for.
+_ASKED = 500
 #: Files of the folder that belong to the workspace beside catalog and objects.
 _KEYS = ("signing.key", "secret.key")
 
@@ -161,6 +163,8 @@ def _copy(
     with closing(Catalog(f"sqlite:///{fresh}", upgrade=False)) as taken, taken.read() as tx:
         wanted, missing = _named(tx, blobs)
     plain_file(fresh)
+    if missing and not is_last:
+        _refuse_erased(catalog, missing)
     there = set(copy.digests())
     count = size = 0
     for part in _parts(sorted(wanted.items()), there):
@@ -246,10 +250,17 @@ def _note(
 ) -> None:
     """Note an object that cannot be had; begin again if it was erased since the snapshot."""
     if isinstance(error, NotFound) and not is_last:
-        with catalog.read() as tx:
-            if digest not in references.find(tx).digests:
-                raise _Erased
+        _refuse_erased(catalog, {digest})
     missing.add(digest)
+
+
+def _refuse_erased(catalog: Catalog, digests: set[str]) -> None:
+    """Begin again if something that is not there is not named any more either."""
+    with catalog.read() as tx:
+        table = tables.erased_objects
+        query = select(table.c.digest).where(table.c.digest.in_(sorted(digests)[:_ASKED]))
+        if tx.first(query) is not None or digests - references.find(tx).digests:
+            raise _Erased
 
 
 def _sync(folder: Path) -> None:
