@@ -20,6 +20,7 @@ from everloop.access.service import Service
 from everloop.catalog.location import catalog_of
 from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
+from everloop.data.upkeep import Upkeep
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.ports.plugins import plugged_in
@@ -141,7 +142,7 @@ def open_workspace(
     )
 
 
-class Workspace:
+class Workspace(Upkeep):
     """One catalog and one object store, with a service for each area.
 
     Use it as a context manager, or call :meth:`close`.
@@ -260,6 +261,12 @@ class Workspace:
         found, cache = settings.load(), self.folder / "cache" / "objects"
         options: Any = {"endpoint": found.s3_endpoint, "cache_bytes": found.object_cache}
         return S3Blobs(place.where, cache, owner=place.owner, **options)
+
+    def blobs_at(self, folder: Path) -> BlobStore:
+        """The objects in a folder of another workspace, or of a backup."""
+        from everloop.backends.blobs.local import LocalBlobs
+
+        return LocalBlobs(folder)
 
     @cached_property
     def online(self) -> OnlineStore:

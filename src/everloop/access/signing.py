@@ -51,6 +51,7 @@ class SigningKey:
     def _make(file: Path) -> None:
         if file.exists():
             return
+        file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -1,4 +1,4 @@
-"""``everloop data add``, ``status``, ``checkout``, ``ls`` and ``verify``: files."""
+"""``everloop data add``, ``status``, ``checkout`` and ``ls``: files."""
 
 from __future__ import annotations
 
@@ -92,28 +92,7 @@ def list_(version: str, folder: str, location: str | None, as_json: bool) -> Non
     table(("path", "kind", "bytes"), _shown(found))
 
 
-@click.command()
-@click.argument("name", default="")
-@common
-def verify(name: str, location: str | None, as_json: bool) -> None:
-    """Read every object of all datasets, or of one; names what is damaged and the versions hit."""
-    with open_workspace(location) as workspace:
-        found = workspace.files.verify(name)
-    if as_json:
-        json_document(found)
-    else:
-        table(
-            ("versions", "objects", "bytes", "damaged"),
-            [(found.versions, found.objects, found.size, len(found.damaged))],
-        )
-        for damage in found.damaged:
-            for path in damage.paths:
-                say(f"{path}: {damage.reason}")
-    if found.damaged:
-        sys.exit(1)
-
-
-COMMANDS = (add, status, checkout, list_, verify)
+COMMANDS = (add, status, checkout, list_)
 
 
 def _ref(workspace: Workspace, text: str) -> tuple[str, int]:

@@ -47,6 +47,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "user": ("everloop.cli.access", "user", "Users, roles, passwords."),
     "token": ("everloop.cli.access", "token", "Tokens that programs log in with."),
     "gc": ("everloop.cli.collect", "gc", "Purge what was deleted; reclaim its storage."),
+    "fsck": ("everloop.cli.store", "fsck", "Check the store; mend what can be mended."),
+    "backup": ("everloop.cli.store", "backup", "Copy the workspace while it is written."),
     "events": ("everloop.cli.story", "events", "The event log."),
     "export": ("everloop.cli.export", "export", "A pipeline for Kubernetes (KubeRay) to run."),
     "import": ("everloop.cli.transfer", "import_", "Take in runs and models of MLflow's."),

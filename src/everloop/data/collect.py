@@ -20,6 +20,7 @@ from everloop.catalog.erasures import strike_erased
 from everloop.catalog.purge import purge
 from everloop.catalog.transaction import Transaction
 from everloop.core.collect import Collected
+from everloop.data.backup import refuse_while_backed_up
 from everloop.data.trees import reachable
 from everloop.errors import NotFound, StateError
 from everloop.ports.blobs import BlobStore, HasAges
@@ -47,7 +48,7 @@ def collect(
         dry_run: Only count.
 
     Raises:
-        StateError: If the store does not know the age of its objects.
+        StateError: If the store does not know the age of its objects, or a backup is being made.
         BackendError: If an object that names others is damaged; nothing is removed then.
         NotFound: If an object of a directory is missing; nothing is removed then, as what it named
             may still be wanted when it is restored.
@@ -56,6 +57,8 @@ def collect(
         raise StateError(
             "this object store cannot be collected: it does not know the age of objects"
         )
+    with catalog.read() as tx:
+        refuse_while_backed_up(tx)
     limit = time.time() - grace_s
     ages = list(blobs.ages())  # before the catalog is read; see above
     counts: dict[str, int] = {}

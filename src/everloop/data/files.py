@@ -362,7 +362,7 @@ def _damaged(ref: str, path: str, error: BackendError | NotFound) -> BackendErro
     where = f"{ref}/{path}" if path else ref
     return BackendError(
         f"{where} cannot be read: {error.message}",
-        hint=error.hint or "everloop data verify tells which versions are hit",
+        hint=error.hint or "everloop fsck --read-data tells which versions are hit",
         details=error.details,
     )
 

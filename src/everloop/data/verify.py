@@ -15,7 +15,7 @@ from everloop.data.trees import contents
 from everloop.errors import BackendError, EverloopError
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["verify"]
+__all__ = ["Checker", "objects_of_table", "places_of", "verify"]
 
 #: Bytes of objects that are in memory together, about.
 _AT_ONCE = 32 << 20
@@ -25,16 +25,12 @@ _HASH = 16
 
 def verify(blobs: BlobStore, versions: Sequence[DatasetVersion]) -> Verified:
     """Read all objects of `versions`."""
-    checker = _Checker(blobs)
+    checker = Checker(blobs)
     for version in versions:
-        checker.check(_of_table(version))
+        checker.check(objects_of_table(version))
         if version.root:
             checker.check(checker.tree(version.root))
-    places: dict[str, list[str]] = {digest: [] for digest in checker.bad}
-    if places:
-        for version in versions:
-            for digest, path in _hits(checker, version):
-                places[digest].append(f"{version.ref}/{path}" if path else version.ref)
+    places = places_of(checker, versions) if checker.bad else {}
     damaged = [
         Damage(digest=digest, reason=checker.bad[digest], paths=tuple(found))
         for digest, found in sorted(places.items())
@@ -44,7 +40,17 @@ def verify(blobs: BlobStore, versions: Sequence[DatasetVersion]) -> Verified:
     )
 
 
-class _Checker:
+def places_of(checker: Checker, versions: Sequence[DatasetVersion]) -> dict[str, list[str]]:
+    """By the digest of each damaged object the versions that it hits, with the path in each."""
+    places: dict[str, list[str]] = {digest: [] for digest in checker.bad}
+    if places:
+        for version in versions:
+            for digest, path in _hits(checker, version):
+                places[digest].append(f"{version.ref}/{path}" if path else version.ref)
+    return places
+
+
+class Checker:
     """What was read so far.
 
     Attributes:
@@ -76,6 +82,10 @@ class _Checker:
         except EverloopError as error:
             self.bad[digest] = error.message
             return b""
+
+    def check_one(self, digest: str) -> None:
+        """Read an object by itself, which may be another copy than the one of many."""
+        self._one(digest)
 
     def check(self, objects: Iterable[tuple[str, int]]) -> None:
         """Read those of the objects, given with their sizes, that were not read yet."""
@@ -115,7 +125,7 @@ class _Checker:
         return self.bad.keys() & set(self._contents(change))
 
 
-def _of_table(version: DatasetVersion) -> Iterator[tuple[str, int]]:
+def objects_of_table(version: DatasetVersion) -> Iterator[tuple[str, int]]:
     """The objects of a table with their sizes: blocks, hashes of their rows, and the layout."""
     for block in version.blocks:
         yield block.digest, block.size
@@ -125,9 +135,9 @@ def _of_table(version: DatasetVersion) -> Iterator[tuple[str, int]]:
         yield version.layout, 0
 
 
-def _hits(checker: _Checker, version: DatasetVersion) -> Iterator[tuple[str, str]]:
+def _hits(checker: Checker, version: DatasetVersion) -> Iterator[tuple[str, str]]:
     """Damaged objects of a version with the path of each."""
-    yield from ((digest, "") for digest, _ in _of_table(version) if digest in checker.bad)
+    yield from ((digest, "") for digest, _ in objects_of_table(version) if digest in checker.bad)
     if not version.root:
         return
     lost: list[tuple[str, str]] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["BlobStore", "CanErase", "HasAges", "HasParts", "HasPaths", "ObjectAge"]
+__all__ = ["BlobStore", "CanErase", "CanRepair", "HasAges", "HasParts", "HasPaths", "ObjectAge"]
 
 
 class BlobStore(Protocol):
@@ -136,6 +136,33 @@ class CanErase(Protocol):
 
         Raises:
             BackendError: If a file could not be written or removed.
+        """
+        ...
+
+
+@runtime_checkable
+class CanRepair(Protocol):
+    """A store that can be mended."""
+
+    def damaged_packs(self) -> list[str]:
+        """Files of several objects of which the list of objects is damaged, by name."""
+        ...
+
+    def salvage(self) -> dict[str, int]:
+        """Store the objects anew that can still be found in damaged packs.
+
+        The packs are moved out of the way. By name how many objects were found in each.
+        """
+        ...
+
+    def doubled(self) -> list[str]:
+        """Objects of which there is more than one copy, of which readers may take either."""
+        ...
+
+    def quarantine(self, digest: str) -> bool:
+        """Move a copy of an object that is damaged out of the way; whether there was one.
+
+        A whole copy stays.
         """
         ...
 

@@ -289,6 +289,45 @@ class LocalBlobs:
                 hint="check the rights of the folder and the space on the disk, then do it again",
             ) from error
 
+    def damaged_packs(self) -> list[str]:
+        return self._packs.damaged()
+
+    def salvage(self) -> dict[str, int]:
+        with self._mending():
+            return self._packs.salvage(self._folder(self._root / "quarantine"))
+
+    def doubled(self) -> list[str]:
+        return [item.digest for item in self._packs.all() if self._is_own(item.digest)]
+
+    def quarantine(self, digest: str) -> bool:
+        file, aside = self._file(digest), self._root / "quarantine"
+        with self._mending():
+            self._verified.pop(digest, None)
+            moved = False
+            if file.exists() and _digest(file) != digest:
+                self._folder(aside)
+                os.rename(file, aside / digest)
+                moved = True
+            data = self._packs.get(digest)
+            if data is not None and blake3(data).hexdigest() != digest:
+                self._folder(aside)
+                (aside / f"{digest}.packed").write_bytes(data)
+                self._packs.remove(digest)
+                moved = True
+        return moved
+
+    @contextmanager
+    def _mending(self) -> Iterator[None]:
+        try:
+            with self._held(fcntl.LOCK_EX):
+                self._folder(self._root / "tmp")
+                yield
+        except OSError as error:
+            raise BackendError(
+                f"could not mend {self._root}: {error.strerror or error}",
+                hint="check the rights of the folder and the space on the disk, then do it again",
+            ) from error
+
     def digests(self) -> Iterator[str]:
         yield from self._own()
         yield from (item.digest for item in self._packs.all() if not self._is_own(item.digest))

@@ -17,6 +17,7 @@ __all__ = [
     "Entries",
     "count_in",
     "entries_in",
+    "entries_left",
     "laid_out",
     "listing",
     "portions",
@@ -25,6 +26,8 @@ __all__ = [
 _ENTRY = struct.Struct("<32sQQ")
 _TAIL = struct.Struct("<Q32s8s")
 _MAGIC = b"EVPACK01"
+#: So many entries in a row may be damaged until a list is taken to have begun.
+_MISSES = 64
 ENTRY_SIZE, TAIL_SIZE = _ENTRY.size, _TAIL.size
 
 #: Digest (32 bytes) -> offset and size.
@@ -65,6 +68,28 @@ def entries_in(listed: bytes) -> Entries | None:
     if blake3(body).digest() != digest:
         return None
     return {key: (offset, length) for key, offset, length in _ENTRY.iter_unpack(body)}
+
+
+def entries_left(data: bytes) -> Entries:
+    """What a damaged list still says rightly: each object is where its entry says, or it is not.
+
+    The list stands before the tail; how long it is shows where its first object's entry is.
+    """
+    found: Entries = {}
+    misses = 0
+    at = len(data) - _TAIL.size - _ENTRY.size
+    while at >= 0 and misses < _MISSES:
+        key, offset, size = _ENTRY.unpack_from(data, at)
+        piece = data[offset : offset + size] if offset + size <= at else None
+        if piece is not None and blake3(piece).digest() == key:
+            found[key] = (offset, size)
+            misses = 0
+            if offset == 0 and size:
+                break
+        else:
+            misses += 1
+        at -= _ENTRY.size
+    return found
 
 
 def portions(objects: Mapping[str, bytes], size: int) -> Iterator[dict[str, bytes]]:

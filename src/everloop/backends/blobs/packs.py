@@ -20,6 +20,7 @@ from everloop.backends.blobs.pack_format import (
     TAIL_SIZE,
     count_in,
     entries_in,
+    entries_left,
     laid_out,
     listing,
 )
@@ -255,6 +256,38 @@ class Packs:
             self._move(pack, left, found.st_mtime)
         if self._folder.exists():
             sync_folder(self._folder)
+
+    def damaged(self) -> list[str]:
+        """The packs whose list of objects cannot be read, by name."""
+        with self._lock:
+            self._seen = -1
+        self._refresh()
+        return sorted(name for name, pack in self._packs.items() if not pack.entries)
+
+    def salvage(self, aside: Path) -> dict[str, int]:
+        """Put what can be found in damaged packs into new ones; under a lock held alone.
+
+        The old ones go to the folder `aside`. By name how many objects were found.
+        """
+        found: dict[str, int] = {}
+        for name in self.damaged():
+            pack = self._packs[name]
+            pack.entries = entries_left(pack.path.read_bytes())
+            pack.read = 0
+            pack.read_gone()
+            data = pack.path.read_bytes()
+            left = {
+                key.hex(): data[offset : offset + size]
+                for key, (offset, size) in pack.entries.items()
+                if key not in pack.gone
+            }
+            if left:
+                self.put(left)
+            os.rename(pack.path, aside / name)
+            Path(f"{pack.path}.gone").unlink(missing_ok=True)
+            self._drop(pack)
+            found[name] = len(left)
+        return found
 
     def _move(self, pack: _Pack, left: list[bytes], put_at: float) -> None:
         """Put what is left of a pack into a new one, as old as it was, and remove it."""
