@@ -163,7 +163,7 @@ class Speechless(Exception):
 def test_an_error_of_any_words_is_kept(
     workspace: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str, side: str
 ) -> None:
-    monkeypatch.setattr("everloop.pipelines.engine.Pool", Here)
+    monkeypatch.setattr("everloop.pipelines.pool.Pool", Here)
     monkeypatch.setattr(workspace, "location", "here", raising=False)
     monkeypatch.setattr(workspace, "actor", "", raising=False)
 

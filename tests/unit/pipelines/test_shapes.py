@@ -40,7 +40,7 @@ class Here:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, full_workspace: Workspace) -> Workspace:
-    monkeypatch.setattr("everloop.pipelines.engine.Pool", Here)
+    monkeypatch.setattr("everloop.pipelines.pool.Pool", Here)
     return full_workspace
 
 
