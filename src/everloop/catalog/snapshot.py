@@ -29,7 +29,7 @@ def snapshot(catalog: Catalog, file: Path) -> None:
     """
     try:
         if catalog.dialect == "sqlite":
-            source = sqlite3.connect(str(catalog.url.database), timeout=30)
+            source = sqlite3.connect(str(catalog.file), timeout=30)
             with closing(source), closing(sqlite3.connect(file)) as target:
                 source.backup(target)
         else:
