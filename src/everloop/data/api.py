@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everloop.core.context import current_workspace
-from everloop.core.dataset import DatasetVersion
+from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Schema
@@ -33,10 +33,11 @@ def read(
     it is, for that lies in the data.
 
     Args:
-        name: Of the dataset; a version or tag may stand behind it: ``loans@3``, ``loans@2025q1``.
+        name: Of the dataset; a version, tag or branch may stand behind it: ``loans@3``,
+            ``loans@2025q1``, ``loans@fix-weather``.
         version: Number; the latest if not given.
-        at: A time: the version that was the latest then. ISO 8601 text or a ``datetime``; a date is
-            its first instant, and what has no zone is in UTC.
+        at: A time: the version that was the latest then, of a branch if one is named. ISO 8601 text
+            or a ``datetime``; a date is its first instant, and what has no zone is in UTC.
         columns: Only these, of a table.
 
     Raises:
@@ -61,8 +62,11 @@ def read(
 
 
 def _ref(name: str, version: int | None, at: str | datetime) -> str:
-    stated = [part for part in (name.partition("@")[2], version, at) if part not in (None, "")]
-    if len(stated) > 1:
+    which = name.partition("@")[2]
+    stated = [part for part in (which, version, at) if part not in (None, "")]
+    # A branch has versions by time as the main line has: "flights@fix-weather" with `at`.
+    is_line = version is None and which and not which.isdecimal() and ":" not in which
+    if len(stated) > 1 and not is_line:
         raise InvalidInput(
             f"the version of {name} is stated twice", hint="give one of name@..., version and at"
         )
@@ -82,6 +86,7 @@ def commit(
     note: str = "",
     expect: int | None = None,
     sources: Sequence[str] = (),
+    on_duplicate: Literal["error", "last"] = "error",
 ) -> DatasetVersion:
     """Store `rows` as a version of a dataset; content that equals the latest version makes none.
 
@@ -89,7 +94,7 @@ def commit(
     ``DataService.commit``.
 
     Args:
-        name: Of the dataset.
+        name: Of the dataset, or ``flights@fix-weather``: that branch of it.
         rows: Anything that :meth:`Table.of` takes; or the ``Path`` of a directory or a file, which
             is stored as it is, with the names of its files.
         schema: What must hold; the latest version's if not given.
@@ -99,6 +104,7 @@ def commit(
         expect: Number that the latest version must have, such as that of the rows which were read
             and changed; None replaces whatever was committed since.
         sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``.
+        on_duplicate: Of rows with the same key, refuse all (``error``) or keep the ``last`` one.
 
     Raises:
         InvalidInput: With every fault, by column and row or by path; no version is made then.
@@ -111,15 +117,24 @@ def commit(
         done: DatasetVersion = service.version(name, int(known))
         return done
     made: DatasetVersion
+    dataset, _, branch = name.partition("@")
     if isinstance(rows, Path):
         if schema is not None or mode != "replace" or expect is not None:
             raise InvalidInput(
                 "files have no schema, a version is all of them, and none is in the way of another"
             )
-        made = add(current_workspace(), name, rows, owner=owner, note=note, sources=sources)
+        made = add(
+            current_workspace(),
+            dataset,
+            rows,
+            owner=owner,
+            note=note,
+            sources=sources,
+            branch=branch or MAIN,
+        )
     else:
         made = service.commit(
-            name,
+            dataset,
             Table.of(rows).to_arrow(),
             schema=schema,
             mode=mode,
@@ -127,6 +142,8 @@ def commit(
             note=note,
             expect=expect,
             sources=list(sources),
+            branch=branch or MAIN,
+            on_duplicate=on_duplicate,
         )
     note_read("commit", name, str(made.number))
     return made

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
-from everloop.core.dataset import DatasetVersion, FileChange
+from everloop.core.dataset import MAIN, DatasetVersion, FileChange
 from everloop.data.checkout import Local, Written, write_out
 from everloop.data.chunks import ChunkedFile, stream
 from everloop.data.file_service import FileService
@@ -58,10 +58,12 @@ def add(
     owner: str = "",
     note: str = "",
     sources: Iterable[str] = (),
+    branch: str = MAIN,
 ) -> DatasetVersion:
     """Make a version of the directory or file at `path`; equal content makes none.
 
-    What did not change since the last time is neither read nor stored.
+    What did not change since the last time is neither read nor stored. It becomes the latest of
+    `branch`.
 
     Raises:
         InvalidInput: With everything in it that cannot be stored; no version is made then.
@@ -86,7 +88,13 @@ def add(
             storing.put([*found.rest, *found.objects.values()]).result()
             found.remember(stored=True, whole=True)
             return home.files.commit(
-                name, found.made.digest, kind=kind, owner=owner, note=note, sources=list(sources)
+                name,
+                found.made.digest,
+                kind=kind,
+                owner=owner,
+                note=note,
+                sources=list(sources),
+                branch=branch,
             )
 
     try:
