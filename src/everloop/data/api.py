@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from everloop.core.context import current_workspace
 from everloop.core.dataset import MAIN, DatasetVersion
@@ -17,7 +17,11 @@ from everloop.data.files import add, open_files
 from everloop.data.frame import Table
 from everloop.errors import InvalidInput
 
-__all__ = ["commit", "read"]
+if TYPE_CHECKING:
+    import polars as pl
+    from duckdb import DuckDBPyRelation
+
+__all__ = ["commit", "export", "import_table", "paths", "read", "scan"]
 
 
 def read(
@@ -44,21 +48,122 @@ def read(
         NotFound: If there is no such dataset, version, tag or column; with the nearest names.
         InvalidInput: If the version is stated twice, or `at` is no time.
     """
-    ref = _ref(name, version, at)
-    name, _, which = ref.partition("@")
-    service = current_workspace().data
-    if which.isdecimal():
-        found: DatasetVersion = service.version(name, int(which))
-    else:
-        known = fixed("dataset", ref)
-        found = service.version(name, int(known)) if known else service.find(ref)
-        note_read("dataset", ref, str(found.number))
+    found = _found(_ref(name, version, at))
     if found.kind != "table":
         if columns is not None:
             raise InvalidInput(f"{found.ref} is a {found.kind} and has no columns")
         return open_files(current_workspace(), found)
-    rows = service.read(name, found.number, columns=columns)
-    return Table(rows, sources=[(name, found.number, found.digest)], key=found.schema.key)
+    rows = current_workspace().data.read(found.dataset, found.number, columns=columns)
+    source = (found.dataset, found.number, found.digest)
+    return Table(rows, sources=[source], key=found.schema.key)
+
+
+def _found(ref: str) -> DatasetVersion:
+    name, _, which = ref.partition("@")
+    service = current_workspace().data
+    found: DatasetVersion
+    if which.isdecimal():
+        return cast("DatasetVersion", service.version(name, int(which)))
+    known = fixed("dataset", ref)
+    found = service.version(name, int(known)) if known else service.find(ref)
+    note_read("dataset", ref, str(found.number))
+    return found
+
+
+def paths(
+    name: str, version: int | None = None, *, at: str | datetime = "", to: str | Path = ""
+) -> list[str]:
+    """Parquet files that hold exactly the rows of a version, in its order: for Spark, Ray, Trino.
+
+    Where every row of the stored blocks counts, these are named as they are, and nothing is
+    copied. Else files are written to the cache of this machine, once for each version.
+
+    Args:
+        name: As in ``read``.
+        version: As in ``read``.
+        at: As in ``read``.
+        to: A new or empty folder that gets files of its own instead, which stay.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If it is no table.
+        Conflict: If there is something in `to` already.
+    """
+    found = _found(_ref(name, version, at))
+    if to:
+        from everloop.data.export import export
+
+        made = export(current_workspace(), found, "parquet", to)
+        return [str(path) for path in sorted(made.glob("*.parquet"))]
+    from everloop.data.paths import parquet_paths
+
+    return [str(path) for path in parquet_paths(current_workspace(), found)]
+
+
+def export(
+    name: str,
+    to: str | Path,
+    format: Literal["parquet", "delta", "iceberg", "lance"] = "parquet",
+    **when: Any,
+) -> Path:
+    """Write a version of a table to a folder that other products read; all of it or nothing.
+
+    Args:
+        name: As in ``read``.
+        to: A new or empty folder.
+        format: See ``everloop.data.export``.
+        when: ``version`` or ``at``, as in ``read``.
+
+    Raises:
+        Conflict: If there is something in `to` already.
+        InvalidInput: If a column cannot be held by the format: with all of them.
+        MissingExtra: If the library of the format is not installed.
+    """
+    from everloop.data.export import export as write
+
+    found = _found(_ref(name, when.get("version"), when.get("at", "")))
+    return write(current_workspace(), found, format, to)
+
+
+@overload
+def scan(name: str, engine: Literal["polars"] = "polars", **when: Any) -> pl.LazyFrame: ...
+
+
+@overload
+def scan(name: str, engine: Literal["duckdb"], **when: Any) -> DuckDBPyRelation: ...
+
+
+@overload
+def scan(name: str, engine: Literal["arrow"], **when: Any) -> Any: ...
+
+
+def scan(name: str, engine: Literal["polars", "duckdb", "arrow"] = "polars", **when: Any) -> Any:
+    """A version that is read when it is asked for something, and no more of it than that needs.
+
+    Args:
+        name: As in ``read``; a table.
+        engine: ``polars`` gives a LazyFrame, ``duckdb`` a relation of a connection of its own,
+            ``arrow`` a ``pyarrow.dataset``; columns and rows are chosen where they are read.
+        when: ``version`` or ``at``, as in ``read``.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If it is no table, or there is no such engine.
+    """
+    files = paths(name, **when)
+    if engine == "polars":
+        import polars as pl
+
+        return pl.scan_parquet(files)
+    if engine == "duckdb":
+        import duckdb
+
+        return duckdb.connect().read_parquet(files)
+    if engine == "arrow":
+        from pyarrow import dataset
+
+        return dataset.dataset(files, format="parquet")
+    raise InvalidInput(f"no engine {engine!r}", hint="there are polars, duckdb and arrow")
 
 
 def _ref(name: str, version: int | None, at: str | datetime) -> str:
@@ -147,3 +252,21 @@ def commit(
         )
     note_read("commit", name, str(made.number))
     return made
+
+
+def import_table(path: str | Path, name: str, **options: Any) -> DatasetVersion:
+    """Commit a Parquet, Delta, Iceberg or Lance table as a version of the dataset `name`.
+
+    Args:
+        path: Its folder.
+        name: Of the dataset; ``flights@fix-weather`` is a branch of it.
+        options: ``format``, ``schema``, ``at``, ``note``: see ``everloop.data.foreign``.
+
+    Raises:
+        NotFound: If there is no such table, or files of it are missing.
+        InvalidInput: If a column has no field type, or files lie outside of the folder.
+    """
+    from everloop.data.foreign import import_table as take_in
+
+    dataset, _, branch = name.partition("@")
+    return take_in(current_workspace(), path, dataset, branch=branch or MAIN, **options)

@@ -263,7 +263,7 @@ class Files(Mapping[str, bytes]):
             NotFound: If there is no such file; with near names.
             BackendError: If the store is damaged, here or when it is read.
         """
-        entry = self._file(path)
+        entry = self.entry(path)
         with _named(self.ref, path):
             if entry.kind in "fx":
                 return io.BytesIO(self._load([entry.digest])[0])
@@ -272,7 +272,7 @@ class Files(Mapping[str, bytes]):
 
     def read_bytes(self, path: str) -> bytes:
         """All bytes of a file; raises as `open`."""
-        entry = self._file(path)
+        entry = self.entry(path)
         with _named(self.ref, path):
             if entry.kind in "fx":
                 return self._load([entry.digest])[0]
@@ -309,7 +309,8 @@ class Files(Mapping[str, bytes]):
         with _uncollected(), _named(self.ref):
             return write_out(local, self.digest, target, known=lambda: roots, force=force)
 
-    def _file(self, path: str) -> Entry:
+    def entry(self, path: str) -> Entry:
+        """What stands at a path, or where a link there leads; raises NotFound if it is no file."""
         names = os.fsencode(path.strip("/")).split(b"/")
         with _named(self.ref, path):
             for _ in range(_LINKS):

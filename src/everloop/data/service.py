@@ -25,7 +25,7 @@ from everloop.data.commit import Draft, publish
 from everloop.data.compare import difference
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
-from everloop.data.versions import base_of, check_names, refuse_kind, versions_of
+from everloop.data.versions import base_of, check_names, refuse_kind, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -266,6 +266,17 @@ class DataService(BranchMethods, Service):
             if changes and name not in columns:
                 raise NotFound.named("column", name, columns)
         return found
+
+    @action("dataset:read", on="name")
+    def note_export(self, name: str, number: int, *, format: str, to: str) -> None:
+        """Put into the log that a version was written to a place outside, which nothing erases.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+        """
+        with self._catalog.write() as tx:
+            version = version_of(tx, name, number)
+            tx.append("dataset.Exported", f"dataset:{version.ref}", {"format": format, "to": to})
 
     @action("dataset:read", on="name")
     def diff(self, name: str, old: int, new: int, *, rows: int = 0) -> DatasetDiff:
