@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches
+from everloop.cli import branches, interchange
 from everloop.cli.files import COMMANDS, tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -21,7 +21,7 @@ def data() -> None:
     """Datasets, versions, dropped and changed rows; directories and files."""
 
 
-for _command in (*COMMANDS, *branches.COMMANDS):
+for _command in (*COMMANDS, *branches.COMMANDS, *interchange.COMMANDS):
     data.add_command(_command)
 
 
