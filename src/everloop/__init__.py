@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from everloop.core.secret import Secret
     from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
-    from everloop.data.api import commit, read
+    from everloop.data.api import commit, export, import_table, paths, read, scan
     from everloop.data.files import Files
     from everloop.data.frame import Table
     from everloop.errors import RunStopped
@@ -92,7 +92,7 @@ _NAMES = {
     "everloop.core.schema": ("Check", "Field", "Schema"),
     "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
-    "everloop.data.api": ("commit", "read"),
+    "everloop.data.api": ("commit", "export", "import_table", "paths", "read", "scan"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
     "everloop.errors": ("RunStopped",),
@@ -141,11 +141,13 @@ __all__ = [
     "commit",
     "directional",
     "drift",
+    "export",
     "fair",
     "feature_set",
     "feature_view",
     "files",
     "gate_failed",
+    "import_table",
     "integers",
     "invariant",
     "lineage",
@@ -162,6 +164,7 @@ __all__ = [
     "not_worse",
     "on",
     "open",
+    "paths",
     "performance",
     "pipeline",
     "prediction_drift",
@@ -173,6 +176,7 @@ __all__ = [
     "run",
     "run_failed",
     "runs",
+    "scan",
     "schedule",
     "sla",
     "slo",

@@ -7,7 +7,7 @@ holds the same services as stand-ins that call a server. Services load when they
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -606,6 +606,32 @@ class Workspace(Upkeep):
             return importer.run()
         finally:
             opened.close()
+
+    def import_dvc(
+        self,
+        repo: str | os.PathLike[str],
+        *,
+        revisions: Sequence[str] = (),
+        names: dict[str, str] | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> TransferReport:
+        """Take in the data of a DVC repository from its cache; twice is once.
+
+        Args:
+            repo: Its folder, which is only read.
+            revisions: Tags, branches or commits of Git, oldest first, each a version; tags stay
+                tags. None is the working tree.
+            names: Path of an output -> name of its dataset.
+            tell: Called with a line of progress now and then.
+
+        Raises:
+            InvalidInput: If it is no such repository.
+            NotFound: If there is no such revision.
+        """
+        from everloop.transfer.dvc import DvcImporter
+
+        importer = DvcImporter(Path(repo), self, names or {}, tell or _silent)
+        return importer.run(revisions)
 
     def merge(
         self, folder: str | os.PathLike[str], *, tell: Callable[[str], None] | None = None

@@ -277,5 +277,5 @@ def test_a_directory_is_added_compared_and_checked_out(project: Path) -> None:
             file.write_bytes(stored.replace(b"two", b"twO"))
     [damage] = data("verify", code=1)["damaged"]
     assert damage["paths"] == ["photos@2/cats/\\xff"]
-    assert "no tag of dataset photos called 'x'" in data("ls", "photos@x", code=5)
+    assert "no tag or branch of dataset photos called 'x'" in data("ls", "photos@x", code=5)
     assert "versions of two datasets" in data("diff", "photos@1", "rows@1", code=2)

@@ -229,7 +229,7 @@ def test_faults_are_capped_and_counted(data: DataService) -> None:
 
 def test_repeated_key_within_the_frame_is_refused(data: DataService) -> None:
     with pytest.raises(
-        InvalidInput, match=r"rows\[2\]\.id: the key \(id\) stands in an earlier row"
+        InvalidInput, match=r"rows\[2\]\.id: the key \(id\) = 1 stands in an earlier row"
     ):
         data.commit("d", rows([1, 2, 1]), schema=KEYED)
 

@@ -47,6 +47,26 @@ def test_old_versions_go_and_what_is_named_stays(ws: Workspace, clock: ManualClo
     assert {event.subject.removeprefix("dataset:") for event in events} == set(would.going)
 
 
+def test_branches_keep_their_ends_and_lines_go_on_over_a_gap(
+    ws: Workspace, clock: ManualClock
+) -> None:
+    _versions(ws, clock, 4)
+    ws.data.branch("d", "side", at=2)
+    for n in (10, 11, 12):
+        ws.data.commit("d", table([(n, 0.0, "")]), schema=KEYED, mode="replace", branch="side")
+        clock.advance(days=1)
+    ws.data.keep("d", for_days=0)
+    expired = ws.data.expire()
+    assert expired.going == ("d@1", "d@3", "d@5", "d@6")
+    assert {i.ref: i.stays for i in expired.items if i.stays} == {
+        "d@2": ("branch side began there",), "d@4": ("the latest",),
+    }  # fmt: skip
+    merged = ws.data.merge("d", "side", strategy="theirs")
+    assert (merged.base, merged.ours, merged.theirs) == (2, 4, 7)
+    assert sorted(listed(ws.data.read("d"))) == [(3, 0.0, ""), (12, 0.0, "")]
+    assert ws.data.version_at("d", "2013-01-03").number == 2
+
+
 def test_the_last_ones_stay_however_old(ws: Workspace, clock: ManualClock) -> None:
     _versions(ws, clock, 3)
     clock.advance(days=1000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -109,7 +111,35 @@ def prepare_s3(folder: Path) -> None:
     bucket.delete([entry.key for entry in bucket.list("")])
 
 
+def prepare_dvc(folder: Path) -> None:
+    """A DVC repository of two commits, with what DVC would have in its cache."""
+    repo = folder / "repo"
+    cache = repo / ".dvc/cache/files/md5"
+
+    def put(data: bytes, end: str = "") -> str:
+        digest = hashlib.md5(data).hexdigest()
+        file = cache / digest[:2] / (digest[2:] + end)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return digest + end
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *words], cwd=repo, check=True, capture_output=True)
+
+    (repo / "data").mkdir(parents=True)
+    git("init", "-q")
+    for tag, names in (("v1", ("1", "2")), ("v2", ("1", "3"))):
+        items = [{"md5": put(n.encode()), "relpath": f"cats/{n}.jpg"} for n in names]
+        out = f"md5: {put(json.dumps(items).encode(), '.dir')}\n  hash: md5\n  path: images\n"
+        (repo / "data/images.dvc").write_text(f"outs:\n- {out}")
+        git("add", "data")
+        git("commit", "-qm", tag)
+        git("tag", tag)
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
+    "coming-from-dvc": prepare_dvc,
     "coming-from-mlflow": prepare_mlflow,
     "files": prepare_files,
     "gates": prepare_gates,

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.engine import Row
 
-from everloop.catalog.tables import dataset_tags, dataset_versions, datasets, objects, row_changes
+from everloop.catalog.tables import (
+    dataset_branches,
+    dataset_tags,
+    dataset_versions,
+    datasets,
+    objects,
+    row_changes,
+)
 from everloop.catalog.transaction import Transaction
-from everloop.core.dataset import Dataset, DatasetTag, DatasetVersion, RowChangeSummary
+from everloop.core.dataset import (
+    MAIN,
+    Dataset,
+    DatasetBranch,
+    DatasetTag,
+    DatasetVersion,
+    RowChangeSummary,
+)
 
 __all__ = [
     "add_change",
     "add_objects",
     "add_version",
     "all_datasets",
+    "branches",
     "changes",
+    "drop_branch",
     "drop_tag",
+    "find_branch",
     "find_version",
     "has_change",
+    "last_number",
+    "lines",
     "names",
     "numbers",
+    "put_branch",
     "put_tag",
     "tags",
     "times",
@@ -49,19 +69,53 @@ def numbers(tx: Transaction, name: str) -> list[int]:
     return [row.number for row in tx.all(query)]
 
 
-def times(tx: Transaction, name: str) -> list[tuple[int, datetime]]:
-    """Number and time of every version, by number."""
+def last_number(tx: Transaction, name: str) -> int:
+    """The highest number of a version on any line, 0 if there is none."""
     table = dataset_versions
-    query = select(table.c.number, table.c.created_at).where(table.c.dataset == name)
+    return int(tx.scalar(select(func.max(table.c.number)).where(table.c.dataset == name)) or 0)
+
+
+def times(tx: Transaction, name: str) -> list[tuple[int, datetime]]:
+    """Number and time of every version of the main line, by number."""
+    table = dataset_versions
+    query = select(table.c.number, table.c.created_at)
+    query = query.where(table.c.dataset == name, table.c.branch == MAIN)
     return [(row.number, row.created_at) for row in tx.all(query.order_by(table.c.number))]
 
 
-def find_version(tx: Transaction, name: str, number: int | None = None) -> DatasetVersion | None:
-    """One version, the latest if `number` is None; None if there is no such version."""
+class Point(NamedTuple):
+    """A version in the graph of versions."""
+
+    parent: int
+    merged: int
+    created_at: datetime
+
+
+def lines(tx: Transaction, name: str) -> dict[int, Point]:
+    """What came before each version, of all lines, by number."""
+    table = dataset_versions
+    query = select(table.c.number, table.c.parent, table.c.merged, table.c.created_at)
+    rows = tx.all(query.where(table.c.dataset == name).order_by(table.c.number))
+    return {row.number: Point(row.parent, row.merged, row.created_at) for row in rows}
+
+
+def find_version(
+    tx: Transaction, name: str, number: int | None = None, *, branch: str = MAIN
+) -> DatasetVersion | None:
+    """One version; None if there is no such version, or no such branch.
+
+    Args:
+        number: None is the latest of `branch`.
+    """
     table = dataset_versions
     query = select(table).where(table.c.dataset == name)
-    if number is None:
-        query = query.order_by(table.c.number.desc()).limit(1)
+    if number is None and branch == MAIN:
+        query = query.where(table.c.branch == MAIN).order_by(table.c.number.desc()).limit(1)
+    elif number is None:
+        line = find_branch(tx, name, branch)
+        if line is None:
+            return None
+        query = query.where(table.c.number == line.number)
     else:
         query = query.where(table.c.number == number)
     row = tx.first(query)
@@ -76,7 +130,7 @@ def versions(tx: Transaction, name: str) -> list[DatasetVersion]:
 
 
 def add_version(tx: Transaction, version: DatasetVersion, owner: str) -> None:
-    """Insert a version; makes the dataset if it is new, and takes a stated `owner`."""
+    """Insert a version, the latest of its line; makes a new dataset, and takes a stated `owner`."""
     first = {
         "name": version.dataset,
         "owner": owner,
@@ -85,12 +139,44 @@ def add_version(tx: Transaction, version: DatasetVersion, owner: str) -> None:
         "latest": 0,
     }
     tx.insert_new(datasets, first)
-    latest: dict[str, Any] = {"latest": version.number}
+    latest: dict[str, Any] = {"latest": version.number} if version.branch == MAIN else {}
     if owner:
         latest["owner"] = owner
-    tx.execute(datasets.update().where(datasets.c.name == version.dataset).values(latest))
+    if latest:
+        tx.execute(datasets.update().where(datasets.c.name == version.dataset).values(latest))
+    if version.branch != MAIN:
+        line = dataset_branches
+        is_it = (line.c.dataset == version.dataset) & (line.c.branch == version.branch)
+        head = {"number": version.number, "updated_at": version.created_at}
+        tx.execute(line.update().where(is_it).values(head))
     values = {name: getattr(version, name) for name in version.__struct_fields__}
     tx.execute(dataset_versions.insert().values(values))
+
+
+def branches(tx: Transaction, name: str) -> list[DatasetBranch]:
+    """The branches of a dataset beside the main line, by name."""
+    table = dataset_branches
+    query = select(table).where(table.c.dataset == name).order_by(table.c.branch)
+    return [DatasetBranch(**row._asdict()) for row in tx.all(query)]
+
+
+def find_branch(tx: Transaction, name: str, branch: str) -> DatasetBranch | None:
+    """A branch beside the main line; None if there is none of this name."""
+    table = dataset_branches
+    row = tx.first(select(table).where(table.c.dataset == name, table.c.branch == branch))
+    return None if row is None else DatasetBranch(**row._asdict())
+
+
+def put_branch(tx: Transaction, branch: DatasetBranch) -> None:
+    """Insert a branch."""
+    values = {name: getattr(branch, name) for name in branch.__struct_fields__}
+    tx.execute(dataset_branches.insert().values(values))
+
+
+def drop_branch(tx: Transaction, name: str, branch: str) -> None:
+    """Remove a branch; its versions stay."""
+    table = dataset_branches
+    tx.execute(delete(table).where(table.c.dataset == name, table.c.branch == branch))
 
 
 def tags(tx: Transaction, name: str) -> list[DatasetTag]:

@@ -99,6 +99,19 @@ dataset_versions = _table(
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("layout", Text, nullable=False, server_default=""),
     Column("content", Text, nullable=False, server_default=""),
+    Column("branch", Text, nullable=False, server_default="main"),
+    Column("merged", Integer, nullable=False, server_default="0"),
+)
+dataset_branches = _table(
+    "dataset_branches",
+    Column("dataset", Text, ForeignKey("datasets.name"), primary_key=True),
+    Column("branch", Text, primary_key=True),
+    Column("base", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
 )
 dataset_tags = _table(
     "dataset_tags",

@@ -6,11 +6,11 @@ import json
 
 import click
 
-from everloop.cli import erase, files
+from everloop.cli import branches, erase, files, interchange
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
-from everloop.core.dataset import DatasetTag, Value
+from everloop.core.dataset import MAIN, DatasetTag, Value
 from everloop.errors import InvalidInput
 
 __all__ = ["data"]
@@ -21,7 +21,7 @@ def data() -> None:
     """Datasets, versions, dropped and changed rows; directories and files."""
 
 
-for _command in (*files.COMMANDS, *erase.COMMANDS):
+for _command in (*files.COMMANDS, *branches.COMMANDS, *interchange.COMMANDS, *erase.COMMANDS):
     data.add_command(_command)
 
 
@@ -40,21 +40,26 @@ def list_(location: str | None, as_json: bool) -> None:
 
 
 @data.command("log")
-@click.argument("name")
+@click.argument("name", metavar="NAME[@BRANCH]")
+@click.option("--all", "every", is_flag=True, help="The versions of all branches.")
 @common
-def log(name: str, location: str | None, as_json: bool) -> None:
-    """The versions of a dataset, newest first."""
+def log(name: str, every: bool, location: str | None, as_json: bool) -> None:
+    """The versions of a dataset, newest first: of the main line, of a branch, or all."""
+    name, _, branch = name.partition("@")
     with open_workspace(location) as workspace:
-        found = workspace.data.versions(name)[::-1]
+        line = None if every else branch or MAIN
+        found = workspace.data.versions(name, branch=line)[::-1]
         tags = _by_version(workspace.data.tags(name))
     if as_json:
         return json_document(found)
     is_table = found[0].kind == "table"
     table(
-        ("version", "tags", "rows" if is_table else "files", "dropped" if is_table else "bytes",
+        ("version", "branch", "parents", "tags",
+         "rows" if is_table else "files", "dropped" if is_table else "bytes",
          "author", "run", "created", "digest", "note"),
         [
-            (v.ref, tags.get(v.number, ""),
+            (v.ref, v.branch, ", ".join(str(n) for n in (v.parent, v.merged) if n),
+             tags.get(v.number, ""),
              *((v.rows, v.dropped) if is_table else (v.files, v.size)),
              v.author, v.run_id, v.created_at, v.digest[:12], v.note)
             for v in found
@@ -76,7 +81,7 @@ def _by_version(tags: list[DatasetTag]) -> dict[int, str]:
 def show(name: str, version: int | None, location: str | None, as_json: bool) -> None:
     """One version: of a table its schema and blocks, else its files.
 
-    NAME may be NAME@2, NAME@TAG or NAME@TIME.
+    NAME may be NAME@2, NAME@TAG, NAME@BRANCH or NAME@TIME.
     """
     with open_workspace(location) as workspace:
         if version is None:

@@ -9,7 +9,7 @@ import click
 
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, say, table
-from everloop.core.dataset import FileChange
+from everloop.core.dataset import MAIN, FileChange
 
 if TYPE_CHECKING:
     from everloop.workspace import Workspace
@@ -22,13 +22,16 @@ __all__ = ["COMMANDS", "tell_difference"]
 @click.option("--name", required=True, help="Of the dataset; made if there is none.")
 @click.option("--note", default="", help="For people.")
 @click.option("--owner", default="", help="Who answers for it.")
+@click.option("--branch", default=MAIN, help="The line to add to.")
 @common
-def add(path: str, name: str, note: str, owner: str, location: str | None, as_json: bool) -> None:
+def add(
+    path: str, name: str, note: str, owner: str, branch: str, location: str | None, as_json: bool
+) -> None:
     """Make a version of a directory or a file; what did not change is not read."""
     from everloop.data.files import add as add_files
 
     with open_workspace(location) as workspace:
-        made = add_files(workspace, name, path, note=note, owner=owner)
+        made = add_files(workspace, name, path, note=note, owner=owner, branch=branch)
     if as_json:
         return json_document(made)
     table(

@@ -119,7 +119,7 @@ class Place(NamedTuple):
         return "Place(...)"  # a location may hold a password
 
 
-def open_at(location: str, *, actor: str, clock: Any) -> Any:
+def open_at(location: str, *, actor: str | None, clock: Any) -> Any:
     """Open the workspace at `location`; the caller closes it."""
     assert _opener is not None, "importing everloop sets it"
     return _opener(location, actor=actor, clock=clock)

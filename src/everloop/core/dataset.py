@@ -10,20 +10,27 @@ import msgspec
 from everloop.core.schema import Schema
 
 __all__ = [
+    "MAIN",
     "Block",
     "ColumnDiff",
     "Damage",
     "Dataset",
+    "DatasetBranch",
     "DatasetDiff",
+    "DatasetMerge",
     "DatasetTag",
     "DatasetVersion",
     "FileChange",
+    "MergeConflict",
     "RowChange",
     "RowChangeSummary",
     "RowDiff",
     "Value",
     "Verified",
 ]
+
+#: The line of versions that a dataset has from the beginning; who names no line sees this one.
+MAIN = "main"
 
 #: A value of a row as JSON has it.
 Value = str | int | float | bool | None
@@ -75,6 +82,9 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
         root: Digest of the object that holds the directory; a file is one of that file alone.
         files: Files and links.
         size: Bytes of all files.
+        parent: The version before it on its line, 0 for none.
+        branch: The line that it was committed to.
+        merged: The head of the other line, of a version that a merge made; else 0.
     """
 
     dataset: str
@@ -94,6 +104,8 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     files: int = 0
     size: int = 0
     content: str = ""
+    branch: str = MAIN
+    merged: int = 0
     created_at: datetime
 
     @property
@@ -164,6 +176,72 @@ class DatasetTag(msgspec.Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """``name@tag``, which can stand for the version."""
         return f"{self.dataset}@{self.tag}"
+
+
+class DatasetBranch(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of versions beside the main one.
+
+    Attributes:
+        base: The version that it began at.
+        number: Its latest version; `base` as long as nothing was committed to it.
+        actor: Who made it.
+    """
+
+    dataset: str
+    branch: str
+    base: int
+    number: int
+    actor: str
+    note: str = ""
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """``name@branch``, which can stand for its latest version."""
+        return f"{self.dataset}@{self.branch}"
+
+
+class MergeConflict(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that both lines changed since their common version, to different ends.
+
+    Attributes:
+        kind: ``value`` of one cell; ``row`` that one line removed and the other changed;
+            ``column`` whose definition both changed, or that one dropped and the other changed;
+            ``schema``: its key, time or checks; ``file``; ``table`` that has no key.
+        key: Values of the key columns, of a value or row.
+        column: Of a value its column, of a column its name, of a schema the part.
+        path: Of a file.
+        base, ours, theirs: What was there, what the line has that is merged into, and what the
+            other has: of values these; of all else words, or the digest of a file.
+    """
+
+    kind: Literal["value", "row", "column", "schema", "file", "table"]
+    key: dict[str, Value] = {}
+    column: str = ""
+    path: str = ""
+    base: Value = ""
+    ours: Value = ""
+    theirs: Value = ""
+
+
+class DatasetMerge(msgspec.Struct, frozen=True, kw_only=True):
+    """What a merge did.
+
+    Attributes:
+        version: The latest of the line that was merged into: made by the merge, or as it was if the
+            other line had nothing that this one lacked.
+        base: Number of the version that both lines come from.
+        ours, theirs: Numbers of the heads that were merged.
+        conflicts: Those that the strategy decided, at most a thousand; `conflicted` counts all.
+    """
+
+    version: DatasetVersion
+    base: int
+    ours: int
+    theirs: int
+    conflicted: int = 0
+    conflicts: tuple[MergeConflict, ...] = ()
 
 
 class RowDiff(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

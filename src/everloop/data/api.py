@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from everloop.core.context import current_workspace
-from everloop.core.dataset import DatasetVersion
+from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Schema
@@ -17,7 +17,11 @@ from everloop.data.files import add, open_files
 from everloop.data.frame import Table
 from everloop.errors import InvalidInput
 
-__all__ = ["commit", "read"]
+if TYPE_CHECKING:
+    import polars as pl
+    from duckdb import DuckDBPyRelation
+
+__all__ = ["commit", "export", "import_table", "paths", "read", "scan"]
 
 
 def read(
@@ -33,36 +37,141 @@ def read(
     it is, for that lies in the data.
 
     Args:
-        name: Of the dataset; a version or tag may stand behind it: ``loans@3``, ``loans@2025q1``.
+        name: Of the dataset; a version, tag or branch may stand behind it: ``loans@3``,
+            ``loans@2025q1``, ``loans@fix-weather``.
         version: Number; the latest if not given.
-        at: A time: the version that was the latest then. ISO 8601 text or a ``datetime``; a date is
-            its first instant, and what has no zone is in UTC.
+        at: A time: the version that was the latest then, of a branch if one is named. ISO 8601 text
+            or a ``datetime``; a date is its first instant, and what has no zone is in UTC.
         columns: Only these, of a table.
 
     Raises:
         NotFound: If there is no such dataset, version, tag or column; with the nearest names.
         InvalidInput: If the version is stated twice, or `at` is no time.
     """
-    ref = _ref(name, version, at)
-    name, _, which = ref.partition("@")
-    service = current_workspace().data
-    if which.isdecimal():
-        found: DatasetVersion = service.version(name, int(which))
-    else:
-        known = fixed("dataset", ref)
-        found = service.version(name, int(known)) if known else service.find(ref)
-        note_read("dataset", ref, str(found.number))
+    found = _found(_ref(name, version, at))
     if found.kind != "table":
         if columns is not None:
             raise InvalidInput(f"{found.ref} is a {found.kind} and has no columns")
         return open_files(current_workspace(), found)
-    rows = service.read(name, found.number, columns=columns)
-    return Table(rows, sources=[(name, found.number, found.digest)], key=found.schema.key)
+    rows = current_workspace().data.read(found.dataset, found.number, columns=columns)
+    source = (found.dataset, found.number, found.digest)
+    return Table(rows, sources=[source], key=found.schema.key)
+
+
+def _found(ref: str) -> DatasetVersion:
+    name, _, which = ref.partition("@")
+    service = current_workspace().data
+    found: DatasetVersion
+    if which.isdecimal():
+        return cast("DatasetVersion", service.version(name, int(which)))
+    known = fixed("dataset", ref)
+    found = service.version(name, int(known)) if known else service.find(ref)
+    note_read("dataset", ref, str(found.number))
+    return found
+
+
+def paths(
+    name: str, version: int | None = None, *, at: str | datetime = "", to: str | Path = ""
+) -> list[str]:
+    """Parquet files that hold exactly the rows of a version, in its order: for Spark, Ray, Trino.
+
+    Where every row of the stored blocks counts, these are named as they are, and nothing is
+    copied. Else files are written to the cache of this machine, once for each version.
+
+    Args:
+        name: As in ``read``.
+        version: As in ``read``.
+        at: As in ``read``.
+        to: A new or empty folder that gets files of its own instead, which stay.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If it is no table.
+        Conflict: If there is something in `to` already.
+    """
+    found = _found(_ref(name, version, at))
+    if to:
+        from everloop.data.export import export
+
+        made = export(current_workspace(), found, "parquet", to)
+        return [str(path) for path in sorted(made.glob("*.parquet"))]
+    from everloop.data.paths import parquet_paths
+
+    return [str(path) for path in parquet_paths(current_workspace(), found)]
+
+
+def export(
+    name: str,
+    to: str | Path,
+    format: Literal["parquet", "delta", "iceberg", "lance"] = "parquet",
+    **when: Any,
+) -> Path:
+    """Write a version of a table to a folder that other products read; all of it or nothing.
+
+    Args:
+        name: As in ``read``.
+        to: A new or empty folder.
+        format: See ``everloop.data.export``.
+        when: ``version`` or ``at``, as in ``read``.
+
+    Raises:
+        Conflict: If there is something in `to` already.
+        InvalidInput: If a column cannot be held by the format: with all of them.
+        MissingExtra: If the library of the format is not installed.
+    """
+    from everloop.data.export import export as write
+
+    found = _found(_ref(name, when.get("version"), when.get("at", "")))
+    return write(current_workspace(), found, format, to)
+
+
+@overload
+def scan(name: str, engine: Literal["polars"] = "polars", **when: Any) -> pl.LazyFrame: ...
+
+
+@overload
+def scan(name: str, engine: Literal["duckdb"], **when: Any) -> DuckDBPyRelation: ...
+
+
+@overload
+def scan(name: str, engine: Literal["arrow"], **when: Any) -> Any: ...
+
+
+def scan(name: str, engine: Literal["polars", "duckdb", "arrow"] = "polars", **when: Any) -> Any:
+    """A version that is read when it is asked for something, and no more of it than that needs.
+
+    Args:
+        name: As in ``read``; a table.
+        engine: ``polars`` gives a LazyFrame, ``duckdb`` a relation of a connection of its own,
+            ``arrow`` a ``pyarrow.dataset``; columns and rows are chosen where they are read.
+        when: ``version`` or ``at``, as in ``read``.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If it is no table, or there is no such engine.
+    """
+    files = paths(name, **when)
+    if engine == "polars":
+        import polars as pl
+
+        return pl.scan_parquet(files)
+    if engine == "duckdb":
+        import duckdb
+
+        return duckdb.connect().read_parquet(files)
+    if engine == "arrow":
+        from pyarrow import dataset
+
+        return dataset.dataset(files, format="parquet")
+    raise InvalidInput(f"no engine {engine!r}", hint="there are polars, duckdb and arrow")
 
 
 def _ref(name: str, version: int | None, at: str | datetime) -> str:
-    stated = [part for part in (name.partition("@")[2], version, at) if part not in (None, "")]
-    if len(stated) > 1:
+    which = name.partition("@")[2]
+    stated = [part for part in (which, version, at) if part not in (None, "")]
+    # A branch has versions by time as the main line has: "flights@fix-weather" with `at`.
+    is_line = version is None and which and not which.isdecimal() and ":" not in which
+    if len(stated) > 1 and not is_line:
         raise InvalidInput(
             f"the version of {name} is stated twice", hint="give one of name@..., version and at"
         )
@@ -82,6 +191,7 @@ def commit(
     note: str = "",
     expect: int | None = None,
     sources: Sequence[str] = (),
+    on_duplicate: Literal["error", "last"] = "error",
 ) -> DatasetVersion:
     """Store `rows` as a version of a dataset; content that equals the latest version makes none.
 
@@ -89,7 +199,7 @@ def commit(
     ``DataService.commit``.
 
     Args:
-        name: Of the dataset.
+        name: Of the dataset, or ``flights@fix-weather``: that branch of it.
         rows: Anything that :meth:`Table.of` takes; or the ``Path`` of a directory or a file, which
             is stored as it is, with the names of its files.
         schema: What must hold; the latest version's if not given.
@@ -99,6 +209,7 @@ def commit(
         expect: Number that the latest version must have, such as that of the rows which were read
             and changed; None replaces whatever was committed since.
         sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``.
+        on_duplicate: Of rows with the same key, refuse all (``error``) or keep the ``last`` one.
 
     Raises:
         InvalidInput: With every fault, by column and row or by path; no version is made then.
@@ -111,15 +222,24 @@ def commit(
         done: DatasetVersion = service.version(name, int(known))
         return done
     made: DatasetVersion
+    dataset, _, branch = name.partition("@")
     if isinstance(rows, Path):
         if schema is not None or mode != "replace" or expect is not None:
             raise InvalidInput(
                 "files have no schema, a version is all of them, and none is in the way of another"
             )
-        made = add(current_workspace(), name, rows, owner=owner, note=note, sources=sources)
+        made = add(
+            current_workspace(),
+            dataset,
+            rows,
+            owner=owner,
+            note=note,
+            sources=sources,
+            branch=branch or MAIN,
+        )
     else:
         made = service.commit(
-            name,
+            dataset,
             Table.of(rows).to_arrow(),
             schema=schema,
             mode=mode,
@@ -127,6 +247,26 @@ def commit(
             note=note,
             expect=expect,
             sources=list(sources),
+            branch=branch or MAIN,
+            on_duplicate=on_duplicate,
         )
     note_read("commit", name, str(made.number))
     return made
+
+
+def import_table(path: str | Path, name: str, **options: Any) -> DatasetVersion:
+    """Commit a Parquet, Delta, Iceberg or Lance table as a version of the dataset `name`.
+
+    Args:
+        path: Its folder.
+        name: Of the dataset; ``flights@fix-weather`` is a branch of it.
+        options: ``format``, ``schema``, ``at``, ``note``: see ``everloop.data.foreign``.
+
+    Raises:
+        NotFound: If there is no such table, or files of it are missing.
+        InvalidInput: If a column has no field type, or files lie outside of the folder.
+    """
+    from everloop.data.foreign import import_table as take_in
+
+    dataset, _, branch = name.partition("@")
+    return take_in(current_workspace(), path, dataset, branch=branch or MAIN, **options)

@@ -96,11 +96,14 @@ def faulty(name: str, faults: list[Fault], counts: dict[str, int]) -> InvalidInp
     )
 
 
-def check(table: pa.Table, schema: Schema) -> CheckReport:
+def check(table: pa.Table, schema: Schema, *, keep_last: bool = False) -> CheckReport:
     """Hold `table` against `schema`; nothing is raised for what is wrong with the rows.
 
     Columns that are missing or of a wrong type are faults, and the rules over the others are
     judged all the same, so that one look shows everything.
+
+    Args:
+        keep_last: Of rows with one key the last one stays, and the others are dropped as by a rule.
 
     Raises:
         InvalidInput: If a rule itself cannot be evaluated.
@@ -112,7 +115,7 @@ def check(table: pa.Table, schema: Schema) -> CheckReport:
     if seen.rows:
         counts["types"] = len(seen.rows)
     frame = seen.table
-    rules = rules_of(schema, frozenset(frame.column_names))
+    rules = rules_of(schema, frozenset(frame.column_names), keep_last=keep_last)
     broken = _by_rule(frame, rules)
     whole = not seen.columns and not seen.rows
     by_condition = _by_condition(frame, schema) if whole else []
@@ -182,6 +185,11 @@ def _by_condition(frame: pa.Table, schema: Schema) -> list[BrokenRule]:
 
 
 def _told(frame: pa.Table, rule: Rule, rows: np.ndarray) -> list[Fault]:
+    if rule.name == "key.unique" and rule.tell is not None:
+        keys = frame.select(list(rule.columns)).take(pa.array(rows)).to_pylist()
+        told = [rule.tell(", ".join(map(repr, key.values()))) for key in keys]
+        end = f".{rule.columns[0]}" if len(rule.columns) == 1 else ""
+        return [Fault(f"rows[{n}]{end}", text) for n, text in zip(rows.tolist(), told, strict=True)]
     column = rule.columns[0] if len(rule.columns) == 1 else ""
     if rule.tell is None:
         reason = rule.reason.removeprefix(f"{column} ") if column else rule.reason

@@ -9,17 +9,18 @@ its own changes where both changed different rows, and refused where they did no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.edges import link, link_all
+from everloop.catalog.edges import link_all
 from everloop.catalog.erasures import lift
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
-from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
+from everloop.core.dataset import MAIN, Block, DatasetVersion, RowChangeSummary
 from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
@@ -31,10 +32,11 @@ from everloop.data.rebase import rebased
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
+from everloop.data.versions import link_before, refuse_other, tell_committed
 from everloop.errors import Conflict
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Draft", "publish"]
+__all__ = ["Draft", "Prepared", "publish"]
 
 
 class Draft:
@@ -49,8 +51,11 @@ class Draft:
         *,
         append: bool,
         expect: int | None,
+        branch: str = MAIN,
+        keep_last: bool = False,
     ) -> None:
         self.name = name
+        self.branch = branch
         self.append = append
         self.expect = expect
         self.schema: Schema
@@ -60,6 +65,7 @@ class Draft:
         self._blobs = blobs
         self._given = rows
         self._stated = stated
+        self._keep_last = keep_last
         self._kept: pa.Table
         self._hashes: Hashes | None = None
         self._written: list[tuple[Block, pa.Table]] = []
@@ -75,13 +81,13 @@ class Draft:
             Conflict: If the version that the caller expects is not the latest, or another commit
                 replaced meanwhile what this one would.
         """
-        expected(self, base)
+        refuse_other(self.name, base, self.expect)
         schema = schema_for(self._given, self._stated, base, append=self.append)
         if self._report is None or schema != self.schema:
             self.schema = schema
             self._compared.clear()
             self._written, self._hashes = [], None
-            self._report = check(self._given, schema)
+            self._report = check(self._given, schema, keep_last=self._keep_last)
             self._report.raise_faults(self.name)
             self._kept = self._report.kept()
             self.entries = entries_of(self._blobs, self._report, schema, owner)
@@ -193,39 +199,50 @@ class Draft:
         return faulty(self.name, faults, {"key.unique": len(numbers)})
 
 
-def expected(draft: Draft, latest: DatasetVersion | None) -> None:
-    """Hold the latest version against what the caller expects.
+class Prepared(Protocol):
+    """A version on its way, as far as the catalog needs to know it."""
 
-    Raises:
-        Conflict: If it is another.
-    """
-    number = latest.number if latest else 0
-    if draft.expect is None or draft.expect == number:
-        return
-    there = "there is none yet"
-    if latest is not None:
-        at = f"{latest.created_at:%Y-%m-%d %H:%M:%S} UTC"
-        there = f"the latest is {latest.ref} by {latest.author}, {at}"
-    raise Conflict(
-        f"{draft.name} was expected at version {draft.expect}; {there}",
-        hint="read the latest version, then commit again",
-        details={"winner": number},
-    )
+    name: str
+    branch: str
+    append: bool
+    expect: int | None
+    schema: Schema
+    plan: Plan
+    entries: list[Entry]
+    dropped: int
+
+    @property
+    def first(self) -> DatasetVersion | None:
+        """The version that a replacement was first held against; None if it never was."""
+        ...
+
+    def exists(self, digest: str) -> bool:
+        """Whether an object is in the store."""
+        ...
+
+    def forget(self) -> None:
+        """Store everything again the next time: some of it was erased meanwhile."""
+        ...
 
 
 def publish(
     tx: Transaction,
-    draft: Draft,
+    draft: Prepared,
     base: DatasetVersion | None,
     *,
     owner: str,
     note: str,
     run_id: str,
     sources: Sequence[str] = (),
+    merged: int = 0,
 ) -> DatasetVersion | None:
-    """Name the draft's blocks in the catalog; None if `base` is no longer the latest version."""
-    latest = statements.find_version(tx, draft.name)
-    expected(draft, latest)
+    """Name the draft's blocks in the catalog; None if `base` is no longer the latest version.
+
+    Args:
+        merged: Head of another line that went into the draft: equal content makes a version, too.
+    """
+    latest = statements.find_version(tx, draft.name, branch=draft.branch)
+    refuse_other(draft.name, latest, draft.expect)
     if (latest.number if latest else 0) != (base.number if base else 0):
         return None
     refuse_erased(tx, draft)
@@ -236,13 +253,13 @@ def publish(
         draft.forget()
         return None
     is_same = plan.is_same and base is not None and base.schema == draft.schema
-    if base is not None and (is_same or base.holds == plan.digest):
+    if base is not None and not merged and (is_same or base.holds == plan.digest):
         _record(tx, draft, base, again=True)
         _link_sources(tx, base, sources)
         return base
     version = DatasetVersion(
         dataset=draft.name,
-        number=base.number + 1 if base else 1,
+        number=statements.last_number(tx, draft.name) + 1,
         digest=plan.digest,
         schema=draft.schema,
         blocks=plan.blocks,
@@ -253,6 +270,8 @@ def publish(
         author=current_actor() or tx.actor,
         note=note,
         dropped=draft.dropped,
+        branch=draft.branch,
+        merged=merged,
         created_at=tx.now,
     )
     statements.add_objects(tx, plan.objects)
@@ -263,7 +282,7 @@ def publish(
     return version
 
 
-def refuse_erased(tx: Transaction, draft: Draft) -> None:
+def refuse_erased(tx: Transaction, draft: Prepared) -> None:
     """Refuse a replacement if rows were erased from what it was held against.
 
     Its rows may be those: whoever gives them must read again. An append only adds.
@@ -283,7 +302,7 @@ def refuse_erased(tx: Transaction, draft: Draft) -> None:
         )
 
 
-def _objects(draft: Draft) -> list[tuple[str, int]]:
+def _objects(draft: Prepared) -> list[tuple[str, int]]:
     """What a commit is about to name that it stored itself."""
     return [*draft.plan.objects, *((e.block.digest, e.block.size) for e in draft.entries)]
 
@@ -293,7 +312,7 @@ def _link_sources(tx: Transaction, version: DatasetVersion, sources: Sequence[st
     link_all(tx, refs, f"dataset:{version.ref}", "read")
 
 
-def _record(tx: Transaction, draft: Draft, version: DatasetVersion, *, again: bool) -> None:
+def _record(tx: Transaction, draft: Prepared, version: DatasetVersion, *, again: bool) -> None:
     for entry in draft.entries:
         change = RowChangeSummary(
             scope=f"dataset:{version.ref}",
@@ -313,21 +332,17 @@ def _record(tx: Transaction, draft: Draft, version: DatasetVersion, *, again: bo
 
 
 def _tell(
-    tx: Transaction, draft: Draft, version: DatasetVersion, base: DatasetVersion | None
+    tx: Transaction, draft: Prepared, version: DatasetVersion, base: DatasetVersion | None
 ) -> None:
-    subject = f"dataset:{version.ref}"
-    if base is not None:
-        link(tx, f"dataset:{base.ref}", subject, "parent" if draft.append else "replaced")
-    if version.run_id:
-        link(tx, f"run:{version.run_id}", subject, "produced")
+    link_before(tx, version, base, "parent" if draft.append else "replaced")
     body = {
         "dataset": version.dataset,
         "number": version.number,
         "rows": version.rows,
         "added": version.rows - (base.rows if base and draft.append else 0),
         "dropped": version.dropped,
-        "mode": "append" if draft.append else "replace",
+        "mode": "append" if draft.append else "merge" if version.merged else "replace",
         "run_id": version.run_id,
         "digest": version.digest,
     }
-    tx.append("dataset.VersionCommitted", subject, body)
+    tell_committed(tx, version, body)

@@ -12,11 +12,18 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.core.dataset import DatasetVersion, Verified
+from everloop.core.dataset import MAIN, DatasetVersion, Verified
 from everloop.data.tree import totals
 from everloop.data.trees import FilesDraft, publish_files, unstored
 from everloop.data.verify import verify
-from everloop.data.versions import check_names, refuse_kind, version_of, versions_of
+from everloop.data.versions import (
+    base_of,
+    check_names,
+    refuse_kind,
+    refuse_other,
+    version_of,
+    versions_of,
+)
 from everloop.errors import Conflict, NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -59,6 +66,8 @@ class FileService(Service):
         note: str = "",
         run_id: str = "",
         sources: list[str] | None = None,
+        branch: str = MAIN,
+        expect: int | None = None,
     ) -> DatasetVersion:
         """Make a version of a directory or a file whose objects were put already.
 
@@ -73,19 +82,23 @@ class FileService(Service):
             note: For people.
             run_id: The run that made the files.
             sources: Where they come from outside, as URIs.
+            branch: The line to commit to; see ``DataService.branch``.
+            expect: Number that the latest version of it must have (0: none yet), or None.
 
         Raises:
             InvalidInput: If the name is none of a dataset.
-            NotFound: If objects are not in the store; ``details["missing"]`` names some.
-            Conflict: If the dataset is of another kind.
+            NotFound: If objects are not in the store; ``details["missing"]`` names some. Or if
+                there is no such branch.
+            Conflict: If the dataset is of another kind, or `expect` is not met.
             BackendError: If an object is damaged, or names what no directory can hold.
         """
         check_names(name, sources)
         self._before_commit(name)
         for _ in range(_RACES):
             with self._catalog.read() as tx:
-                base = statements.find_version(tx, name)
+                base = base_of(tx, name, branch)
             refuse_kind(name, base, kind)
+            refuse_other(name, base, expect)
             missing, counts = unstored(self._blobs, base.root if base else "", root)
             if missing:
                 raise NotFound(
@@ -94,7 +107,7 @@ class FileService(Service):
                     details={"missing": missing[:100]},
                 )
             size, files = totals(self._blobs.get_many, root)
-            draft = FilesDraft(name, kind, root, base, counts, size, files)
+            draft = FilesDraft(name, kind, root, base, counts, size, files, branch)
             with self._catalog.write() as tx:
                 version = publish_files(
                     tx, draft, owner=owner, note=note, run_id=run_id, sources=sources or ()
@@ -111,7 +124,7 @@ class FileService(Service):
 
     @action("dataset:read", on="name")
     def versions(self, name: str) -> list[DatasetVersion]:
-        """All versions of a dataset, oldest first; raises NotFound."""
+        """All versions of a dataset, of all lines, oldest first; raises NotFound."""
         with self._catalog.read() as tx:
             return versions_of(tx, name)
 

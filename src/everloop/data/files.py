@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
-from everloop.core.dataset import DatasetVersion, FileChange
+from everloop.core.dataset import MAIN, DatasetVersion, FileChange
 from everloop.data.checkout import Local, Written, write_out
 from everloop.data.chunks import ChunkedFile, stream
 from everloop.data.file_service import FileService
@@ -58,10 +58,12 @@ def add(
     owner: str = "",
     note: str = "",
     sources: Iterable[str] = (),
+    branch: str = MAIN,
 ) -> DatasetVersion:
     """Make a version of the directory or file at `path`; equal content makes none.
 
-    What did not change since the last time is neither read nor stored.
+    What did not change since the last time is neither read nor stored. It becomes the latest of
+    `branch`.
 
     Raises:
         InvalidInput: With everything in it that cannot be stored; no version is made then.
@@ -86,7 +88,13 @@ def add(
             storing.put([*found.rest, *found.objects.values()]).result()
             found.remember(stored=True, whole=True)
             return home.files.commit(
-                name, found.made.digest, kind=kind, owner=owner, note=note, sources=list(sources)
+                name,
+                found.made.digest,
+                kind=kind,
+                owner=owner,
+                note=note,
+                sources=list(sources),
+                branch=branch,
             )
 
     try:
@@ -255,7 +263,7 @@ class Files(Mapping[str, bytes]):
             NotFound: If there is no such file; with near names.
             BackendError: If the store is damaged, here or when it is read.
         """
-        entry = self._file(path)
+        entry = self.entry(path)
         with _named(self.ref, path):
             if entry.kind in "fx":
                 return io.BytesIO(self._load([entry.digest])[0])
@@ -264,7 +272,7 @@ class Files(Mapping[str, bytes]):
 
     def read_bytes(self, path: str) -> bytes:
         """All bytes of a file; raises as `open`."""
-        entry = self._file(path)
+        entry = self.entry(path)
         with _named(self.ref, path):
             if entry.kind in "fx":
                 return self._load([entry.digest])[0]
@@ -301,7 +309,8 @@ class Files(Mapping[str, bytes]):
         with _uncollected(), _named(self.ref):
             return write_out(local, self.digest, target, known=lambda: roots, force=force)
 
-    def _file(self, path: str) -> Entry:
+    def entry(self, path: str) -> Entry:
+        """What stands at a path, or where a link there leads; raises NotFound if it is no file."""
         names = os.fsencode(path.strip("/")).split(b"/")
         with _named(self.ref, path):
             for _ in range(_LINKS):

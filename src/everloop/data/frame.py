@@ -19,6 +19,7 @@ from everloop.errors import Fault, InvalidInput, NotFound
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 __all__ = ["PendingChange", "Source", "Table"]
 
@@ -267,6 +268,12 @@ class Table:
         frame = pl.from_arrow(self._rows, rechunk=False)
         assert isinstance(frame, pl.DataFrame)
         return frame
+
+    def to_duckdb(self, connection: DuckDBPyConnection | None = None) -> DuckDBPyRelation:
+        """The rows as a DuckDB relation, not copied; of `connection`, or of one of its own."""
+        import duckdb
+
+        return (connection or duckdb.connect()).from_arrow(self._rows)
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a pandas frame; needs pandas."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from datetime import timedelta
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
@@ -145,6 +145,11 @@ def _reasons(tx: Transaction) -> dict[tuple[str, int], list[str]]:
     found: dict[tuple[str, int], list[str]] = defaultdict(list)
     for tag in tx.all(select(tables.dataset_tags)):
         found[tag.dataset, tag.number].append(f"tag {tag.tag}")
+    for known in tx.all(select(tables.datasets.c.name, tables.datasets.c.latest)):
+        found[known.name, known.latest].append("the latest")
+    for line in tx.all(select(tables.dataset_branches)):
+        found[line.dataset, line.number].append(f"the latest of branch {line.branch}")
+        found[line.dataset, line.base].append(f"branch {line.branch} began there")
     models = tables.model_versions
     live = _live(tx)
     for row in tx.all(select(models.c.name, models.c.version, models.c.manifest)):
@@ -179,6 +184,13 @@ def _live(tx: Transaction) -> dict[tuple[str, int], list[str]]:
 def _drop(tx: Transaction, item: ExpiryItem) -> None:
     name, _, number = item.ref.rpartition("@")
     versions, changes = tables.dataset_versions, tables.row_changes
-    tx.execute(delete(versions).where(versions.c.dataset == name, versions.c.number == int(number)))
+    mine = versions.c.dataset == name
+    gone = versions.c.number == int(number)
+    # Its line goes on without it, for who asks what there was at a time, or merges.
+    before = tx.scalar(select(versions.c.parent).where(mine, gone))
+    for column in (versions.c.parent, versions.c.merged):
+        follows = (mine, column == int(number))
+        tx.execute(update(versions).where(*follows).values({column.name: before}))
+    tx.execute(delete(versions).where(mine, gone))
     tx.execute(delete(changes).where(changes.c.scope == f"dataset:{item.ref}"))
     tx.append("dataset.VersionExpired", f"dataset:{item.ref}", {"rows": item.rows})

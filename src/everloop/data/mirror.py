@@ -16,7 +16,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.core.dataset import DatasetVersion
+from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
 from everloop.data.rows import read_rows
@@ -126,10 +126,14 @@ class MirrorData(DataService):
         run_id: str = "",
         expect: int | None = None,
         sources: list[str] | None = None,
+        branch: str = MAIN,
+        on_duplicate: Literal["error", "last"] = "error",
     ) -> DatasetVersion:
         """Commit here, on top of the latest version there."""
         self._asked.setdefault(name)
         is_new = self._bring_latest(name) is None and name not in self._made
+        if branch != MAIN:
+            self._bring_branch(name, branch)
         if schema is not None:
             self.stated[name] = schema
         if self._sample is not None and isinstance(rows, pa.Table):
@@ -144,6 +148,8 @@ class MirrorData(DataService):
             run_id=run_id,
             expect=expect,
             sources=sources,
+            branch=branch,
+            on_duplicate=on_duplicate,
         )
         self._made.add(name)
         return made
@@ -175,6 +181,18 @@ class MirrorData(DataService):
             self._found[name] = found
             return found
 
+    def _bring_branch(self, name: str, branch: str) -> None:
+        with self._catalog.read() as tx:
+            is_here = statements.find_branch(tx, name, branch) is not None
+        if is_here or self._origin is None:
+            return
+        theirs = {line.branch: line for line in self._origin.data.branches(name)}
+        if branch in theirs:
+            head = self.version(name, theirs[branch].number)
+            line = msgspec.structs.replace(theirs[branch], base=head.number)
+            with self._catalog.write() as tx:
+                statements.put_branch(tx, line)
+
     def _take(self, found: DatasetVersion, *, latest: bool) -> None:
         note = f"mirrored from {found.holds}" + (
             f", a sample of {self._sample.name}" if self._sample is not None else ""
@@ -185,12 +203,17 @@ class MirrorData(DataService):
             return
         held, objects = self._bring_objects(found)
         with self._catalog.write() as tx:
-            known = statements.find_version(tx, found.dataset)
+            name = found.dataset
+            known = statements.find_version(tx, name)
             newest = known.number if known is not None else 0
+            number = found.number
+            if latest and (number <= newest or statements.find_version(tx, name, number)):
+                number = statements.last_number(tx, name) + 1
             made = msgspec.structs.replace(
                 held,
-                number=max(found.number, newest + 1) if latest else found.number,
+                number=number,
                 parent=0,
+                merged=0,
                 run_id="",
                 note=note,
                 created_at=tx.now,

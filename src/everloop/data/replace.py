@@ -29,7 +29,7 @@ from everloop.data.rowhash import FUNCTION, Hashes
 from everloop.data.rows import Hashed, hashed, store_hashes
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Plan", "can_build_on", "plan_merge", "plan_whole", "set_digest"]
+__all__ = ["Order", "Plan", "can_build_on", "plan_merge", "plan_whole", "set_digest"]
 
 #: A block is written anew when more than one row in so many of it changed since.
 DIRTY = 8
@@ -85,7 +85,7 @@ def plan_whole(
     digest = set_digest(schema, rows.num_rows, hashes.total())
     if base is not None and known is not _NOTHING and not len(new) and not dead.any():
         return Plan(known.blocks, base.layout, digest, base.rows, known.made, is_same=True)
-    order = _Order(found, new, dead)
+    order = Order(found, new, dead)
     old = np.flatnonzero(~dead)
     frame = np.empty(len(known.at), np.int64)
     frame[found[found >= 0]] = np.flatnonzero(found >= 0)
@@ -115,7 +115,7 @@ def plan_merge(
     found = match(hashes, known.hashes)
     dead = np.zeros(len(known.at), bool)
     dead[match(gone, known.hashes)] = True
-    order = _Order(found, new, dead)
+    order = Order(found, new, dead)
     old = np.flatnonzero(~dead)
     at = order.woven(known.at[old], np.full(len(new), -1, np.int64))
     source = order.woven(np.full(len(old), -1, np.int64), order.new)
@@ -127,7 +127,7 @@ def plan_merge(
 _NOTHING = Hashed((), np.empty(0, np.int64), Hashes.concat([]), [])
 
 
-class _Order:
+class Order:
     """Where new rows stand among the old ones that stay.
 
     Args:

@@ -54,15 +54,18 @@ class Rule(NamedTuple):
     tell: Callable[[Any], str] | None
 
 
-def rules_of(schema: Schema, present: frozenset[str]) -> list[Rule]:
+def rules_of(schema: Schema, present: frozenset[str], *, keep_last: bool = False) -> list[Rule]:
     """The rules of `schema` that look at `present` columns only.
+
+    Args:
+        keep_last: Of rows with one key the last one stays and the others are left out.
 
     Raises:
         InvalidInput: With each regex that cannot be compiled.
     """
     rules = [rule for f in schema.fields if f.name in present for rule in _of_field(f)]
     if schema.key and present.issuperset(schema.key):
-        rules += _of_key(schema)
+        rules += _of_key(schema, keep_last=keep_last)
     return rules
 
 
@@ -161,7 +164,7 @@ def _matches(field: Field) -> pl.Expr:
     return _column(field).str.contains(pattern)
 
 
-def _of_key(schema: Schema) -> Iterator[Rule]:
+def _of_key(schema: Schema, *, keep_last: bool) -> Iterator[Rule]:
     fields = [schema.field(name) for name in schema.key]
     for field in fields:
         if field.nullable or field.on_fail != "fail":
@@ -177,12 +180,16 @@ def _of_key(schema: Schema) -> Iterator[Rule]:
             yield strict
     whole = pl.struct(schema.key) if len(schema.key) > 1 else pl.col(schema.key[0])
     missing = pl.any_horizontal([_missing(field) for field in fields])
+    stays = whole.is_last_distinct() if keep_last else whole.is_first_distinct()
+    other = "a later row, which stays" if keep_last else "an earlier row already"
+    names = ", ".join(schema.key)
+    is_private = any(field.pii for field in fields)
     yield Rule(
         "key.unique",
         schema.key,
-        ~whole.is_first_distinct() & ~missing,
-        f"the key ({', '.join(schema.key)}) stands in an earlier row already",
-        "fail",
+        ~stays & ~missing,
+        f"the key ({names}) stands in {other}",
+        "drop" if keep_last else "fail",
         "",
-        None,
+        None if is_private else lambda key: f"the key ({names}) = {key} stands in {other}",
     )

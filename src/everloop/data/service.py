@@ -13,6 +13,7 @@ from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
 from everloop.catalog.erasures import lift
 from everloop.core.dataset import (
+    MAIN,
     Dataset,
     DatasetDiff,
     DatasetVersion,
@@ -21,14 +22,14 @@ from everloop.core.dataset import (
 )
 from everloop.core.schema import Schema
 from everloop.data.blocks import write_block
+from everloop.data.branches import BranchMethods
 from everloop.data.commit import Draft, publish, refuse_erased
 from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
-from everloop.data.tags import TagMethods
-from everloop.data.versions import check_names, refuse_kind, versions_of
+from everloop.data.versions import base_of, check_names, refuse_kind, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -38,8 +39,8 @@ __all__ = ["DataService"]
 _RACES = 1000
 
 
-class DataService(TagMethods, EraseMethods, KeepMethods, Service):
-    """Datasets: commit, read, tag, compare, and ask why a row is not there."""
+class DataService(BranchMethods, EraseMethods, KeepMethods, Service):
+    """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
 
     area = "data"
 
@@ -68,6 +69,8 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
         run_id: str = "",
         expect: int | None = None,
         sources: list[str] | None = None,
+        branch: str = MAIN,
+        on_duplicate: Literal["error", "last"] = "error",
     ) -> DatasetVersion:
         """Make a version of the dataset `name`; the dataset is made on its first commit.
 
@@ -90,6 +93,11 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
             expect: Number that the latest version must have (0: no version yet), or None.
             sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``: what
                 is told of these by OpenLineage is then upstream of the version.
+            branch: The line to commit to; the versions above are those of this line.
+            on_duplicate: Of rows with the same key: ``error`` refuses the frame and names the keys;
+                ``last`` keeps the last one of each, before any other rule is judged, and records
+                the others in the ledger as dropped by ``key.unique``. Keys of earlier versions are
+                none of these: an append that has one is refused either way.
 
         Returns:
             The new version, or the one that holds this content already.
@@ -99,6 +107,7 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
             Conflict: If `expect` is not met, or another commit came while this one replaced the
                 table (with a key: and both changed the same rows, otherwise both changes are
                 kept); ``details["winner"]`` is the latest number.
+            NotFound: If there is no such branch.
             BackendError: If bytes or rows could not be stored; then no version was made.
         """
         check_names(name, sources)
@@ -107,10 +116,19 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
-        draft = Draft(self._blobs, name, rows, schema, append=mode == "append", expect=expect)
+        draft = Draft(
+            self._blobs,
+            name,
+            rows,
+            schema,
+            append=mode == "append",
+            expect=expect,
+            branch=branch,
+            keep_last=on_duplicate == "last",
+        )
         for _ in range(_RACES):
             with self._catalog.read() as tx:
-                base = statements.find_version(tx, name)
+                base = base_of(tx, name, branch)
                 refuse_erased(tx, draft)
             refuse_kind(name, base, "table")
             try:
@@ -133,14 +151,17 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
             return statements.all_datasets(tx)
 
     @action("dataset:read", on="name")
-    def versions(self, name: str) -> list[DatasetVersion]:
-        """All versions of a dataset, oldest first.
+    def versions(self, name: str, *, branch: str | None = MAIN) -> list[DatasetVersion]:
+        """The versions of a dataset, oldest first.
+
+        Args:
+            branch: Of this line; of a branch with those before it began. None is all of all lines.
 
         Raises:
-            NotFound: If there is no such dataset.
+            NotFound: If there is no such dataset or branch.
         """
         with self._catalog.read() as tx:
-            return versions_of(tx, name)
+            return versions_of(tx, name, branch)
 
     @action("dataset:read", on="name")
     def read(
@@ -281,6 +302,17 @@ class DataService(TagMethods, EraseMethods, KeepMethods, Service):
             if changes and name not in columns:
                 raise NotFound.named("column", name, columns)
         return found
+
+    @action("dataset:read", on="name")
+    def note_export(self, name: str, number: int, *, format: str, to: str) -> None:
+        """Put into the log that a version was written to a place outside, which nothing erases.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+        """
+        with self._catalog.write() as tx:
+            version = version_of(tx, name, number)
+            tx.append("dataset.Exported", f"dataset:{version.ref}", {"format": format, "to": to})
 
     @action("dataset:read", on="name")
     def diff(self, name: str, old: int, new: int, *, rows: int = 0) -> DatasetDiff:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
-from everloop.core.dataset import DatasetTag, DatasetVersion
+from everloop.core.dataset import MAIN, DatasetTag, DatasetVersion
 from everloop.core.time import parse_instant
-from everloop.data.versions import version_of
-from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.data.versions import check_label, line_of, version_of
+from everloop.errors import Conflict, NotFound
 
 __all__ = ["TagMethods"]
-
-# A colon marks a time in "name@...", digits alone a number, and "latest" needs no tag.
-_TAG = re.compile(r"(?!latest$)(?!\d+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
 class TagMethods:
@@ -31,24 +26,30 @@ class TagMethods:
 
         Args:
             ref: ``loans`` or ``loans@latest`` (the latest version), ``loans@3`` (by number),
-                ``loans@2025q1`` (by tag), or ``loans@2025-03-01T06:00:00Z`` (as ``version_at``).
+                ``loans@2025q1`` (by tag), ``loans@fix-weather`` (the latest of a branch), or
+                ``loans@2025-03-01T06:00:00Z`` (as ``version_at``; of a branch
+                ``loans@fix-weather@2025-03-01T06:00:00Z``).
 
         Raises:
-            NotFound: If there is no such dataset, version or tag.
+            NotFound: If there is no such dataset, version, tag or branch.
             InvalidInput: If what stands for the time is none.
         """
         name, mark, which = ref.partition("@")
         if ":" in which:
-            return self.version_at(name, which)
+            branch, _, at = which.rpartition("@")
+            return self.version_at(name, at, branch=branch or MAIN)
         with self._catalog.read() as tx:
             if not mark or which == "latest":
                 return version_of(tx, name, None)
             if which.isdecimal():
                 return version_of(tx, name, int(which))
-            tags = {tag.tag: tag.number for tag in statements.tags(tx, name)}
-            if which not in tags:
-                raise NotFound.named(f"tag of dataset {name} called", which, tags)
-            return version_of(tx, name, tags[which])
+            known = {tag.tag: tag.number for tag in statements.tags(tx, name)}
+            if which == MAIN and MAIN not in known:
+                return version_of(tx, name)
+            known |= {line.branch: line.number for line in statements.branches(tx, name)}
+            if which not in known:
+                raise NotFound.named(f"tag or branch of dataset {name} called", which, known)
+            return version_of(tx, name, known[which])
 
     @action("dataset:read", on="name")
     def version(self, name: str, number: int | None = None) -> DatasetVersion:
@@ -61,7 +62,7 @@ class TagMethods:
             return version_of(tx, name, number)
 
     @action("dataset:read", on="name")
-    def version_at(self, name: str, at: str) -> DatasetVersion:
+    def version_at(self, name: str, at: str, *, branch: str = MAIN) -> DatasetVersion:
         """The version that was the latest at a time.
 
         Versions count in the order of their numbers: where the clock of a writer went wrong, one
@@ -69,6 +70,7 @@ class TagMethods:
 
         Args:
             at: ISO 8601; a date is its first instant, and without a zone it is UTC.
+            branch: The line; one that had no version of its own yet had that which it began at.
 
         Raises:
             NotFound: If there is no such dataset, or it had no version yet.
@@ -76,9 +78,12 @@ class TagMethods:
         """
         instant = parse_instant(at)
         with self._catalog.read() as tx:
+            head = version_of(tx, name, branch=branch)
             times = statements.times(tx, name)
-            if not times:
-                raise NotFound.named("dataset", name, statements.names(tx))
+            if branch != MAIN:
+                points = statements.lines(tx, name)
+                line = [*line_of(points, head.number)][::-1]
+                times = [(number, points[number].created_at) for number in line]
             later = (n for n, (_, made) in enumerate(times) if made > instant)
             count = next(later, len(times))
             if not count:
@@ -105,13 +110,13 @@ class TagMethods:
             NotFound: If there is no such version.
             InvalidInput: If no version can be called so.
         """
-        if not _TAG.fullmatch(tag):
-            raise InvalidInput(
-                f"{tag!r} is no name of a tag",
-                hint="letters, digits, _ . and - only, at most 200; not digits alone, not latest",
-            )
+        check_label(tag, "tag")
         with self._catalog.write() as tx:
             version = version_of(tx, name, number)
+            if statements.find_branch(tx, name, tag) is not None:
+                raise Conflict(
+                    f"{name} has a branch called {tag}", hint="give the tag another name"
+                )
             now = _expected(tx, name, tag, expected)
             made = DatasetTag(
                 dataset=name,

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.edges import link, link_all
+from everloop.catalog.edges import link_all
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
-from everloop.core.dataset import DatasetVersion
+from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.chunks import chunks_of, parts_of
 from everloop.data.tree import Change, Load, changes
+from everloop.data.versions import link_before, tell_committed
 from everloop.errors import BackendError
 from everloop.ports.blobs import BlobStore
 
@@ -114,6 +115,8 @@ class FilesDraft(NamedTuple):
     counts: dict[str, int]
     size: int
     files: int
+    branch: str = MAIN
+    merged: int = 0
 
 
 def unstored(blobs: BlobStore, base: str, root: str) -> tuple[list[str], dict[str, int]]:
@@ -169,16 +172,16 @@ def publish_files(
     sources: Iterable[str],
 ) -> DatasetVersion | None:
     """Make a version of a draft; None if its base is no longer the latest one."""
-    latest, base = statements.find_version(tx, draft.name), draft.base
+    latest, base = statements.find_version(tx, draft.name, branch=draft.branch), draft.base
     if (latest.number if latest else 0) != (base.number if base else 0):
         return None
     refs = [external_ref(source) for source in sources]
-    if base is not None and base.root == draft.root:
+    if base is not None and not draft.merged and base.root == draft.root:
         link_all(tx, refs, f"dataset:{base.ref}", "read")
         return base
     version = DatasetVersion(
         dataset=draft.name,
-        number=base.number + 1 if base else 1,
+        number=statements.last_number(tx, draft.name) + 1,
         kind=draft.kind,
         digest=draft.root,
         schema=Schema(()),
@@ -191,15 +194,14 @@ def publish_files(
         root=draft.root,
         files=draft.files,
         size=draft.size,
+        branch=draft.branch,
+        merged=draft.merged,
         created_at=tx.now,
     )
     statements.add_version(tx, version, owner)
     subject = f"dataset:{version.ref}"
     link_all(tx, refs, subject, "read")
-    if base is not None:
-        link(tx, f"dataset:{base.ref}", subject, "replaced")
-    if run_id:
-        link(tx, f"run:{run_id}", subject, "produced")
+    link_before(tx, version, base, "replaced")
     body = {
         "dataset": version.dataset,
         "number": version.number,
@@ -207,9 +209,9 @@ def publish_files(
         "files": version.files,
         "size": version.size,
         **draft.counts,
-        "mode": "replace",
+        "mode": "merge" if version.merged else "replace",
         "run_id": run_id,
         "digest": version.digest,
     }
-    tx.append("dataset.VersionCommitted", subject, body)
+    tell_committed(tx, version, body)
     return version

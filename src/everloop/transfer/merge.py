@@ -36,9 +36,9 @@ __all__ = ["MERGED", "STAYS", "TOLD", "Merger"]
 
 #: Kinds in the order of the report.
 MERGED = (
-    "experiment", "object", "dataset version", "dataset tag", "run", "points", "files",
-    "logged model", "model version", "deleted", "alias", "alias move", "protection", "approval",
-    "verdict", "package", "trace", "row change", "lineage edge", "outside", "event",
+    "experiment", "object", "dataset version", "dataset tag", "dataset branch", "run", "points",
+    "files", "logged model", "model version", "deleted", "alias", "alias move", "protection",
+    "approval", "verdict", "package", "trace", "row change", "lineage edge", "outside", "event",
 )  # fmt: skip
 _BATCH = 200
 #: Objects up to this size are copied together.
@@ -49,6 +49,7 @@ _ENDED = ("finished", "failed", "killed")
 TOLD = (
     "run.Started", "run.Finished", "run.Failed", "run.Resumed", "run.Lost", "run.Deleted",
     "run.Restored", "run.Imported", "dataset.VersionCommitted", "dataset.RowsChanged",
+    "dataset.BranchCommitted",
     "logged_model.Created", "logged_model.Ready", "logged_model.Failed", "logged_model.Deleted",
     "logged_model.Imported", "model.Registered", "model.VersionImported", "model.CardWritten",
     "model.ReferenceSet", "model.StageChanged", "model.VersionApproved", "model.ApprovalWithdrawn",

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from everloop.catalog import tables
 from everloop.catalog.transaction import Transaction
+from everloop.core.dataset import MAIN
 from everloop.tracking.places import OURS, path_within
 from everloop.transfer.report import Findings
 from everloop.transfer.rows import dicts
@@ -84,7 +85,7 @@ class Numbers:
             changed["experiment"] = self._experiment(body["experiment"])
         if before != now:
             changed["merged_from"] = before
-            if kind == "dataset.VersionCommitted":
+            if kind in ("dataset.VersionCommitted", "dataset.BranchCommitted"):
                 changed["number"] = int(now.rpartition("@")[2])
         return changed
 
@@ -115,6 +116,7 @@ def merge_datasets(now: Merging) -> None:
         is_new = here.insert_new(names, dataset)
         known = {} if is_new else _digests(here, name)
         latest = 0 if is_new else max(known, default=0)
+        newest = 0
         for row in sorted(rows, key=lambda item: int(item["number"])):
             number = row["number"]
             findings.add("dataset version", found=1)
@@ -132,18 +134,21 @@ def merge_datasets(now: Merging) -> None:
                 continue
             latest = number if is_new else latest + 1
             fresh = row | {"number": latest}
-            if row["parent"]:
-                fresh["parent"] = numbers.datasets.get((name, row["parent"]), 0)
+            for before in ("parent", "merged"):
+                if row[before]:
+                    fresh[before] = numbers.datasets.get((name, row[before]), 0)
             if not is_new:
                 fresh["note"] = f"{row['note']} (merged from {origin}, {name}@{number})".strip()
             here.execute(versions.insert().values(fresh))
             known[latest] = row["digest"]
+            newest = latest if row["branch"] == MAIN else newest
             numbers.datasets[name, number] = latest
             findings.add("dataset version", imported=1)
-        if not is_new and latest:
-            older = (names.c.name == name) & (names.c.latest < latest)
-            here.execute(names.update().where(older).values(latest=latest))
+        if not is_new and newest:
+            older = (names.c.name == name) & (names.c.latest < newest)
+            here.execute(names.update().where(older).values(latest=newest))
         _merge_tags(now, name)
+        _merge_branches(now, name)
 
 
 def _objects_of(row: dict[str, Any]) -> set[str]:
@@ -169,6 +174,30 @@ def _merge_tags(now: Merging, name: str) -> None:
         else:
             now.here.execute(table.insert().values(row | {"number": number}))
             findings.add("dataset tag", imported=1)
+
+
+def _merge_branches(now: Merging, name: str) -> None:
+    """Merge branches: one that is here stays where it is, and what came of it has its versions."""
+    table, findings = tables.dataset_branches, now.findings
+    query = select(table).where(table.c.dataset == name).order_by(table.c.branch)
+    known = {row["branch"]: row["number"] for row in dicts(now.here, query)}
+    for row in dicts(now.there, query):
+        findings.add("dataset branch", found=1)
+        base, number = (
+            now.numbers.datasets.get((name, row[which]), 0) for which in ("base", "number")
+        )
+        branch = f"{name}@{row['branch']}"
+        if row["branch"] in known:
+            findings.add("dataset branch", there=1)
+            if known[row["branch"]] != number:
+                at = known[row["branch"]]
+                findings.note(f"branch {branch} is here and stays at version {at}, not {number}")
+        elif not number:
+            findings.fail("dataset branch", branch, "its version could not be merged")
+        else:
+            fresh = row | {"base": base, "number": number}
+            now.here.execute(table.insert().values(fresh))
+            findings.add("dataset branch", imported=1)
 
 
 def _digests(tx: Transaction, name: str) -> dict[int, str]:

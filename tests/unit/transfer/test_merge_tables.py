@@ -52,6 +52,7 @@ def fill(ws: Workspace) -> None:
     )
     ws.data.commit("rows", pa.table({"flight": [1, 2], "distance": [1.0, 2.0]}), run_id=run.id)
     ws.data.tag("rows", "2013q1", 1, reason="audited")
+    ws.data.branch("rows", "fix", note="a wrong distance")
     ws.features.apply(feature_set("set", near, time="t", request={"flight": int, "t": "timestamp"}))
     logged = tracking.create_logged_model(placed.id, name="lm", source_run_id=run.id)
     tracking.log_inputs(run.id, [RunInput(dataset="rows", version=1, digest="d")])
