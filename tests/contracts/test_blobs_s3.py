@@ -368,7 +368,7 @@ def test_putting_and_removing_at_once_ends_in_one_state_and_leaks_nothing(
     def act(seed: int) -> None:
         mine, draw = another(store, tmp_path, f"m{seed}"), random.Random(seed)
         try:
-            for _ in range(8):
+            for _ in range(4):
                 some = draw.sample(range(len(data)), 12)
                 if seed % 2:
                     mine.remove_old_many([digests[n] for n in some], limit)
@@ -505,6 +505,31 @@ def test_a_pack_of_which_little_is_left_moves_and_readers_follow(
     assert reader.get_many(digests[:3]) == data[:3]
     assert reader.keep_many(digests) == digests[3:]
     assert sum(age.size for age in reader.ages()) == 3000 + len(b"it is ours")
+
+
+@pytest.mark.parametrize("act", ["remove", "keep"])
+def test_a_pack_that_is_changed_while_it_moves_stays(
+    store: S3Blobs, proxy: FaultProxy, tmp_path: Path, act: str
+) -> None:
+    digests = [digest for digest, _ in store.put_many(items(10, 1000))]
+    other, limit = another(store, tmp_path), time.time() + 1000
+    [old] = keys(store, "packs")
+
+    def harm(asked: Asked) -> None:
+        if asked.method == "PUT" and "packs/" in asked.key and "marks/" not in asked.key:
+            proxy.harm = lambda asked: None
+            assert other.keep(digests[9]) if act == "keep" else other.remove_old(digests[9], limit)
+
+    proxy.harm = harm
+    assert len(store.remove_old_many(digests[:7], limit)) == 7
+    for one in (store, other, another(store, tmp_path, "third")):
+        assert one.missing(digests) == digests[:7] + (digests[9:] if act == "remove" else [])
+    assert keys(store, "packs") == [old] or act == "remove"
+    store.remove_leftovers(limit)
+    assert len(keys(store, "packs")) == 1
+    assert keys(store, "packs") != [old]
+    left = another(store, tmp_path, "fourth")
+    assert left.missing(digests) == digests[:7] + (digests[9:] if act == "remove" else [])
 
 
 def test_a_forked_child_is_refused_and_does_not_hang(s3: str, s3_endpoint: str) -> None:
