@@ -136,6 +136,10 @@ def test_short_troubles_are_outlasted(store: S3Blobs, proxy: FaultProxy, kind: s
         proxy.first(1, kind, lambda asked: asked.method == "PUT" and "marks/" in asked.key)
         assert store.keep(digest)
     assert sorted(store.digests()) == sorted([digest, blake3(b"it is ours").hexdigest()])
+    proxy.first(1, kind, lambda asked: asked.method == "PUT" and "marks/" in asked.key)
+    assert store.remove_old(digest, time.time() + 100)
+    assert len(keys(store, "objects")) == 1
+    assert keys(store, "marks") == []
 
 
 def test_a_body_that_breaks_off_is_asked_for_again(
@@ -357,6 +361,28 @@ def test_whoever_is_first_wins_between_keeping_and_removing(
     assert another(store, tmp_path, "third").get(digest) == data[0]
 
 
+def test_what_is_renewed_while_it_is_being_removed_stays(
+    store: S3Blobs, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    own, packed = store.put(b"own" * 100_000)[0], store.put_many([b"a", b"b"])[0][0]
+    assert store.keep_many([own, packed]) == []  # so both have a mark
+    limit = max(age.put_at for age in store.ages()) + 1
+    while time.time() < limit + 0.05:
+        time.sleep(0.05)
+    other = another(store, tmp_path)
+    for digest in (own, packed):
+        for renewed in (True, False):  # between reading the mark and replacing it
+
+            def harm(asked: Asked, digest: str = digest) -> None:
+                if asked.method == "PUT" and "marks/" in asked.key:
+                    proxy.harm = lambda asked: None
+                    assert other.keep(digest)
+
+            proxy.harm = harm if renewed else (lambda asked: None)
+            assert not store.remove_old(digest, limit)
+        assert store.exists(digest)
+
+
 def test_putting_and_removing_at_once_ends_in_one_state_and_leaks_nothing(
     store: S3Blobs, tmp_path: Path
 ) -> None:
@@ -505,6 +531,11 @@ def test_a_pack_of_which_little_is_left_moves_and_readers_follow(
     assert reader.get_many(digests[:3]) == data[:3]
     assert reader.keep_many(digests) == digests[3:]
     assert sum(age.size for age in reader.ages()) == 3000 + len(b"it is ours")
+    assert len(reader.remove_old_many(digests[:3], time.time() + 100)) == 3
+    assert len(list(store.digests())) == len(list(reader.digests())) == 1
+    fresh = [digest for digest, _ in store.put_many(data)]
+    assert len(reader.remove_old_many(fresh, time.time() + 100)) == 10
+    assert len(list(store.digests())) == 1
 
 
 @pytest.mark.parametrize("act", ["remove", "keep"])
