@@ -9,6 +9,7 @@ once, and its name is never used again. What is read goes through a cache on thi
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,10 +130,7 @@ class S3Blobs:
                 target.write(hasher.digest()[:head])
         except OSError as error:
             file.unlink(missing_ok=True)
-            raise BackendError(
-                f"could not store an object: {error.strerror or error} ({file.parent})",
-                hint="free space or check the rights of the folder, then do it again",
-            ) from error
+            raise self._cache.failed(error) from error
         except BaseException:
             file.unlink(missing_ok=True)
             raise
@@ -229,7 +227,7 @@ class S3Blobs:
         file = self._cache.waiting() if entry.size <= self._cache.bound / 4 else None
         hasher = blake3()
         try:
-            with open(file or "/dev/null", "wb") as target:
+            with open(file or os.devnull, "wb") as target:
                 for piece in self._bucket.pieces(entry.key, 0, entry.size):
                     hasher.update(piece)
                     target.write(piece)
@@ -240,20 +238,24 @@ class S3Blobs:
                 self._cache.take(file, digest, entry.size)
         except Absent:
             raise NotFound(f"no object {digest}", hint="it was removed while it was read") from None
+        except OSError as error:
+            raise self._cache.failed(error) from error
         finally:
             if file is not None:
                 file.unlink(missing_ok=True)
 
     def path(self, digest: str) -> Path:
         check_digests((digest,))
-        for _ in range(2):
+        damage: EverloopError
+        for _ in range(2):  # what was damaged on its way is asked for once more
             file = self._cache.path(digest)
             if file is not None:
                 return file
             file = self._cache.waiting()
             try:
-                size = self._receive(digest, file)
-                return self._cache.take(file, digest, size)
+                return self._cache.take(file, digest, self._receive(digest, file))
+            except OSError as error:
+                raise self._cache.failed(error) from error
             except EverloopError as error:
                 damage = error
             finally:
@@ -272,12 +274,7 @@ class S3Blobs:
                     hasher.update(piece)
                     target.write(piece)
         except Absent:
-            raise NotFound(f"no object {digest}") from None
-        except OSError as error:
-            raise BackendError(
-                f"an object could not be cached in {file.parent}: {error.strerror or error}",
-                hint="free space or check the rights of the folder, then do it again",
-            ) from error
+            raise NotFound(f"no object {digest}", hint="it was removed while it was read") from None
         if hasher.hexdigest() != digest:
             raise self._corrupt(digest, own[0].key)
         return own[0].size
