@@ -21,7 +21,7 @@ from blake3 import blake3
 from everloop.backends.blobs.cache import FileCache
 from everloop.backends.blobs.digests import check_digests, digest_of_pieces
 from everloop.backends.blobs.pack_format import portions
-from everloop.backends.blobs.s3_bucket import Absent, Bucket, Entry, Refused, side_by_side
+from everloop.backends.blobs.s3_bucket import PIECE, Absent, Bucket, Entry, Refused, side_by_side
 from everloop.backends.blobs.s3_marks import Mark, Marks
 from everloop.backends.blobs.s3_packs import Pack, Packs
 from everloop.backends.blobs.s3_parts import PartKeys
@@ -93,9 +93,10 @@ class S3Blobs:
             # Seen twice: what is there already is only read, however large it is.
             digest, size = digest_of_pieces(data)
             if not self._keep_whole(digest, size):
-                self._bucket.put_pieces(_new_key(digest), data) if size else self._upload(
-                    digest, b""
-                )
+                if size <= PIECE:
+                    self._upload(digest, b"".join(data))
+                else:
+                    self._bucket.put_pieces(_new_key(digest), data)
             return digest, size
         pieces = iter(lambda: data.read(_CHUNK), b"") if hasattr(data, "read") else data
         file, digest, size = self._spool(pieces)
@@ -218,9 +219,23 @@ class S3Blobs:
             pieces = self._flow(digest, own[0])
         else:
             # In a pack that is not known here yet, or nowhere.
-            pieces = _file_pieces(file) if file is not None else [self.get(digest)]
+            pieces = self._cached(digest, file) if file is not None else [self.get(digest)]
         for piece in pieces:
             yield from (piece[at : at + chunk] for at in range(0, len(piece), chunk))
+
+    def _cached(self, digest: str, file: Path) -> Iterator[bytes]:
+        hasher = blake3()
+        with open(file, "rb", buffering=0) as source:
+            while piece := source.read(_CHUNK):
+                hasher.update(piece)
+                yield piece
+        if hasher.hexdigest() != digest:
+            self._cache.drop([digest])
+            raise BackendError(
+                f"the copy of object {digest} in {file} was damaged",
+                hint="do it again: it is fetched anew",
+                details={"digest": digest},
+            )
 
     def _flow(self, digest: str, entry: Entry) -> Iterator[bytes]:
         """The pieces of a large object, which is then in the cache unless it is too large."""
@@ -576,9 +591,3 @@ def _note(found: dict[str, ObjectAge], age: ObjectAge) -> None:
     known = found.get(age.digest)
     if known is None or known.put_at < age.put_at:
         found[age.digest] = age
-
-
-def _file_pieces(file: Path) -> Iterator[bytes]:
-    with open(file, "rb", buffering=0) as source:
-        while piece := source.read(_CHUNK):
-            yield piece
