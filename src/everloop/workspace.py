@@ -127,9 +127,9 @@ def open_workspace(
     where = os.fspath(location) if location is not None else found.location
     if not where:
         raise InvalidInput("the location of a workspace must not be empty")
-    if objects and "://" not in objects:
+    if objects and ("://" not in objects or where.startswith(("http://", "https://"))):
         raise InvalidInput(
-            f"objects={objects!r} must be a URL",
+            "objects= is a URL, for a workspace that is opened here and not through a server",
             hint="as in s3://bucket/prefix; EVERLOOP_OBJECTS may be a folder of this machine",
         )
     return Workspace(

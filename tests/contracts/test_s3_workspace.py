@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ import pyarrow as pa
 import pytest
 
 import everloop as ev
+from everloop import settings
 from everloop.backends.blobs.s3_bucket import Bucket
 from everloop.core.context import using
 from everloop.core.schema import Field, Schema
 from everloop.core.time import ManualClock
 from everloop.data import collect
-from everloop.errors import BackendError, InvalidInput, NotFound, StateError
+from everloop.errors import BackendError, InvalidInput, MissingExtra, NotFound, StateError
 from everloop.workspace import Workspace
 from tests.contracts.test_collect import check, fill
 from tests.workspaces import START
@@ -192,6 +194,32 @@ def test_places_that_are_none(objects: str, tmp_path: Path) -> None:
     with ev.open(tmp_path / "w") as ws:  # and it was not remembered
         ws.objects.put(b"x")
     assert b"hush" not in (tmp_path / "w" / "catalog.sqlite").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", 10**10), ("250MB", 250 * 10**6), ("7", 7), (" 2 T ", 2 * 10**12)]
+)
+def test_the_bound_of_the_cache_is_a_setting(
+    text: str, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERLOOP_OBJECT_CACHE", text)
+    assert settings.load().object_cache == found
+    monkeypatch.setenv("EVERLOOP_OBJECT_CACHE", "a lot")
+    with pytest.raises(InvalidInput, match="EVERLOOP_OBJECT_CACHE"):
+        settings.load()
+
+
+def test_objects_beside_a_server_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="not through a server"):
+        ev.open("http://127.0.0.1:1", objects="s3://bucket/x")
+
+
+def test_without_obstore_the_install_line_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtra, match=r"everloop\[s3\]"):
+        ev.open(tmp_path / "w", objects="s3://bucket/x")
 
 
 def test_a_commit_that_loses_the_server_leaves_the_version_before(

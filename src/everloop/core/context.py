@@ -105,7 +105,7 @@ class Place(NamedTuple):
 
     Attributes:
         location: As :func:`everloop.open` takes it; no path in it is relative.
-        objects: Folder of the objects; empty for a server.
+        objects: Folder or URL of the objects; empty for a server.
         token: What a server is shown; empty where none is needed.
         actor: Whom events name.
     """

@@ -51,7 +51,7 @@ class FileCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
         self._verified[digest] = size
         return file
 
@@ -87,7 +87,7 @@ class FileCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
         return folder / new_id()
 
     def take(self, temporary: Path, digest: str, size: int) -> Path:
@@ -157,7 +157,8 @@ class FileCache:
         except FileNotFoundError:
             pass  # its writer lives
 
-    def _failed(self, error: OSError) -> BackendError:
+    def failed(self, error: OSError) -> BackendError:
+        """What is to be said of a fault of this machine's disk."""
         return BackendError(
             f"the cache of objects in {self._root} cannot be used: {error.strerror or error}",
             hint="free space or check the rights of the folder, then do it again",

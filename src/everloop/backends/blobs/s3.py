@@ -9,6 +9,7 @@ once, and its name is never used again. What is read goes through a cache on thi
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from blake3 import blake3
 from everloop.backends.blobs.cache import FileCache
 from everloop.backends.blobs.digests import check_digests, digest_of_pieces
 from everloop.backends.blobs.pack_format import portions
-from everloop.backends.blobs.s3_bucket import Absent, Bucket, Entry, Refused, side_by_side
+from everloop.backends.blobs.s3_bucket import PIECE, Absent, Bucket, Entry, Refused, side_by_side
 from everloop.backends.blobs.s3_marks import Mark, Marks
 from everloop.backends.blobs.s3_packs import Pack, Packs
 from everloop.backends.blobs.s3_parts import PartKeys
@@ -92,9 +93,10 @@ class S3Blobs:
             # Seen twice: what is there already is only read, however large it is.
             digest, size = digest_of_pieces(data)
             if not self._keep_whole(digest, size):
-                self._bucket.put_pieces(_new_key(digest), data) if size else self._upload(
-                    digest, b""
-                )
+                if size <= PIECE:
+                    self._upload(digest, b"".join(data))
+                else:
+                    self._bucket.put_pieces(_new_key(digest), data)
             return digest, size
         pieces = iter(lambda: data.read(_CHUNK), b"") if hasattr(data, "read") else data
         file, digest, size = self._spool(pieces)
@@ -129,10 +131,7 @@ class S3Blobs:
                 target.write(hasher.digest()[:head])
         except OSError as error:
             file.unlink(missing_ok=True)
-            raise BackendError(
-                f"could not store an object: {error.strerror or error} ({file.parent})",
-                hint="free space or check the rights of the folder, then do it again",
-            ) from error
+            raise self._cache.failed(error) from error
         except BaseException:
             file.unlink(missing_ok=True)
             raise
@@ -220,16 +219,30 @@ class S3Blobs:
             pieces = self._flow(digest, own[0])
         else:
             # In a pack that is not known here yet, or nowhere.
-            pieces = _file_pieces(file) if file is not None else [self.get(digest)]
+            pieces = self._cached(digest, file) if file is not None else [self.get(digest)]
         for piece in pieces:
             yield from (piece[at : at + chunk] for at in range(0, len(piece), chunk))
+
+    def _cached(self, digest: str, file: Path) -> Iterator[bytes]:
+        hasher = blake3()
+        with open(file, "rb", buffering=0) as source:
+            while piece := source.read(_CHUNK):
+                hasher.update(piece)
+                yield piece
+        if hasher.hexdigest() != digest:
+            self._cache.drop([digest])
+            raise BackendError(
+                f"the copy of object {digest} in {file} was damaged",
+                hint="do it again: it is fetched anew",
+                details={"digest": digest},
+            )
 
     def _flow(self, digest: str, entry: Entry) -> Iterator[bytes]:
         """The pieces of a large object, which is then in the cache unless it is too large."""
         file = self._cache.waiting() if entry.size <= self._cache.bound / 4 else None
         hasher = blake3()
         try:
-            with open(file or "/dev/null", "wb") as target:
+            with open(file or os.devnull, "wb") as target:
                 for piece in self._bucket.pieces(entry.key, 0, entry.size):
                     hasher.update(piece)
                     target.write(piece)
@@ -240,20 +253,24 @@ class S3Blobs:
                 self._cache.take(file, digest, entry.size)
         except Absent:
             raise NotFound(f"no object {digest}", hint="it was removed while it was read") from None
+        except OSError as error:
+            raise self._cache.failed(error) from error
         finally:
             if file is not None:
                 file.unlink(missing_ok=True)
 
     def path(self, digest: str) -> Path:
         check_digests((digest,))
-        for _ in range(2):
+        damage: EverloopError
+        for _ in range(2):  # what was damaged on its way is asked for once more
             file = self._cache.path(digest)
             if file is not None:
                 return file
             file = self._cache.waiting()
             try:
-                size = self._receive(digest, file)
-                return self._cache.take(file, digest, size)
+                return self._cache.take(file, digest, self._receive(digest, file))
+            except OSError as error:
+                raise self._cache.failed(error) from error
             except EverloopError as error:
                 damage = error
             finally:
@@ -272,12 +289,7 @@ class S3Blobs:
                     hasher.update(piece)
                     target.write(piece)
         except Absent:
-            raise NotFound(f"no object {digest}") from None
-        except OSError as error:
-            raise BackendError(
-                f"an object could not be cached in {file.parent}: {error.strerror or error}",
-                hint="free space or check the rights of the folder, then do it again",
-            ) from error
+            raise NotFound(f"no object {digest}", hint="it was removed while it was read") from None
         if hasher.hexdigest() != digest:
             raise self._corrupt(digest, own[0].key)
         return own[0].size
@@ -579,9 +591,3 @@ def _note(found: dict[str, ObjectAge], age: ObjectAge) -> None:
     known = found.get(age.digest)
     if known is None or known.put_at < age.put_at:
         found[age.digest] = age
-
-
-def _file_pieces(file: Path) -> Iterator[bytes]:
-    with open(file, "rb", buffering=0) as source:
-        while piece := source.read(_CHUNK):
-            yield piece

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from everloop.errors import BackendError, InvalidInput, MissingExtra, StateError
 
-__all__ = ["Absent", "Bucket", "Entry", "Refused", "side_by_side"]
+__all__ = ["PIECE", "Absent", "Bucket", "Entry", "Refused", "side_by_side"]
 
 #: The most that one request carries: what is larger goes, and comes, in several.
 PIECE = 8 << 20
@@ -82,7 +82,7 @@ class Bucket:
             ) from error
         self._obstore: Any = obstore
         self._errors: Any = exceptions
-        options: Any = {"endpoint": endpoint} if endpoint else {}
+        options: Any = {"endpoint": endpoint.rstrip("/")} if endpoint else {}
         try:
             self._store: Any = S3Store(
                 name,
@@ -132,7 +132,7 @@ class Bucket:
             lambda: self._obstore.put(
                 self._store,
                 self._prefix + key,
-                iter(pieces),
+                _views(pieces),
                 use_multipart=True,
                 chunk_size=PIECE,
                 max_concurrency=_AHEAD,
@@ -285,6 +285,14 @@ class Bucket:
             hint=hint,
             details={"bucket": self._bucket, "code": code},
         )
+
+
+def _views(pieces: Iterable[Any]) -> Iterator[memoryview]:
+    """The pieces as obstore takes them: plain bytes, none of them empty."""
+    for piece in pieces:
+        view = memoryview(piece)
+        if view.nbytes:
+            yield view.cast("B")
 
 
 def _parsed(url: str) -> tuple[str, str]:

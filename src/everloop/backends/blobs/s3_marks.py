@@ -116,6 +116,10 @@ class Marks:
                 return mark._replace(gone=gone, dead=removed is None, at=last)
         raise self._busy(carrier)
 
+    def retire(self, carrier: str, mark: Mark) -> bool:
+        """Say that all of a carrier is removed, if its mark is still this one; whether it was."""
+        return self._swap(carrier, mark, mark.gone, dead=True, at=mark.at)
+
     def forget(self, carriers: Iterable[str]) -> None:
         """Drop the marks of carriers that are not there any more."""
         self._bucket.delete([_key(carrier) for carrier in carriers])

@@ -73,7 +73,7 @@ class Packs:
         self._packs: dict[str, Pack] = {}
         self._places: dict[bytes, tuple[Pack, ...]] = {}
 
-    def put(self, objects: Mapping[str, bytes]) -> None:
+    def put(self, objects: Mapping[str, bytes]) -> Pack:
         """Write a pack of these objects, by digest."""
         entries = laid_out(objects)
         key = f"{PACKS}/{new_id()}"
@@ -81,7 +81,9 @@ class Packs:
         self._bucket.put(key, b"".join((*objects.values(), end)))
         self._remember(key, end)
         with self._lock:
-            self._take(Pack(key, entries, 0.0, self._turn))
+            pack = Pack(key, entries, 0.0, self._turn)
+            self._take(pack)
+        return pack
 
     def holding(self, digest: str) -> list[Pack]:
         """The packs that have an object, as far as is known here."""
@@ -155,11 +157,7 @@ class Packs:
         return gone
 
     def remove(self, pack: Pack, digests: set[bytes], before: float | None) -> bool:
-        """Remove objects of a pack, unless it was wanted since `before`; whether it did.
-
-        When less than half is left, that moves to a new pack. The new one is there before the old
-        one is said to be gone: whoever is refused by the old one finds it.
-        """
+        """Remove objects of a pack, unless it was wanted since `before`; whether it did."""
         if not pack.at and before is not None:
             return False  # it was put after we looked
         mark = self._marks.remove(pack.key, pack.at, digests, before)
@@ -170,25 +168,44 @@ class Packs:
         return True
 
     def compact(self, pack: Pack) -> None:
-        """Move what is left of a pack to a new one if that is less than half of it."""
-        left = [key for key in pack.entries if key not in pack.mark.gone]
-        kept = sum(pack.entries[key][1] for key in left)
-        whole = sum(size for _, size in pack.entries.values())
-        if not pack.entries or (left and kept >= whole / 2):
+        """Move what is left of a pack to a new one if that is less than half of it.
+
+        The new one is there before the old one is said to be gone: whoever is refused by the old
+        one finds it.
+        """
+        if not self._is_sparse(pack):
             return
-        if left:
+        mark = pack.mark = self._marks.read(pack.key)
+        if mark.dead or not self._is_sparse(pack):
+            return
+        moved = None
+        if left := [key for key in pack.entries if key not in mark.gone]:
             try:
                 data = self._bucket.get(pack.key)[0]
             except Absent:  # another collection moved it
                 self.drop(pack)
                 return
             places = {key: pack.entries[key] for key in left}
-            self.put({key.hex(): data[at : at + size] for key, (at, size) in places.items()})
-        # A keeper that was first stops this, and both packs stay: the next collection goes on.
-        if self._marks.remove(pack.key, pack.at, None, pack.mark.at + 1) is not None:
-            self._bucket.delete([pack.key])
-            self._marks.forget([pack.key])
-            self.drop(pack)
+            moved = self.put(
+                {key.hex(): data[at : at + size] for key, (at, size) in places.items()}
+            )
+        if self._marks.retire(pack.key, mark):
+            self._delete(pack)
+        elif moved is not None and self._marks.retire(moved.key, Mark()):
+            # More of the old one was kept or removed meanwhile, and nobody wanted the new one.
+            self._delete(moved)
+
+    def _is_sparse(self, pack: Pack) -> bool:
+        left = sum(size for key, (_, size) in pack.entries.items() if key not in pack.mark.gone)
+        whole = sum(size for _, size in pack.entries.values())
+        is_empty = pack.entries.keys() <= pack.mark.gone
+        return bool(pack.entries) and (is_empty or left < whole / 2)  # none are of a damaged one
+
+    def _delete(self, pack: Pack) -> None:
+        """Delete a pack that is marked as removed, then its mark."""
+        self._bucket.delete([pack.key])
+        self._marks.forget([pack.key])
+        self.drop(pack)
 
     def drop(self, pack: Pack) -> None:
         """Forget a pack that is gone from the bucket."""
