@@ -215,6 +215,20 @@ def test_what_both_changed_is_named_and_decided_by_a_strategy(data: DataService)
     assert read(data, "d") == {1: (5.0, "t"), 2: (2.0, "t"), 3: (2.5, "t"), 6: (None, "six")}
 
 
+def test_rows_keep_their_places_between_rows_that_the_other_line_changed(
+    data: DataService,
+) -> None:
+    rows: dict[int, Row] = {n: (float(n), "a") for n in range(30)}
+    commit(data, rows)
+    data.branch("d", "fix")
+    commit(data, {n: (x, "b" if n % 3 else s) for n, (x, s) in rows.items()}, "fix")
+    commit(data, {n: (x if n % 2 else -1.0, s) for n, (x, s) in rows.items()})
+    data.merge("d", "fix")
+    found = read(data, "d")
+    assert list(found) == list(range(30))
+    assert found == {n: (float(n) if n % 2 else -1.0, "b" if n % 3 else "a") for n in range(30)}
+
+
 def test_what_was_merged_and_taken_back_stays_taken_back(data: DataService) -> None:
     commit(data, ROWS)
     data.branch("d", "fix")
