@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+import everloop as ev
+from everloop.core.context import using
+
 LISTS = [["data", "list"], ["model", "list"], ["run", "list"], ["deploy", "status"], ["events"]]
 
 
@@ -225,7 +228,6 @@ def test_a_fan_out_of_a_file_reaches_its_workers_and_can_be_forced(tmp_path: Pat
 
 
 def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
-    import everloop as ev
 
     with ev.open(tmp_path / ".everloop") as ws:
         ids = []
@@ -279,3 +281,27 @@ def test_a_directory_is_added_compared_and_checked_out(project: Path) -> None:
     assert damage["paths"] == ["photos@2/cats/\\xff"]
     assert "no tag or branch of dataset photos called 'x'" in data("ls", "photos@x", code=5)
     assert "versions of two datasets" in data("diff", "photos@1", "rows@1", code=2)
+
+
+def test_a_branch_in_conflict_is_told_and_decided(project: Path) -> None:
+    fields = (ev.Field("id", "int64", nullable=False), ev.Field("x", "string"))
+    schema = ev.Schema(fields, key=("id",))
+    with ev.open(project / ".everloop") as ws, using(ws):
+        ev.commit("loans", {"id": [1, 2], "x": ["a", "b"]}, schema=schema)
+        ws.data.branch("loans", "fix")
+        ev.commit("loans@fix", {"id": [1, 2], "x": ["theirs", "b"]})
+        ev.commit("loans", {"id": [1, 2], "x": ["ours", "b"]})
+    refused = everloop("data", "merge", "loans@fix", cwd=project)
+    assert refused.returncode == 6
+    assert "id 1 x: 'a' became 'ours' and 'theirs'" in refused.stderr
+    done = everloop("data", "merge", "loans@fix", "--strategy", "theirs", cwd=project)
+    assert '{"id": 1}\tx\ta\tours\ttheirs' in done.stdout.splitlines()
+    log = json.loads(everloop("data", "log", "loans", "--all", "--json", cwd=project).stdout)
+    assert [(v["number"], v["branch"], v["merged"]) for v in log] == [
+        (4, "main", 2), (3, "main", 0), (2, "fix", 0), (1, "main", 0),
+    ]  # fmt: skip
+    exported = everloop("data", "export", "loans", "--to", "out", "--json", cwd=project)
+    assert json.loads(exported.stdout)["version"] == "loans@4"
+    again = everloop("data", "export", "loans", "--to", "out", cwd=project)
+    assert (again.returncode, "export to a new folder" in again.stderr) == (6, True)
+    assert everloop("data", "merge", "loans", cwd=project).returncode == 2

@@ -36,6 +36,10 @@ ROWS = {1: (0.5, "a"), 2: (1.5, "b"), 3: (2.5, None), 4: (None, "d")}
 Row = tuple[float | None, str | None]
 
 
+#: What is said of rows here hangs on no database.
+anywhere = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
+
 def table(rows: dict[int, Row], **more: list[Any]) -> pa.Table:
     return pa.table(
         {
@@ -215,6 +219,22 @@ def test_what_both_changed_is_named_and_decided_by_a_strategy(data: DataService)
     assert read(data, "d") == {1: (5.0, "t"), 2: (2.0, "t"), 3: (2.5, "t"), 6: (None, "six")}
 
 
+@anywhere
+def test_rows_keep_their_places_between_rows_that_the_other_line_changed(
+    data: DataService,
+) -> None:
+    rows: dict[int, Row] = {n: (float(n), "a") for n in range(30)}
+    commit(data, rows)
+    data.branch("d", "fix")
+    commit(data, {n: (x, "b" if n % 3 else s) for n, (x, s) in rows.items()}, "fix")
+    commit(data, {n: (x if n % 2 else -1.0, s) for n, (x, s) in rows.items()})
+    data.merge("d", "fix")
+    found = read(data, "d")
+    assert list(found) == list(range(30))
+    assert found == {n: (float(n) if n % 2 else -1.0, "b" if n % 3 else "a") for n in range(30)}
+
+
+@anywhere
 def test_what_was_merged_and_taken_back_stays_taken_back(data: DataService) -> None:
     commit(data, ROWS)
     data.branch("d", "fix")
@@ -228,6 +248,7 @@ def test_what_was_merged_and_taken_back_stays_taken_back(data: DataService) -> N
     assert read(data, "d") == ROWS
 
 
+@anywhere
 def test_schemas_are_merged_by_column(data: DataService) -> None:
     def fields(*more: Field, **replaced: Field) -> Schema:
         kept = [replaced.get(field.name, field) for field in KEYED.fields]
@@ -282,6 +303,7 @@ def test_schemas_are_merged_by_column(data: DataService) -> None:
         data.merge("d", "strict")
 
 
+@anywhere
 def test_tables_without_a_key_are_merged_where_that_has_one_answer(data: DataService) -> None:
     def log(*values: int) -> pa.Table:
         return pa.table({"n": pa.array(values, pa.int64())})
@@ -298,6 +320,7 @@ def test_tables_without_a_key_are_merged_where_that_has_one_answer(data: DataSer
     assert data.read("d", data.merge("d", "more", strategy="theirs").version.number).num_rows == 1
 
 
+@anywhere
 def test_a_merge_that_lost_a_race_looks_again(
     catalog: Catalog, blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +479,7 @@ def test_directories_are_merged_by_path(tmp_path: Path, clock: ManualClock) -> N
 # --- duplicate keys -------------------------------------------------------------------------------
 
 
+@anywhere
 def test_of_rows_with_one_key_the_last_may_stay(data: DataService) -> None:
     doubled = pa.concat_tables([table(ROWS), table({2: (22.0, "last"), 1: (11.0, "last")})])
     with pytest.raises(InvalidInput, match=r"key\.unique 2") as refused:

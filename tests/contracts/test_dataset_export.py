@@ -362,6 +362,26 @@ def test_tables_that_point_elsewhere_or_lack_files_are_refused(
         ev.import_table(tmp_path / "empty", "hostile")
 
 
+def test_parquet_files_of_several_schemas_and_partitions_are_one_table(
+    here: Workspace, tmp_path: Path
+) -> None:
+    for folder, rows in (
+        ("year=2012", {"n": pa.array([1], pa.int32())}),
+        ("year=2013", {"n": pa.array([2, 3], pa.int64()), "late": [True, None]}),
+    ):
+        (tmp_path / "t" / folder).mkdir(parents=True)
+        pq.write_table(pa.table(rows), tmp_path / "t" / folder / "part-0.parquet")
+    (tmp_path / "t/_tmp").mkdir()
+    (tmp_path / "t/_tmp/half.parquet").write_bytes(b"PAR1")
+    with using(here):
+        ev.import_table(tmp_path / "t", "partitioned")
+        assert ev.read("partitioned").to_arrow().sort_by("n").to_pydict() == {
+            "n": [1, 2, 3],
+            "year": [2012, 2013, 2013],
+            "late": [None, True, None],
+        }
+
+
 def test_a_foreign_table_is_taken_in_by_version(here: Workspace, tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path / "t", pa.table({"n": [1, 2]}))
     deltalake.write_deltalake(tmp_path / "t", pa.table({"n": [3]}), mode="append")

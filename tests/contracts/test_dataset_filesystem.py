@@ -43,6 +43,10 @@ def registered() -> None:
     fsspec.register_implementation("everloop", EverloopFileSystem, clobber=True)
 
 
+#: A database makes no difference to files; a server between does.
+places = pytest.mark.parametrize("ws", ["sqlite", "remote"], indirect=True)
+
+
 def rows(count: int, **changed: float) -> pa.Table:
     x = np.arange(count) / 4
     for at, value in changed.items():
@@ -60,6 +64,7 @@ def test_the_package_registers_the_file_system() -> None:
     assert getattr(found, name) is EverloopFileSystem
 
 
+@places
 def test_every_reader_has_the_rows_of_a_version(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +96,7 @@ def test_every_reader_has_the_rows_of_a_version(
         assert sum(pq.read_metadata(p).num_rows for p in ev.paths(ref)) == wanted.num_rows
 
 
+@places
 def test_files_are_listed_and_read_in_ranges(ws: Workspace, tmp_path: Path) -> None:
     big = np.random.default_rng(1).bytes(5 << 20)
     make(tmp_path / "in", {"a/one": b"0123456789", "a/b/two": b"2", "big": big})
@@ -126,6 +132,7 @@ def test_files_are_listed_and_read_in_ranges(ws: Workspace, tmp_path: Path) -> N
         fs.open("photos/a")
 
 
+@places
 def test_a_transaction_is_one_version_or_none(ws: Workspace) -> None:
     fs = EverloopFileSystem()
     with fs.transaction:
@@ -172,6 +179,7 @@ def test_a_transaction_is_one_version_or_none(ws: Workspace) -> None:
     assert ws.files.verify().damaged == ()
 
 
+@places
 def test_only_lines_of_directories_are_written_to(ws: Workspace, tmp_path: Path) -> None:
     fs = EverloopFileSystem()
     fs.pipe("photos/a", b"1")
@@ -211,6 +219,21 @@ def test_writers_at_once_lose_nothing(tmp_path: Path, clock: ManualClock) -> Non
                 done.result()
         assert len(ev.read("photos")) == 20
         assert ws.data.version("photos").number == 20
+        # A directory that one leaves empty is not taken from under what another puts there.
+        for n in range(1, 5):
+            fs[0].rm(f"photos/0/{n}")
+        with fs[0].transaction:
+            fs[0].rm("photos/0/0")
+            fs[1].pipe("photos/0/new", b"new")
+        assert fs[2].find("photos/0") == ["photos/0/new"]
+        # And what is copied between two datasets within a transaction is there in both.
+        with fs[0].transaction:
+            fs[0].pipe("later/x", b"x")
+            fs[0].pipe("photos/copied", b"of a transaction")
+            fs[0].cp_file("photos/copied", "later/copied")
+            assert fs[0].cat("later/copied") == b"of a transaction"
+        assert ev.read("later")["copied"] == b"of a transaction"
+        assert ws.files.verify().damaged == ()
 
 
 def _read(fs: Any) -> bytes:

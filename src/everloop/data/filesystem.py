@@ -117,7 +117,10 @@ class _Stage:
 
 
 class _Transaction(Transaction):  # type: ignore[misc]
-    """All that is written within becomes one version of each dataset, or nothing does."""
+    """All that is written within to a dataset becomes one version of it, or nothing does.
+
+    Of several datasets one is made after the other.
+    """
 
     def __init__(self, fs: EverloopFileSystem, **options: Any) -> None:
         super().__init__(fs, **options)
@@ -336,6 +339,9 @@ class EverloopFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 self.pipe_file(path2, self.cat_file(path1))
                 return None
             # No byte is moved: the same content, under another name.
+            staged = self._stages.get((source.dataset, source.which or MAIN))
+            if staged is not None and source.dataset != target.dataset:
+                staged.store()
             with self._writing(target, path2) as stage:
                 stage.apply({target.path: entry})
             return None
@@ -379,7 +385,10 @@ class EverloopFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def publish(self) -> None:
         """Make a version of each line that was written to."""
         with self._lock:
-            for stage in list(self._stages.values()):
+            stages = list(self._stages.values())
+            for stage in stages:  # one may have a file that was copied from another
+                stage.store()
+            for stage in stages:
                 self._publish(stage)
             self._stages.clear()
 
@@ -411,7 +420,10 @@ class EverloopFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 base = self._home.data.find(f"{stage.dataset}@{stage.branch}")
             stage = _Stage(self._home, stage.dataset, stage.branch, base)
             for path, entry in edits.items():
-                stage.apply({path: entry})
+                # What others put into a directory that was left empty here stays.
+                here = find(stage.load, stage.root, path) if entry is not None else None
+                if entry is None or entry.kind != "d" or here is None or here.kind != "d":
+                    stage.apply({path: entry})
         raise Conflict(f"others commit to {stage.dataset} all the time", hint="write again")
 
     @contextmanager

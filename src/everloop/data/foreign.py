@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
@@ -151,8 +152,13 @@ def _parquet(folder: Path, _: int | None) -> pa.Table:
         raise NotFound(f"there are no Parquet files in {folder}", hint="they end in .parquet")
     _refuse_outside((str(path) for path in files), folder)
     options: Any = {"partition_base_dir": str(folder), "partitioning": "hive"}
-    found = dataset.dataset([str(path) for path in files], format="parquet", **options)
-    return found.to_table()
+    paths = [str(path) for path in files]
+    found = dataset.dataset(paths, format="parquet", **options)
+    # Of itself a dataset has the columns of its first file, and leaves out what others have more.
+    every = [found.schema, *(pq.read_schema(path) for path in files)]
+    whole = pa.unify_schemas(every, promote_options="permissive")
+    whole = whole.remove_metadata()
+    return dataset.dataset(paths, schema=whole, format="parquet", **options).to_table()
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -175,11 +181,12 @@ def _lance(folder: Path, at: int | None) -> pa.Table:
     except ImportError as error:
         raise MissingExtra.of("lance", "a Lance dataset") from error
     found = lance.dataset(folder, version=at)
-    files = [
-        str(folder / "data" / file.path)
-        for fragment in found.get_fragments()
-        for file in fragment.data_files()
-    ]
+    files = []
+    for fragment in found.get_fragments():
+        for file in fragment.data_files():
+            # A file of another base lies in a folder that the manifest names.
+            base = getattr(file, "base_id", None)
+            files.append(str(folder / "data" / file.path) if base is None else f"base:{base}")
     _refuse_outside(files, folder)
     return found.to_table()
 

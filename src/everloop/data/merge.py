@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -22,7 +23,7 @@ from everloop.data.blocks import version_digest
 from everloop.data.commit import Draft, Prepared, publish
 from everloop.data.layout import Positions
 from everloop.data.ledger import Entry, plain
-from everloop.data.match import match, unlike
+from everloop.data.match import unlike
 from everloop.data.merge_schema import merged_schema
 from everloop.data.replace import Order, Plan
 from everloop.data.rowhash import Hashes, row_hashes
@@ -265,11 +266,13 @@ def _rows(
     decided = clash.decided(strategy, conflicts)
     dead[clash.at_ours] = True
     frame, hashes = _replaced(theirs, decided)
-    found = match(hashes, ours.hashes)
+    # Where each row of the frame is in `ours`, as it is or as that line changed it: by that new
+    # rows keep their places also between rows that the other line changed.
+    found = _places(frame, ours.rows, key)
+    is_same = _alike(hashes, found, ours.hashes)
     # A row that both lines gave the same outcome is in `ours` already.
-    stays = found[decided.at]
-    dead[stays[stays >= 0]] = False
-    new = np.union1d(news["row"].to_numpy(), decided.at[stays < 0]).astype(np.int64)
+    dead[found[decided.at[is_same[decided.at]]]] = False
+    new = np.union1d(news["row"].to_numpy(), decided.at[~is_same[decided.at]]).astype(np.int64)
     found[found >= 0] = np.where(dead[found[found >= 0]], -1, found[found >= 0])
     order = Order(found, new, dead)
     kept = np.flatnonzero(~dead)
@@ -283,6 +286,23 @@ def _keys(
     """The keys that a line added, changed or removed."""
     come, went = _frame(rows, key)[new], _frame(base, key)[gone]
     return pl.concat([come, went]).unique()
+
+
+def _places(rows: pa.Table, others: pa.Table, key: list[str]) -> Positions:
+    """For each of `rows` the row of `others` with its key, or -1."""
+    left, right = _frame(rows, key, "left"), _frame(others, key, "right")
+    both = left.join(right, on=key, how="inner")
+    found = np.full(rows.num_rows, -1, np.int64)
+    found[both["left"].to_numpy()] = both["right"].to_numpy()
+    return found
+
+
+def _alike(hashes: Hashes, at: Positions, others: Hashes) -> npt.NDArray[np.bool_]:
+    """Whether each row is the one of `others` at its place in `at`."""
+    there = at >= 0
+    found = others.take(at[there])
+    there[there] = (hashes.low[there] == found.low) & (hashes.high[there] == found.high)
+    return there
 
 
 def _frame(rows: pa.Table, names: list[str], number: str = "") -> pl.DataFrame:
