@@ -44,8 +44,9 @@ _OPENED_COLUMNS = {"packages.code", "runs.code"}
 #: Of those, the columns that name directories: trees of objects, to any depth.
 _TREE_COLUMNS = {"dataset_versions.root"}
 
-#: JSON that names no object that something still needs: the log tells of what is long gone.
-UNSEARCHED_JSON = {"events.body"}
+#: JSON that names no object that something still needs: the log tells of what is long gone, and
+#: digests of pulls are those of files outside.
+UNSEARCHED_JSON = {"data_pulls.pull", "data_sources.spec", "events.body"}
 
 #: Text columns that name no object. A digest among them is an identity of something else: of a
 #: manifest, a definition, a step's key or a client's data; ``objects`` lists what is stored.
@@ -57,6 +58,8 @@ OTHER_TEXT = {
     "artifacts": "path",
     "automations": "name",
     "cursors": "name",
+    "data_pulls": "dataset run_id actor",
+    "data_sources": "dataset watermark actor",
     "dataset_tags": "dataset tag actor reason",
     "dataset_versions": "dataset kind digest run_id author note",
     "datasets": "name owner description",
@@ -95,6 +98,7 @@ OTHER_TEXT = {
     "run_params": "key value",
     "run_tags": "key value",
     "runs": "id name pipeline state actor trigger error owner lifecycle",
+    "source_files": "dataset path etag digest",
     "step_runs": "run_id step key outcome output error",
     "summaries": "deployment kind",
     "tokens": "id principal note role digest",

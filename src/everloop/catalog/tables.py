@@ -17,6 +17,9 @@ from sqlalchemy import (
 from everloop.catalog.define import Serial as _Serial
 from everloop.catalog.define import metadata as metadata
 from everloop.catalog.define import table as _table
+from everloop.catalog.tables_sources import data_pulls as data_pulls
+from everloop.catalog.tables_sources import data_sources as data_sources
+from everloop.catalog.tables_sources import source_files as source_files
 from everloop.catalog.tables_traces import trace_assessments as trace_assessments
 from everloop.catalog.tables_traces import trace_notes as trace_notes
 from everloop.catalog.tables_traces import trace_runs as trace_runs

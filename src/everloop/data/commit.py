@@ -8,14 +8,15 @@ its own changes where both changed different rows, and refused where they did no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from everloop.catalog import datasets as statements
-from everloop.catalog.engine import Transaction
+from everloop.catalog.engine import Catalog, Transaction
 from everloop.catalog.lineage import link, link_all
 from everloop.core.context import current_actor
 from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
@@ -30,10 +31,25 @@ from everloop.data.rebase import rebased
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
-from everloop.errors import Conflict
+from everloop.data.upsert import plan_upsert, without_known
+from everloop.data.versions import refuse_kind
+from everloop.errors import Conflict, InvalidInput
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Draft", "publish"]
+__all__ = ["Draft", "Since", "Told", "publish_last"]
+
+# Each lost race means that another commit succeeded, so this is never reached in earnest.
+_RACES = 1000
+
+
+class Since(NamedTuple):
+    """From where on rows are held against those that are there: a column and its value.
+
+    Without a column they are held against all.
+    """
+
+    column: str = ""
+    value: Any = None
 
 
 class Draft:
@@ -46,11 +62,13 @@ class Draft:
         rows: pa.Table,
         stated: Schema | None,
         *,
-        append: bool,
+        mode: Literal["append", "upsert", "replace"],
         expect: int | None,
+        since: Since | None = None,
     ) -> None:
         self.name = name
-        self.append = append
+        self.append = mode == "append"
+        self.mode = mode
         self.expect = expect
         self.schema: Schema
         self.plan: Plan
@@ -59,6 +77,7 @@ class Draft:
         self._blobs = blobs
         self._given = rows
         self._stated = stated
+        self._since = since
         self._kept: pa.Table
         self._hashes: Hashes | None = None
         self._written: list[tuple[Block, pa.Table]] = []
@@ -75,7 +94,8 @@ class Draft:
                 replaced meanwhile what this one would.
         """
         expected(self, base)
-        schema = schema_for(self._given, self._stated, base, append=self.append)
+        stays = self.mode != "replace"
+        schema = schema_for(self._given, self._stated, base, append=stays)
         if self._report is None or schema != self.schema:
             self.schema = schema
             self._compared.clear()
@@ -87,6 +107,8 @@ class Draft:
             self.dropped = self._report.table.num_rows - self._kept.num_rows
         if self.append:
             self.plan = self._append(base)
+        elif self.mode == "upsert" and base is not None and base.rows:
+            self.plan = self._upsert(base)
         else:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
@@ -95,6 +117,9 @@ class Draft:
         counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
         there = {block.digest for block, mask in counted if mask is None and self.schema.key}
+        if self._since is not None and base is not None:
+            news = without_known(self._blobs, base, self._kept, self.schema, *self._since)
+            self._written = list(write_blocks(self._blobs, news))
         fresh = [(block, rows) for block, rows in self._blocks() if block.digest not in there]
         if base is not None and self.schema.key:
             self._compare_keys(base, counted, fresh)
@@ -116,6 +141,13 @@ class Draft:
         digest = set_digest(self.schema, count, Hashes.concat(every).total())
         blocks = (*known.blocks, *added)
         return Plan(blocks, layout, digest, count, objects + known.made, is_same=False)
+
+    def _upsert(self, base: DatasetVersion) -> Plan:
+        if not self.schema.key:
+            raise InvalidInput(f"{self.name} has no key to update rows by")
+        if self._hashes is None:
+            self._hashes = row_hashes(self._kept)
+        return plan_upsert(self._blobs, base, self.schema, self._kept, self._hashes)
 
     def _replace(self, base: DatasetVersion | None) -> Plan:
         blocks = tuple(block for block, _ in self._blocks())
@@ -199,6 +231,44 @@ def expected(draft: Draft, latest: DatasetVersion | None) -> None:
     )
 
 
+class Told(NamedTuple):
+    """What the caller says of a version, beside its rows."""
+
+    owner: str = ""
+    note: str = ""
+    run_id: str = ""
+    sources: Sequence[str] = ()
+
+
+def publish_last(
+    catalog: Catalog,
+    draft: Draft,
+    told: Told,
+    then: Callable[[Transaction, DatasetVersion, DatasetVersion | None], None] | None = None,
+) -> DatasetVersion:
+    """Make the draft the version after the latest one, however many commit meanwhile.
+
+    Args:
+        then: Does its part in the transaction that names the version; told that and the one before.
+
+    Raises:
+        InvalidInput: With every fault of the rows.
+        Conflict: If the draft's own terms are not met.
+    """
+    for _ in range(_RACES):
+        with catalog.read() as tx:
+            base = statements.find_version(tx, draft.name)
+        refuse_kind(draft.name, base, "table")
+        draft.prepare(base, told.owner)
+        with catalog.write() as tx:
+            version = publish(tx, draft, base, **told._asdict())
+            if version is not None and then is not None:
+                then(tx, version, base)
+        if version is not None:
+            return version
+    raise Conflict(f"others commit to {draft.name} all the time", hint="commit again")
+
+
 def publish(
     tx: Transaction,
     draft: Draft,
@@ -271,17 +341,18 @@ def _tell(
     tx: Transaction, draft: Draft, version: DatasetVersion, base: DatasetVersion | None
 ) -> None:
     subject = f"dataset:{version.ref}"
+    stays = draft.mode != "replace"
     if base is not None:
-        link(tx, f"dataset:{base.ref}", subject, "parent" if draft.append else "replaced")
+        link(tx, f"dataset:{base.ref}", subject, "parent" if stays else "replaced")
     if version.run_id:
         link(tx, f"run:{version.run_id}", subject, "produced")
     body = {
         "dataset": version.dataset,
         "number": version.number,
         "rows": version.rows,
-        "added": version.rows - (base.rows if base and draft.append else 0),
+        "added": version.rows - (base.rows if base and stays else 0),
         "dropped": version.dropped,
-        "mode": "append" if draft.append else "replace",
+        "mode": draft.mode,
         "run_id": version.run_id,
         "digest": version.digest,
     }

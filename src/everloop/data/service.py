@@ -19,22 +19,20 @@ from everloop.core.dataset import (
 )
 from everloop.core.schema import Schema
 from everloop.data.blocks import write_block
-from everloop.data.commit import Draft, publish
+from everloop.data.commit import Draft, Told, publish_last
 from everloop.data.compare import difference
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
+from everloop.data.source_service import SourceMethods
 from everloop.data.tags import TagMethods
-from everloop.data.versions import check_names, refuse_kind, versions_of
-from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.data.versions import check_names, versions_of
+from everloop.errors import InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["DataService"]
 
-# Each lost race means that another commit succeeded, so this is never reached in earnest.
-_RACES = 1000
 
-
-class DataService(TagMethods, Service):
+class DataService(SourceMethods, TagMethods, Service):
     """Datasets: commit, read, tag, compare, and ask why a row is not there."""
 
     area = "data"
@@ -96,19 +94,9 @@ class DataService(TagMethods, Service):
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
-        draft = Draft(self._blobs, name, rows, schema, append=mode == "append", expect=expect)
-        for _ in range(_RACES):
-            with self._catalog.read() as tx:
-                base = statements.find_version(tx, name)
-            refuse_kind(name, base, "table")
-            draft.prepare(base, owner)
-            with self._catalog.write() as tx:
-                version = publish(
-                    tx, draft, base, owner=owner, note=note, run_id=run_id, sources=sources or ()
-                )
-            if version is not None:
-                return version
-        raise Conflict(f"others commit to {name} all the time", hint="commit again")
+        draft = Draft(self._blobs, name, rows, schema, mode=mode, expect=expect)
+        told = Told(owner, note, run_id, tuple(sources or ()))
+        return publish_last(self._catalog, draft, told)
 
     @action("dataset:read")
     def datasets(self) -> list[Dataset]:
