@@ -98,12 +98,12 @@ def advance(
         "updated_at": tx.now,
     }
     tx.execute(_of(update(data_sources), name).values(values))
+    rows = [{"dataset": name, **msgspec.structs.asdict(file)} for file in files]
+    tx.upsert(source_files, rows, ["dataset", "path"])
     lost = list(gone)
     for start in range(0, len(lost), 500):
         chosen = source_files.c.path.in_(lost[start : start + 500])
         tx.execute(delete(source_files).where(source_files.c.dataset == name, chosen))
-    rows = [{"dataset": name, **msgspec.structs.asdict(file)} for file in files]
-    tx.upsert(source_files, rows, ["dataset", "path"])
 
 
 def add_pull(tx: Transaction, pull: Pull) -> None:

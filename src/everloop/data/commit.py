@@ -117,10 +117,8 @@ class Draft:
         counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
         there = {block.digest for block, mask in counted if mask is None and self.schema.key}
-        if self._since is not None and base is not None:
-            news = without_known(self._blobs, base, self._kept, self.schema, *self._since)
-            self._written = list(write_blocks(self._blobs, news))
-        fresh = [(block, rows) for block, rows in self._blocks() if block.digest not in there]
+        blocks = self._blocks() if self._since is None or base is None else self._news(base)
+        fresh = [(block, rows) for block, rows in blocks if block.digest not in there]
         if base is not None and self.schema.key:
             self._compare_keys(base, counted, fresh)
         added = [block for block, _ in fresh]
@@ -141,6 +139,12 @@ class Draft:
         digest = set_digest(self.schema, count, Hashes.concat(every).total())
         blocks = (*known.blocks, *added)
         return Plan(blocks, layout, digest, count, objects + known.made, is_same=False)
+
+    def _news(self, base: DatasetVersion) -> list[tuple[Block, pa.Table]]:
+        """The rows that the version before has not, stored."""
+        assert self._since is not None
+        news = without_known(self._blobs, base, self._kept, self.schema, *self._since)
+        return list(write_blocks(self._blobs, news))
 
     def _upsert(self, base: DatasetVersion) -> Plan:
         if not self.schema.key:

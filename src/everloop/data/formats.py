@@ -214,7 +214,7 @@ def _csv_trouble(error: Exception, source: DataSource) -> str:
     if "UTF8" in text or "UTF-8" in text or isinstance(error, UnicodeError):
         return f'it is not in {source.encoding}; state what it is in, as in encoding="latin-1"'
     # What follows is the row itself, which nobody asked to see in a log.
-    return text.partition(": ")[2].partition(": ")[0] if "Row #" in text else text
+    return ": ".join(text.split(": ")[1:3]) if "Row #" in text else text
 
 
 def _opened(part: Part) -> Any:

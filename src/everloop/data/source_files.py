@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import pyarrow as pa
 from blake3 import blake3
 
@@ -111,11 +112,14 @@ def read_files(
         fresh += [_again(path, fetched, servers, source, folder) for path in rest]
         fresh.sort(key=lambda file: file.path)
     if not fresh:
+        same += _left(known, gone)
         return Found(False, (), tuple(same), (), _gone_notes(source, gone))
     notes = [*_gone_notes(source, gone)]
-    plans = _plans(source, fresh, {} if everything else known, same, notes)
+    same += _left(known, gone)
+    lost = list(gone) if source.mode == "replace" else []
+    plans = _plans(source, fresh, {} if everything else known, same, lost, notes)
     if not plans:
-        return Found(False, (), tuple(same), (), tuple(notes))
+        return Found(False, (), tuple(same), tuple(lost), tuple(notes))
     parts = [plan.part for plan in plans if plan.entry.size]
     if not parts:
         if not known:
@@ -128,8 +132,14 @@ def read_files(
     empty = [plan.entry.path for plan in plans if not plan.entry.size]
     if empty:
         notes.append(f"{len(empty)} files are empty, and are looked at again: {empty[0]}")
-    lost = gone if source.mode == "replace" else ()
-    return Found(True, tuple(entries), tuple(same), lost, tuple(notes))
+    return Found(True, tuple(entries), tuple(same), tuple(lost), tuple(notes))
+
+
+def _left(known: dict[str, SourceFile], gone: tuple[str, ...]) -> list[SourceFile]:
+    """Entries of files that went: if one comes back, its time says nothing."""
+    return [
+        msgspec.structs.replace(known[path], mtime_ns=0) for path in gone if known[path].mtime_ns
+    ]
 
 
 def _gone_notes(source: DataSource, gone: tuple[str, ...]) -> tuple[str, ...]:
@@ -295,6 +305,7 @@ def _plans(
     fresh: list[_Local],
     known: dict[str, SourceFile],
     same: list[SourceFile],
+    lost: list[str],
     notes: list[str],
 ) -> list[_Plan]:
     """What to read of each file; a StateError for those whose old rows cannot be found."""
@@ -310,6 +321,8 @@ def _plans(
             old = moved[file.size, digest]
             notes.append(f"{file.path} has the bytes of {old.path}: not read again")
             same.append(_entry(file, digest, file.size, old.rows))
+            if not os.path.lexists(old.path) and not old.etag:
+                lost.append(old.path)  # its name may be given to another file
             continue
         if before is not None and source.mode == "append":
             faults.append(Fault(file.path, "changed after it was read"))
@@ -356,8 +369,6 @@ def _stream(
 
 def _end_of_lines(file: _Local) -> int:
     """Where the last line ends that is finished: by a line end, or as an object that is whole."""
-    import msgspec
-
     at, tail = file.size, b""
     with open(file.file, "rb") as stream:
         while at > 0 and b"\n" not in tail:
@@ -390,8 +401,6 @@ def _read(source: DataSource, plan: _Plan, types: Types, spool: Spool) -> Source
         _refuse_change(source, part, entry)
     if part.start == part.end and not spool.rows:
         spool.begin(pa.schema([]))
-    import msgspec
-
     return msgspec.structs.replace(entry, rows=entry.rows + spool.rows - rows)
 
 

@@ -20,7 +20,7 @@ _SUFFIXES = {
     "ndjson": "jsonl", "xlsx": "excel", "xls": "excel",
 }  # fmt: skip
 #: Parameters of an address that hold a secret; part of their name is enough.
-_SECRET = ("password", "passwd", "secret", "token", "signature", "sslkey", "passfile", "access_key")
+_SECRET = ("password", "passwd", "secret", "token", "signature", "access_key")
 
 
 def scheme_of(location: str) -> str:
@@ -124,6 +124,10 @@ def _query_faults(source: DataSource) -> Iterator[Fault]:
         yield Fault("query", "holds a zero character")
     if source.mode != "replace" and not source.watermark:
         yield Fault("watermark", f"is needed for mode={source.mode!r}; without one use replace")
+    if source.mode == "replace" and source.watermark:
+        yield Fault(
+            "watermark", "tells of no deletes, so mode='replace' reads everything: leave it"
+        )
     if source.lookback:
         try:
             lookback_of(source.lookback)

@@ -70,9 +70,12 @@ class Guess:
                 return False
             if kind == "float64" and pc.any(pc.match_substring_regex(texts, _CODE)).as_py():
                 return False
-            if kind == "float64" and "int64" not in self._left and _all_whole(texts):
-                return False  # beyond int64: a float would not be the number that is written
-            return not isinstance(read_texts(texts, kind), Unreadable)
+            if kind == "float64":
+                # Beyond int64 a float would not be the number that is written.
+                whole = texts.filter(pc.match_substring_regex(texts, _WHOLE))
+                if not _reads(whole, "int64"):
+                    return False
+            return _reads(texts, kind)
         if kind == "date":
             return _all(pc.match_substring_regex(texts, _DATE)) and _reads(texts, kind)
         if not _all(pc.match_substring_regex(texts, _TIME)):
@@ -84,10 +87,6 @@ class Guess:
 
 def _all(values: pa.Array) -> bool:
     return bool(pc.all(values).as_py())
-
-
-def _all_whole(texts: pa.Array) -> bool:
-    return _all(pc.match_substring_regex(texts, _WHOLE))
 
 
 def _reads(texts: pa.Array, kind: FieldType) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -77,13 +77,11 @@ class PostgresServer:
                 now = cursor.execute("SELECT now()").fetchone()[0]
                 text = _select(query, columns, watermark, since, cursor)
                 schema = pa.schema([(column.name, column.type) for column in columns])
-                yield QueryResult(
-                    batches=self._batches(cursor, text, columns, schema),
-                    schema=schema,
-                    sources=self._tables(cursor, query),
-                    now=now,
-                    notes=tuple(notes),
-                )
+                sources = self._tables(cursor, query)
+                # Whoever gives up in the middle leaves a COPY on: it must end before the
+                # transaction does, which would wait for it.
+                with contextlib.closing(self._batches(cursor, text, columns, schema)) as batches:
+                    yield QueryResult(batches, schema, sources, now, tuple(notes))
         except psycopg.Error as error:
             raise self._told(error) from None
 
@@ -96,6 +94,8 @@ class PostgresServer:
             f" -c extra_float_digits=1 -c statement_timeout={int(self._timeout * 1000)}"
         )
         more: dict[str, Any] = {"password": self._password} if self._password else {}
+        given = psycopg.conninfo.conninfo_to_dict(self._url).get("options")
+        options = f"{given} {options}" if given else options
         connection = psycopg.connect(
             self._url,
             connect_timeout=_CONNECT_S,
@@ -169,7 +169,7 @@ class PostgresServer:
 
     def _batches(
         self, cursor: Any, text: Any, columns: list[_Column], schema: pa.Schema
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch, None, None]:
         import psycopg
 
         if not columns:
@@ -204,7 +204,8 @@ class PostgresServer:
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return BackendError(f"{where} refuses: {said}", hint="GRANT SELECT to the role")
         refusals = (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.DataError)
-        wrong = (*refusals, psycopg.errors.ReadOnlySqlTransaction, psycopg.ProgrammingError)
+        unfit = (psycopg.ProgrammingError, psycopg.NotSupportedError)
+        wrong = (*refusals, psycopg.errors.ReadOnlySqlTransaction, *unfit)
         if isinstance(error, wrong):
             return InvalidInput(f"the query cannot be run on {where}: {said}")
         return BackendError(
