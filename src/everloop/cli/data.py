@@ -6,9 +6,11 @@ import json
 
 import click
 
-from everloop.cli.files import COMMANDS, tell_difference
+from everloop.cli.files import COMMANDS as FILES
+from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
+from everloop.cli.sources import COMMANDS as SOURCES
 from everloop.core.dataset import DatasetTag, Value
 from everloop.errors import InvalidInput
 
@@ -17,10 +19,10 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Datasets, versions, dropped and changed rows; directories and files."""
+    """Datasets, versions, dropped and changed rows; files; sources that rows are pulled from."""
 
 
-for _command in COMMANDS:
+for _command in (*FILES, *SOURCES):
     data.add_command(_command)
 
 

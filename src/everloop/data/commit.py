@@ -117,8 +117,8 @@ class Draft:
         counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
         there = {block.digest for block, mask in counted if mask is None and self.schema.key}
-        blocks = self._blocks() if self._since is None or base is None else self._news(base)
-        fresh = [(block, rows) for block, rows in blocks if block.digest not in there]
+        given = self._blocks() if self._since is None or base is None else self._news(base)
+        fresh = [(block, rows) for block, rows in given if block.digest not in there]
         if base is not None and self.schema.key:
             self._compare_keys(base, counted, fresh)
         added = [block for block, _ in fresh]

@@ -34,7 +34,10 @@ def format_of(location: str) -> str:
     scheme = scheme_of(location)
     if scheme in DATABASES:
         return "sql"
-    path = urlsplit(location).path if scheme else location
+    try:
+        path = urlsplit(location).path if scheme else location
+    except ValueError:
+        return ""
     parts = path.lower().rsplit(".", 2)
     if len(parts) > 1 and parts[-1] == "gz":
         parts.pop()

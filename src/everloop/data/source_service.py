@@ -140,12 +140,12 @@ class SourceMethods:
         source = known.spec
         if rows is None:
             with self._catalog.write() as tx:
-                return _settle(tx, source, draft, version_of(tx, name), None, is_new=False)
+                latest = version_of(tx, name)
+                return _settle(tx, source, draft, latest, latest)
         made: list[Pull] = []
 
         def settle(tx: Transaction, version: DatasetVersion, base: DatasetVersion | None) -> None:
-            is_new = base is None or version.number != base.number
-            made.append(_settle(tx, source, draft, version, rows, is_new=is_new))
+            made.append(_settle(tx, source, draft, version, base))
 
         schema = _schema(source, latest, rows)
         since = None
@@ -202,9 +202,7 @@ def _settle(
     source: DataSource,
     draft: PullDraft,
     version: DatasetVersion,
-    rows: pa.Table | None,
-    *,
-    is_new: bool,
+    base: DatasetVersion | None,
 ) -> Pull:
     name = source.dataset
     now = store.find_source(tx, name)
@@ -212,8 +210,9 @@ def _settle(
         raise Conflict(
             f"another pull of {name} was first, or its source was declared anew",
             hint="nothing of this one was kept; pull again if rows may be missing",
-            details={"winner": version.number},
+            details={"winner": base.number if base else 0},
         )
+    is_new = base is None or version.number != base.number
     pull = Pull(
         dataset=name,
         number=version.number,

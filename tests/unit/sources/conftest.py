@@ -1,4 +1,4 @@
-"""A workspace in memory of its own, in which plain functions act, and its folder as the current one."""
+"""A workspace of its own, in which plain functions act, and its folder as the current one."""
 
 from __future__ import annotations
 

@@ -140,15 +140,15 @@ def test_a_file_that_went_leaves_its_rows_and_a_word(home: Workspace) -> None:
     assert len(rows("d")) == 3
 
 
-def test_ten_thousand_small_files_are_a_few_blocks(home: Workspace) -> None:
+def test_thousands_of_small_files_are_one_block(home: Workspace) -> None:
     Path("many").mkdir()
-    for n in range(10_000):
+    for n in range(2_000):
         with open(f"many/{n:05}.jsonl", "w") as file:
             file.write(f'{{"id":{n}}}\n')
     source = ev.data_source("d", "many/*.jsonl")
     made = ev.pull(source)
-    assert (made.rows, len(home.data.version("d").blocks)) == (10_000, 1)
-    assert [r["id"] for r in rows("d")] == list(range(10_000))
+    assert (made.rows, len(home.data.version("d").blocks)) == (2_000, 1)
+    assert [r["id"] for r in rows("d")] == list(range(2_000))
     assert ev.pull(source).read == 0
 
 
@@ -234,8 +234,14 @@ def test_json_keeps_its_types(home: Workspace) -> None:
 
 def test_types_are_told_from_all_rows_and_codes_stay_text(home: Workspace) -> None:
     head = "i,f,zip,big,at,naive,mixed,day,ok,none,s\n"
-    line = "1,1,01234,1,2024-01-01T00:00:00+02:00,2024-01-01 00:00,2024-01-01T00:00Z,2024-02-29,true,,x\n"
-    last = "-2,2.5,99999,12345678901234567890,2024-01-01T00:00:00Z,2024-01-01 00:00:00.5,2024-01-01 00:00,2024-03-01,FALSE,,1\n"
+    line = (
+        "1,1,01234,1,2024-01-01T00:00:00+02:00,2024-01-01 00:00,2024-01-01T00:00Z,2024-02-29,"
+        "true,,x\n"
+    )
+    last = (
+        "-2,2.5,99999,12345678901234567890,2024-01-01T00:00:00Z,2024-01-01 00:00:00.5,"
+        "2024-01-01 00:00,2024-03-01,FALSE,,1\n"
+    )
     write("a.csv", head + line * 70_000 + last)
     ev.pull(ev.data_source("d", "a.csv"))
     kinds = {f.name: f.type for f in home.data.version("d").schema.fields}
@@ -395,7 +401,7 @@ def test_parquet_of_other_columns_or_no_parquet(home: Workspace) -> None:
     source = ev.data_source("d", "*.parquet")
     ev.pull(source)
     parquet("b.parquet", id=["x"], x=["b"])
-    with pytest.raises(InvalidInput, match="id: wanted int64, got string|'x' is no int64"):
+    with pytest.raises(InvalidInput, match="'x' is no int64"):
         ev.pull(source)
     write("b.parquet", b"PAR1 is not enough")
     with pytest.raises(InvalidInput, match=r"b\.parquet is no Parquet file"):

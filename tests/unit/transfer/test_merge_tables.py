@@ -18,8 +18,8 @@ from everloop.core.lineage import Mention, Report
 from everloop.core.package import Manifest, to_bytes
 from everloop.core.run import Metric, RunInput, RunOutput
 from everloop.core.schema import canonical_json
-from everloop.core.time import ManualClock
 from everloop.core.source import PullDraft, SourceFile
+from everloop.core.time import ManualClock
 from everloop.core.trace import Assessment, Span, Trace
 from everloop.data.sources import data_source
 from everloop.features.define import col, feature_set, feature_view, source

@@ -20,7 +20,14 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from everloop.core.addresses import is_public
-from everloop.errors import BackendError, InvalidInput, NotAllowed, NotFound, TooLarge
+from everloop.errors import (
+    BackendError,
+    EverloopError,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    TooLarge,
+)
 from everloop.ports.source import RemoteFile
 
 __all__ = ["HttpFiles"]
@@ -102,7 +109,10 @@ class HttpFiles:
             connection.sock = self._connect(target, until)
             with contextlib.closing(connection):
                 connection.request("GET", target.path, headers=headers)
-                yield connection.getresponse()
+                with contextlib.closing(connection.getresponse()) as answer:
+                    yield answer
+        except EverloopError:  # one of them is an OSError, too
+            raise
         except (OSError, http.client.HTTPException) as error:
             said = str(error) or type(error).__name__
             raise BackendError(
