@@ -22,7 +22,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "ok": pa.bool_(),
 }  # fmt: skip
 MAKE = """CREATE TABLE {table} AS SELECT i::bigint AS id, (i % 97)::int AS place,
- (i * 7919 % 1000003) / 1000.0::float8 AS x, (i * 1.37)::numeric(12,2) AS amount,
+ (i::bigint * 7919 % 1000003) / 1000.0::float8 AS x, (i * 1.37)::numeric(12,2) AS amount,
  'customer ' || (i % 5000) AS name, CASE WHEN i % 10 > 0 THEN md5(i::text) END AS note,
  '2024-01-01'::timestamptz + i * interval '1 second' AS updated_at, i % 2 = 0 AS ok
  FROM generate_series(1, {count}) i"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from everloop.ports.source import QueryResult
 __all__ = ["PostgresServer"]
 
 _BLOCK = 4 << 20
+_ROWS_AT_ONCE = 2000
 _CONNECT_S = 15
 _UTC = pa.timestamp("us", tz="UTC")
 _NAIVE = pa.timestamp("us")
@@ -294,7 +296,11 @@ class _Stream(io.RawIOBase):
     def __init__(self, chunks: Iterator[Any]) -> None:
         super().__init__()
         self._chunks = chunks
-        self._left: memoryview = memoryview(next(chunks, b""))
+        self._left = self._next()
+
+    def _next(self) -> memoryview:
+        # One chunk is one row: joined here they cost a fraction of what each alone would.
+        return memoryview(b"".join(itertools.islice(self._chunks, _ROWS_AT_ONCE)))
 
     @property
     def is_empty(self) -> bool:
@@ -309,7 +315,7 @@ class _Stream(io.RawIOBase):
         filled = 0
         while filled < len(into):
             if not self._left:
-                self._left = memoryview(next(self._chunks, b""))
+                self._left = self._next()
                 if not self._left:
                     break
             step = min(len(self._left), len(into) - filled)
