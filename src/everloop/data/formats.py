@@ -28,7 +28,7 @@ __all__ = ["Part", "batches", "fitted", "guess"]
 Types = Mapping[str, FieldType]
 
 _BATCH_ROWS = 65_536
-_CSV_BLOCK = 8 << 20
+_CSV_BLOCK = 16 << 20
 _LINES = 4 << 20
 _SHOWN = 80
 
@@ -119,15 +119,26 @@ def _parquet(source: DataSource, part: Part, wanted: Types) -> Iterator[pa.Recor
             if doubled:
                 raise InvalidInput(f"{part.name} has columns of one name: {doubled}")
             if not file.metadata.num_rows:
-                yield pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+                yield _plain(pa.RecordBatch.from_pylist([], schema=file.schema_arrow))
             first = 0
             for batch in file.iter_batches(_BATCH_ROWS):
-                yield fitted(batch, wanted, part.name, first)
+                yield fitted(_plain(batch), wanted, part.name, first)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(
             f"{part.name} is no Parquet file, or is damaged: {_short(error)}"
         ) from error
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """`batch` with texts of one type: files may differ in how they keep them."""
+    columns = []
+    for column in batch.columns:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        columns.append(column if kind == column.type else column.cast(kind))
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _doubled(names: Sequence[str]) -> str:
@@ -213,6 +224,8 @@ def _csv_trouble(error: Exception, source: DataSource) -> str:
     text = _short(error)
     if "UTF8" in text or "UTF-8" in text or isinstance(error, UnicodeError):
         return f'it is not in {source.encoding}; state what it is in, as in encoding="latin-1"'
+    if "straddling" in text:
+        return f"a row is longer than {_CSV_BLOCK >> 20} MB, or a quote is never closed"
     # What follows is the row itself, which nobody asked to see in a log.
     return ": ".join(text.split(": ")[1:3]) if "Row #" in text else text
 
@@ -374,7 +387,11 @@ def _column(
     if kind is not None and (kind != "string" or found == {str}):
         try:
             return pa.array(values, pa.string() if found == {str} else arrow_type(kind))
-        except (pa.ArrowException, OverflowError, TypeError):
+        except OverflowError:
+            names = f"a whole number that {kind} does not hold"
+            where = f"{part.name} from line {line + 1}, {name}"
+            raise InvalidInput(f"{part.name} cannot be read", [Fault(where, names)]) from None
+        except (pa.ArrowException, TypeError):
             kind = None
     names = ", ".join(sorted(kind.__name__ for kind in found))
     wanted = kinds.get(name)
@@ -414,11 +431,6 @@ def _excel(source: DataSource, part: Part, wanted: Types) -> Iterator[pa.RecordB
         batch = sheet.to_arrow()
     except Exception as error:
         raise InvalidInput(f"{part.name} cannot be read as Excel: {_short(error)}") from error
-    columns = [
-        column.cast(pa.string()) if pa.types.is_large_string(column.type) else column
-        for column in batch.columns
-    ]
-    plain = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-    if doubled := _doubled(plain.schema.names):
+    if doubled := _doubled(batch.schema.names):
         raise InvalidInput(f"{part.name} has columns of one name: {doubled}")
-    yield fitted(plain, wanted, part.name, 0)
+    yield fitted(_plain(batch), wanted, part.name, 0)

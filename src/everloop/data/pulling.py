@@ -331,9 +331,9 @@ def _places(marks: list[Mark], kept: np.ndarray | None) -> Iterator[None]:
     try:
         yield
     except InvalidInput as error:
-        if not marks or not error.faults:
+        faults = [_placed(fault, marks, kept) for fault in error.faults] if marks else []
+        if faults in ([], error.faults):
             raise
-        faults = [_placed(fault, marks, kept) for fault in error.faults]
         raise InvalidInput(
             error.summary,
             faults,

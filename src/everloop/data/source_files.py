@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-import pyarrow as pa
 from blake3 import blake3
 
 from everloop.core.source import DataSource, SourceFile, SourceState
@@ -129,6 +128,8 @@ def read_files(
     if source.format in ("csv", "jsonl"):
         types = guess(source, parts, wanted)
     entries = [_read(source, plan, types, spool) for plan in plans if plan.entry.size]
+    if not spool.is_begun:  # blank lines, or one that is not finished
+        return Found(False, (), (*same, *entries), tuple(lost), tuple(notes))
     empty = [plan.entry.path for plan in plans if not plan.entry.size]
     if empty:
         notes.append(f"{len(empty)} files are empty, and are looked at again: {empty[0]}")
@@ -399,8 +400,6 @@ def _read(source: DataSource, plan: _Plan, types: Types, spool: Spool) -> Source
         spool.add(batch)
     if not entry.etag and scheme_of(entry.path) == "":
         _refuse_change(source, part, entry)
-    if part.start == part.end and not spool.rows:
-        spool.begin(pa.schema([]))
     return msgspec.structs.replace(entry, rows=entry.rows + spool.rows - rows)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 import pyarrow as pa
 
-from everloop.errors import BackendError
+from everloop.errors import BackendError, Fault, InvalidInput
 
 __all__ = ["Mark", "Spool"]
 
@@ -45,6 +45,11 @@ class Spool:
         self._writer: pa.RecordBatchFileWriter | None = None
         self._files: list[Path] = []
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it is known which columns there are."""
+        return self._schema is not None
+
     def mark(self, path: str) -> None:
         """Say that what comes now is of a file."""
         self.marks.append(Mark(self.rows, path))
@@ -72,7 +77,11 @@ class Spool:
             self._flush()
 
     def table(self) -> pa.Table:
-        """All rows, in the order that they came in; call it once."""
+        """All rows, in the order that they came in; call it once.
+
+        Raises:
+            InvalidInput: If a column has types that no one type holds.
+        """
         self._flush()
         self._end()
         if not self._files:
@@ -82,7 +91,7 @@ class Spool:
         for file in self._files:
             with pa.memory_map(str(file)) as source:
                 parts.append(pa.ipc.open_file(source).read_all())
-        return parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="default")
+        return parts[0] if len(parts) == 1 else _together(parts)
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -118,6 +127,19 @@ class Spool:
     ) -> None:
         self._writer = None
         self._folder.cleanup()
+
+
+def _together(parts: list[pa.Table]) -> pa.Table:
+    faults = []
+    for name in dict.fromkeys(name for part in parts for name in part.column_names):
+        kinds = {part.schema.field(name).type for part in parts if name in part.column_names}
+        kinds.discard(pa.null())
+        widths = (pa.types.is_signed_integer, pa.types.is_unsigned_integer, pa.types.is_floating)
+        if len(kinds) > 1 and not any(all(map(alike, kinds)) for alike in widths):
+            faults.append(Fault(name, f"is {' and '.join(sorted(map(str, kinds)))}"))
+    if faults:
+        raise InvalidInput("the files have columns of several types", faults)
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 def _no_room(error: OSError) -> BackendError:

@@ -411,6 +411,47 @@ def test_parquet_of_other_columns_or_no_parquet(home: Workspace) -> None:
     assert [r["id"] for r in rows("d")] == [1, 2]
 
 
+def test_parquet_files_that_keep_the_same_in_several_ways(home: Workspace) -> None:
+    parquet("a.parquet", i=pa.array([1], pa.int32()), t=pa.array(["x"]).dictionary_encode())
+    parquet("b.parquet", i=pa.array([2**40]), t=pa.array(["y"], pa.large_string()))
+    parquet("c.parquet", i=pa.array([3]), t=["z"])
+    ev.pull(ev.data_source("d", "[abc].parquet"))
+    assert rows("d") == [{"i": 1, "t": "x"}, {"i": 2**40, "t": "y"}, {"i": 3, "t": "z"}]
+    parquet("d.parquet", i=[0.5], t=[b"z"])
+    with pytest.raises(InvalidInput, match="several types") as got:
+        ev.pull(ev.data_source("e", "*.parquet"))
+    assert [str(fault) for fault in got.value.faults] == [
+        "i: is double and int32 and int64", "t: is binary and string",
+    ]  # fmt: skip
+
+
+def test_lines_without_a_row(home: Workspace) -> None:
+    write("a.jsonl", "\n\n")
+    source = ev.data_source("d", "*.jsonl")
+    with pytest.raises(InvalidInput, match="no rows, and there is no version yet"):
+        ev.pull(source)
+    write("a.jsonl", '{"n":')
+    with pytest.raises(InvalidInput, match="no rows"):
+        ev.pull(source)
+    write("a.jsonl", '{"n":1}\n', at=OLD + 1)
+    ev.pull(source)
+    with open("a.jsonl", "a") as file:
+        file.write("\n")
+    assert (ev.pull(source).is_new, ev.pull(source).files) == (False, ())
+    with open("a.jsonl", "a") as file:
+        file.write('{"n":99999999999999999999}\n')
+    with pytest.raises(InvalidInput, match="does not hold"):
+        ev.pull(source)
+    assert rows("d") == [{"n": 1}]
+
+
+def test_a_row_that_is_too_long(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_CSV_BLOCK", 1 << 20)
+    write("a.csv", 'a,b\n1,"' + "x" * 4_000_000 + "\n")
+    with pytest.raises(InvalidInput, match="longer than 1 MB, or a quote is never closed"):
+        ev.pull(ev.data_source("d", "a.csv"))
+
+
 def test_a_fault_of_a_row_names_its_file(home: Workspace) -> None:
     parquet("a.parquet", id=[1, 2])
     parquet("b.parquet", id=[3, 4])

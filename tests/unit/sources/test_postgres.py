@@ -224,7 +224,7 @@ def test_a_source_that_was_set_back_is_told_of(shop: Shop) -> None:
 
 def test_one_state_is_read_whatever_is_committed_meanwhile(shop: Shop) -> None:
     shop(
-        "CREATE TABLE pairs AS SELECT repeat('x', 60) AS id, 0 AS n"
+        "CREATE TABLE pairs AS SELECT repeat('x', 250) AS id, 0 AS n"
         " FROM generate_series(1, 90000) i"
     )
     server = PostgresServer(shop.url)

@@ -24,7 +24,7 @@ from everloop.ports.source import QueryResult
 
 __all__ = ["PostgresServer"]
 
-_BLOCK = 4 << 20
+_BLOCK = 16 << 20
 _ROWS_AT_ONCE = 2000
 _CONNECT_S = 15
 _UTC = pa.timestamp("us", tz="UTC")
@@ -356,6 +356,8 @@ def _unfit(error: Exception, columns: list[_Column]) -> InvalidInput:
     import re
 
     text = str(error).splitlines()[0]
+    if "straddling" in text:
+        return InvalidInput(f"a row of the query is longer than {_BLOCK >> 20} MB")
     found = re.search(r"CSV column #(\d+): (.*)", text)
     if found is None:
         return InvalidInput(f"what the query gives cannot be read: {text[:200]}")
