@@ -15,6 +15,7 @@ import everloop as ev
 from everloop.catalog.engine import Catalog
 from everloop.core.access import Principal
 from everloop.core.context import authenticated
+from everloop.core.reads import fixing
 from everloop.core.source import PullDraft, SourceFile
 from everloop.core.time import ManualClock
 from everloop.data import source_service
@@ -138,7 +139,8 @@ def test_killed_in_the_middle_the_next_pull_has_each_row_once(ws: Workspace, poi
     ev.pull(ev.data_source("d", "a.jsonl"))
     with open("a.jsonl", "a") as file:
         file.write('{"id":2}\n')
-    done = subprocess.run([sys.executable, "-c", KILLED, point], env=dict(os.environ), check=False)
+    env = {**os.environ, "TMPDIR": os.getcwd()}  # what a killed process leaves goes with the test
+    done = subprocess.run([sys.executable, "-c", KILLED, point], env=env, check=False)
     assert done.returncode == -9
     assert ws.data.version("d").rows == 1
     assert ev.pull("d").rows == 2
@@ -180,6 +182,11 @@ def test_a_run_pulls_and_its_repetition_gets_the_same(ws: Workspace, tmp_path: P
     assert ws.data.version("stream", 2).run_id == pulls[0].run_id
     made = ws.lineage.downstream(f"run:{pulls[0].run_id}", depth=1)
     assert "dataset:stream@2" in made.refs
+    with open("a.jsonl", "a") as file:
+        file.write('{"id":3}\n')
+    with fixing(runs[0].id, {("pull", "stream"): ["1"]}):
+        assert ev.pull("stream") == pulls[1]
+    assert ws.data.version("stream").number == 2, "a repetition pulls nothing"
 
 
 FLOW = """
