@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import store_rows
+from benchmarks import store_rows, store_sources
 from benchmarks.harness import Context, Row, bench
 from benchmarks.store_files import large_file_rows, small_file_rows
 
@@ -27,3 +27,8 @@ def tables_saved_again(context: Context) -> Iterator[Row]:
 @bench
 def tables_compared(context: Context) -> Iterator[Row]:
     return store_rows.diff_rows(context)
+
+
+@bench
+def table_pulled(context: Context) -> Iterator[Row]:
+    return store_sources.pull_rows(context)

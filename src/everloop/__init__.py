@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from everloop.data.api import commit, export, import_table, paths, read, scan
     from everloop.data.files import Files
     from everloop.data.frame import Table
+    from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
@@ -95,6 +96,7 @@ _NAMES = {
     "everloop.data.api": ("commit", "export", "import_table", "paths", "read", "scan"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
+    "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
@@ -139,6 +141,7 @@ __all__ = [
     "choice",
     "col",
     "commit",
+    "data_source",
     "directional",
     "drift",
     "export",
@@ -168,6 +171,7 @@ __all__ = [
     "performance",
     "pipeline",
     "prediction_drift",
+    "pull",
     "quality",
     "read",
     "register",

@@ -7,7 +7,9 @@ in the URL, ``.netrc`` is read (``NETRC`` says where it is). ``EVERLOOP_ALLOWED_
 with commas between, that the server answers under besides its address.
 ``EVERLOOP_WEBHOOK_HOSTS`` names hosts (``name`` or ``name:port``, with commas between) that
 webhooks may have although their addresses are private or their scheme is http, and
-``EVERLOOP_SECRET_KEY`` is the key of the webhooks' secrets, instead of a file in the workspace.
+``EVERLOOP_SOURCE_HOSTS`` names hosts in the same way,
+for sources of data that somebody declared through a server. ``EVERLOOP_SECRET_KEY`` is the key of
+the webhooks' secrets, instead of a file in the workspace.
 ``EVERLOOP_OBJECTS`` is where objects are kept: a folder, or ``s3://bucket/prefix``. The way there
 is in the variables of Amazon's own tools: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
 ``AWS_SESSION_TOKEN``, ``AWS_REGION``, and ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` for
@@ -72,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True):
     undo: str = DEFAULT_UNDO
     signing_key: str = ""
     webhook_hosts: tuple[str, ...] = ()
+    source_hosts: tuple[str, ...] = ()
     secret_key: str = ""
     smtp: str = ""
     mail_from: str = "everloop@localhost"
@@ -112,6 +115,7 @@ def load() -> Settings:
         undo=os.environ.get("EVERLOOP_UNDO", DEFAULT_UNDO),
         signing_key=os.environ.get("EVERLOOP_SIGNING_KEY", ""),
         webhook_hosts=_names("EVERLOOP_WEBHOOK_HOSTS"),
+        source_hosts=_names("EVERLOOP_SOURCE_HOSTS"),
         secret_key=os.environ.get("EVERLOOP_SECRET_KEY", ""),
         smtp=os.environ.get("EVERLOOP_SMTP", ""),
         mail_from=os.environ.get("EVERLOOP_MAIL_FROM") or "everloop@localhost",
@@ -141,7 +145,7 @@ def _names(variable: str) -> tuple[str, ...]:
 
 
 def secret(reference: str) -> str:
-    """What ``env:VARIABLE`` or ``file:/path`` stands for, without blanks around it.
+    """What ``env:VARIABLE``, ``file:/path`` or ``keyring:SERVICE/USER`` stands for, without blanks.
 
     Raises:
         InvalidInput: If it is neither, or there is nothing; says where, never what.
@@ -158,9 +162,26 @@ def secret(reference: str) -> str:
                 found = file.read(65_536)
         except (OSError, UnicodeError) as error:
             raise InvalidInput(f"the secret in {place} cannot be read: {error}") from None
+    elif kind == "keyring":
+        found = _from_keyring(place)
     if not found.strip():
         raise InvalidInput(f"there is no secret at {kind}:{place}", hint="set it where this runs")
     return found.strip()
+
+
+def _from_keyring(place: str) -> str:
+    from everloop.errors import InvalidInput, MissingExtra
+
+    try:
+        import keyring  # type: ignore[import-not-found, unused-ignore] # an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtra.of("keyring", f"the secret at keyring:{place}") from error
+    service, _, user = place.rpartition("/")
+    try:
+        return str(keyring.get_password(service, user) or "")
+    except Exception as error:  # noqa: BLE001 (each of its back ends raises its own)
+        told = f"the keyring does not give {place}: {type(error).__name__}"
+        raise InvalidInput(told, hint="unlock it where this runs") from None
 
 
 def server_login(url: str, token: str | None = None) -> tuple[str, str]:

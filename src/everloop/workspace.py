@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from everloop.automation.webhooks import WebhookService
     from everloop.catalog.engine import Catalog
     from everloop.catalog.stores import ObjectPlace
+    from everloop.core.source import DataSource
     from everloop.data.file_service import FileService
     from everloop.data.objects import ObjectService
     from everloop.data.service import DataService
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from everloop.ports.online import OnlineStore
     from everloop.ports.secrets import SecretBox
     from everloop.ports.sink import EventSink
+    from everloop.ports.source import FileServer, QueryServer
     from everloop.registry.service import RegistryService
     from everloop.serving.loader import Router
     from everloop.serving.route import Answers, ServedFeatures
@@ -542,6 +544,20 @@ class Workspace(Upkeep):
             return RayExecutor(address if is_named else settings.load().ray_address or "auto")
         made: Executor = plugged_in("executors", address)
         return made
+
+    def file_server(self, source: DataSource, scheme: str) -> FileServer:
+        """What serves the files of a source, asked from this process."""
+        from everloop.backends.sources.serve import file_server
+
+        guarded, hosts = source.guarded and not self.is_remote, settings.load().source_hosts
+        return file_server(source, scheme, settings.secret, guarded=guarded, hosts=hosts)
+
+    def query_server(self, source: DataSource) -> QueryServer:
+        """The database of a source, asked from this process."""
+        from everloop.backends.sources.serve import query_server
+
+        guarded = source.guarded and not self.is_remote
+        return query_server(source, settings.secret, guarded=guarded)
 
     def place(self) -> Place:
         """Where this workspace is, for the workers of a cluster: no path in it is relative."""

@@ -21,7 +21,7 @@ from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
 from everloop.core.schema import Field, Schema
-from everloop.data import service
+from everloop.data import commit
 from everloop.data.service import DataService
 from everloop.errors import Conflict, InvalidInput
 
@@ -115,7 +115,7 @@ def test_killed_between_bytes_and_row_leaves_no_version(
     code = """
 def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-service.publish = killed
+commit.publish = killed
 data.commit('d', rows([1, 2]), schema=keyed)
 """
     [done] = race(code, catalog_url, folder, 1)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from everloop.backends.notify import webhook
-from everloop.backends.notify.webhook import WebhookNotifier, is_public
+from everloop.backends.notify.webhook import WebhookNotifier
+from everloop.core.addresses import is_public
 from everloop.errors import BackendError, InvalidInput
 from tests.receivers import Receiver, receiving
 

@@ -38,7 +38,8 @@ RIGHTS: dict[Role, frozenset[str]] = {
         "hook:receive", "loop:decide", "loop:pause", "loop:run", "loop:write", "model:approve",
         "model:delete", "model:promote", "model:protect", "monitor:update", "monitor:write",
         "package:approve", "package:deploy", "package:promote", "package:protect",
-        "prediction:write", "run:approve", "trace:delete", "verdict:give", "webhook:write",
+        "prediction:write", "run:approve", "source:write", "trace:delete", "verdict:give",
+        "webhook:write",
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({

@@ -44,8 +44,15 @@ _OPENED_COLUMNS = {"packages.code", "runs.code"}
 #: Of those, the columns that name directories: trees of objects, to any depth.
 _TREE_COLUMNS = {"dataset_versions.root"}
 
-#: JSON that names no object that something still needs: the log tells of what is long gone.
-UNSEARCHED_JSON = {"erasures.receipt", "erasures.work", "events.body"}
+#: JSON that names no object that something still needs: the log tells of what is long gone, and
+#: digests of pulls are those of files outside.
+UNSEARCHED_JSON = {
+    "data_pulls.pull",
+    "data_sources.spec",
+    "erasures.receipt",
+    "erasures.work",
+    "events.body",
+}
 
 #: Text columns that name no object. A digest among them is an identity of something else: of a
 #: manifest, a definition, a step's key or a client's data; ``objects`` lists what is stored.
@@ -58,6 +65,8 @@ OTHER_TEXT = {
     "automations": "name",
     "cursors": "name",
     "dataset_branches": "dataset branch actor note",
+    "data_pulls": "dataset run_id actor",
+    "data_sources": "dataset watermark actor",
     "dataset_tags": "dataset tag actor reason",
     "dataset_versions": "dataset kind digest content run_id author note branch",
     "datasets": "name owner description",
@@ -101,6 +110,7 @@ OTHER_TEXT = {
     "run_params": "key value",
     "run_tags": "key value",
     "runs": "id name pipeline state actor trigger error owner lifecycle",
+    "source_files": "dataset path etag digest",
     "step_runs": "run_id step key outcome output error",
     "summaries": "deployment kind",
     "tokens": "id principal note role digest",

@@ -21,6 +21,9 @@ from everloop.catalog.tables_keeping import erased_objects as erased_objects
 from everloop.catalog.tables_keeping import erasures as erasures
 from everloop.catalog.tables_keeping import holds as holds
 from everloop.catalog.tables_keeping import retention_rules as retention_rules
+from everloop.catalog.tables_sources import data_pulls as data_pulls
+from everloop.catalog.tables_sources import data_sources as data_sources
+from everloop.catalog.tables_sources import source_files as source_files
 from everloop.catalog.tables_traces import trace_assessments as trace_assessments
 from everloop.catalog.tables_traces import trace_notes as trace_notes
 from everloop.catalog.tables_traces import trace_runs as trace_runs

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange
+from everloop.cli import branches, erase, files, interchange, sources
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -18,10 +18,16 @@ __all__ = ["data"]
 
 @click.group()
 def data() -> None:
-    """Datasets, versions, dropped and changed rows; directories and files."""
+    """Datasets, versions, dropped and changed rows; files; sources that rows are pulled from."""
 
 
-for _command in (*files.COMMANDS, *branches.COMMANDS, *interchange.COMMANDS, *erase.COMMANDS):
+for _command in (
+    *files.COMMANDS,
+    *sources.COMMANDS,
+    *branches.COMMANDS,
+    *interchange.COMMANDS,
+    *erase.COMMANDS,
+):
     data.add_command(_command)
 
 

@@ -18,6 +18,7 @@ from everloop.errors import StateError
 __all__ = [
     "READS_TAG",
     "Read",
+    "asking_run",
     "fixed",
     "fixed_answers",
     "fixing",
@@ -40,6 +41,7 @@ class Read(NamedTuple):
 
 
 _listeners: ContextVar[tuple[list[Read], ...]] = ContextVar("everloop_reads", default=())
+_run: ContextVar[str] = ContextVar("everloop_asking_run", default="")
 _fixed: ContextVar[_Fixed | None] = ContextVar("everloop_fixed_reads", default=None)
 
 
@@ -66,14 +68,21 @@ def note(kind: str, name: str, value: str) -> None:
 
 
 @contextmanager
-def noting() -> Iterator[list[Read]]:
-    """Within the block what is answered is put into the list."""
+def noting(run: str = "") -> Iterator[list[Read]]:
+    """Within the block what is answered is put into the list; `run` is the run that asks."""
     found: list[Read] = []
     token = _listeners.set((*_listeners.get(), found))
+    run_token = _run.set(run or _run.get())
     try:
         yield found
     finally:
         _listeners.reset(token)
+        _run.reset(run_token)
+
+
+def asking_run() -> str:
+    """Id of the run that asks in this context, or empty."""
+    return _run.get()
 
 
 def fixed(kind: str, name: str) -> str | None:

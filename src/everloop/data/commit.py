@@ -8,8 +8,8 @@ its own changes where both changed different rows, and refused where they did no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from everloop.catalog import datasets as statements
 from everloop.catalog.edges import link_all
+from everloop.catalog.engine import Catalog
 from everloop.catalog.erasures import lift
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
@@ -32,11 +33,35 @@ from everloop.data.rebase import rebased
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
-from everloop.data.versions import link_before, refuse_other, tell_committed
-from everloop.errors import Conflict
+from everloop.data.upsert import plan_upsert, without_known
+from everloop.data.versions import (
+    base_of,
+    link_before,
+    refuse_kind,
+    refuse_other,
+    tell_committed,
+)
+from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Draft", "Prepared", "publish"]
+__all__ = ["Draft", "Mode", "Prepared", "Since", "Told", "publish", "publish_last", "unless_erased"]
+
+#: How rows come to a dataset: behind those that are there, in the place of those of equal key, or
+#: in the place of all.
+Mode = Literal["append", "upsert", "replace"]
+
+# Each lost race means that another commit succeeded, so this is never reached in earnest.
+_RACES = 1000
+
+
+class Since(NamedTuple):
+    """From where on rows are held against those that are there: a column and its value.
+
+    Without a column they are held against all.
+    """
+
+    column: str = ""
+    value: Any = None
 
 
 class Draft:
@@ -49,14 +74,15 @@ class Draft:
         rows: pa.Table,
         stated: Schema | None,
         *,
-        append: bool,
+        mode: Mode,
         expect: int | None,
         branch: str = MAIN,
         keep_last: bool = False,
+        since: Since | None = None,
     ) -> None:
         self.name = name
         self.branch = branch
-        self.append = append
+        self.mode: Mode = mode
         self.expect = expect
         self.schema: Schema
         self.plan: Plan
@@ -66,6 +92,7 @@ class Draft:
         self._given = rows
         self._stated = stated
         self._keep_last = keep_last
+        self._since = since
         self._kept: pa.Table
         self._hashes: Hashes | None = None
         self._written: list[tuple[Block, pa.Table]] = []
@@ -82,7 +109,7 @@ class Draft:
                 replaced meanwhile what this one would.
         """
         refuse_other(self.name, base, self.expect)
-        schema = schema_for(self._given, self._stated, base, append=self.append)
+        schema = schema_for(self._given, self._stated, base, append=self.mode != "replace")
         if self._report is None or schema != self.schema:
             self.schema = schema
             self._compared.clear()
@@ -92,8 +119,10 @@ class Draft:
             self._kept = self._report.kept()
             self.entries = entries_of(self._blobs, self._report, schema, owner)
             self.dropped = self._report.table.num_rows - self._kept.num_rows
-        if self.append:
+        if self.mode == "append":
             self.plan = self._append(base)
+        elif self.mode == "upsert" and base is not None and base.rows:
+            self.plan = self._upsert(base)
         else:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
@@ -115,7 +144,8 @@ class Draft:
         counted = counting(self._blobs, base) if base else []
         # With a key, a block that is there already can only be this very commit done again.
         there = {block.digest for block, mask in counted if mask is None and self.schema.key}
-        fresh = [(block, rows) for block, rows in self._blocks() if block.digest not in there]
+        given = self._blocks() if self._since is None or base is None else self._news(base)
+        fresh = [(block, rows) for block, rows in given if block.digest not in there]
         if base is not None and self.schema.key:
             self._compare_keys(base, counted, fresh)
         added = [block for block, _ in fresh]
@@ -136,6 +166,19 @@ class Draft:
         digest = set_digest(self.schema, count, Hashes.concat(every).total())
         blocks = (*known.blocks, *added)
         return Plan(blocks, layout, digest, count, objects + known.made, is_same=False)
+
+    def _news(self, base: DatasetVersion) -> list[tuple[Block, pa.Table]]:
+        """The rows that the version before has not, stored."""
+        assert self._since is not None
+        news = without_known(self._blobs, base, self._kept, self.schema, *self._since)
+        return list(write_blocks(self._blobs, news))
+
+    def _upsert(self, base: DatasetVersion) -> Plan:
+        if not self.schema.key:
+            raise InvalidInput(f"{self.name} has no key to update rows by")
+        if self._hashes is None:
+            self._hashes = row_hashes(self._kept)
+        return plan_upsert(self._blobs, base, self.schema, self._kept, self._hashes)
 
     def _replace(self, base: DatasetVersion | None) -> Plan:
         blocks = tuple(block for block, _ in self._blocks())
@@ -204,7 +247,7 @@ class Prepared(Protocol):
 
     name: str
     branch: str
-    append: bool
+    mode: Mode
     expect: int | None
     schema: Schema
     plan: Plan
@@ -223,6 +266,62 @@ class Prepared(Protocol):
     def forget(self) -> None:
         """Store everything again the next time: some of it was erased meanwhile."""
         ...
+
+
+class Told(NamedTuple):
+    """What the caller says of a version, beside its rows."""
+
+    owner: str = ""
+    note: str = ""
+    run_id: str = ""
+    sources: Sequence[str] = ()
+
+
+def publish_last(
+    catalog: Catalog,
+    draft: Draft,
+    told: Told,
+    then: Callable[[Transaction, DatasetVersion, DatasetVersion | None], None] | None = None,
+) -> DatasetVersion:
+    """Make the draft the version after the latest one, however many commit meanwhile.
+
+    Args:
+        then: Does its part in the transaction that names the version; told that and the one before.
+
+    Raises:
+        InvalidInput: With every fault of the rows.
+        Conflict: If the draft's own terms are not met.
+    """
+    for _ in range(_RACES):
+        with catalog.read() as tx:
+            base = base_of(tx, draft.name, draft.branch)
+            refuse_erased(tx, draft)
+        refuse_kind(draft.name, base, "table")
+        try:
+            draft.prepare(base, told.owner)
+        except NotFound as error:  # an object of `base` was erased in the middle of it
+            unless_erased(catalog, base, error)
+            continue
+        with catalog.write() as tx:
+            version = publish(tx, draft, base, **told._asdict())
+            if version is not None and then is not None:
+                then(tx, version, base)
+        if version is not None:
+            return version
+    raise Conflict(f"others commit to {draft.name} all the time", hint="commit again")
+
+
+def unless_erased(
+    catalog: Catalog, version: DatasetVersion | None, error: NotFound
+) -> DatasetVersion:
+    """The version as it is now, if rows were erased since it was looked up; else the error."""
+    if version is None:
+        raise error
+    with catalog.read() as tx:
+        now = statements.find_version(tx, version.dataset, version.number)
+    if now is None or now.holds == version.holds:
+        raise error
+    return now
 
 
 def publish(
@@ -291,7 +390,7 @@ def refuse_erased(tx: Transaction, draft: Prepared) -> None:
         Conflict: If so.
     """
     first = draft.first
-    if draft.append or first is None:
+    if draft.mode == "append" or first is None:
         return
     now = statements.find_version(tx, first.dataset, first.number)
     if now is not None and now.holds != first.holds:
@@ -334,14 +433,15 @@ def _record(tx: Transaction, draft: Prepared, version: DatasetVersion, *, again:
 def _tell(
     tx: Transaction, draft: Prepared, version: DatasetVersion, base: DatasetVersion | None
 ) -> None:
-    link_before(tx, version, base, "parent" if draft.append else "replaced")
+    stays = draft.mode != "replace"
+    link_before(tx, version, base, "parent" if stays else "replaced")
     body = {
         "dataset": version.dataset,
         "number": version.number,
         "rows": version.rows,
-        "added": version.rows - (base.rows if base and draft.append else 0),
+        "added": version.rows - (base.rows if base and stays else 0),
         "dropped": version.dropped,
-        "mode": "append" if draft.append else "merge" if version.merged else "replace",
+        "mode": "merge" if version.merged else draft.mode,
         "run_id": version.run_id,
         "digest": version.digest,
     }

@@ -20,7 +20,7 @@ from everloop.core.dataset import DatasetVersion, MergeConflict
 from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type, conform
 from everloop.data.blocks import version_digest
-from everloop.data.commit import Draft, Prepared, publish
+from everloop.data.commit import Draft, Mode, Prepared, publish
 from everloop.data.layout import Positions
 from everloop.data.ledger import Entry, plain
 from everloop.data.match import unlike
@@ -113,7 +113,7 @@ class _Ready(msgspec.Struct, kw_only=True):
     branch: str
     schema: Schema
     plan: Plan
-    append: bool = False
+    mode: Mode = "replace"
     expect: int | None = None
     entries: list[Entry] = []
     dropped: int = 0
@@ -150,7 +150,7 @@ def merged(blobs: BlobStore, three: Three, branch: str, strategy: Strategy) -> M
     rows = _rows(before, mine, yours, list(schema.key), strategy, conflicts)
     if strategy == "refuse":
         conflicts.refuse(three)
-    draft = Draft(blobs, ours.dataset, rows, schema, append=False, expect=None, branch=branch)
+    draft = Draft(blobs, ours.dataset, rows, schema, mode="replace", expect=None, branch=branch)
     draft.prepare(ours, "")
     return _Table(draft, three, conflicts)
 

@@ -29,7 +29,15 @@ from everloop.data.rowhash import FUNCTION, Hashes
 from everloop.data.rows import Hashed, hashed, store_hashes
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Order", "Plan", "can_build_on", "plan_merge", "plan_whole", "set_digest"]
+__all__ = [
+    "Order",
+    "Plan",
+    "can_build_on",
+    "plan_merge",
+    "plan_updates",
+    "plan_whole",
+    "set_digest",
+]
 
 #: A block is written anew when more than one row in so many of it changed since.
 DIRTY = 8
@@ -120,6 +128,43 @@ def plan_merge(
     at = order.woven(known.at[old], np.full(len(new), -1, np.int64))
     source = order.woven(np.full(len(old), -1, np.int64), order.new)
     totals = Hashes.concat([known.hashes.take(old), hashes.take(new)]).total()
+    digest = set_digest(schema, len(at), totals)
+    return _Writer(blobs, known, rows, hashes).write(at, source, digest, compact=False)
+
+
+def plan_updates(
+    blobs: BlobStore,
+    latest: DatasetVersion,
+    schema: Schema,
+    rows: pa.Table,
+    hashes: Hashes,
+    at_old: Positions,
+) -> Plan:
+    """Store what makes `latest` a version with `rows` in it.
+
+    Args:
+        hashes: Of `rows`.
+        at_old: For each of `rows` the number of the row of `latest` whose place it takes; -1 for
+            those that stand behind all.
+    """
+    known = hashed(blobs, latest)
+    there = np.flatnonzero(at_old >= 0)
+    old = known.hashes.take(at_old[there])
+    is_same = np.zeros(len(at_old), bool)
+    is_same[there] = (old.low == hashes.low[there]) & (old.high == hashes.high[there])
+    new = np.flatnonzero(~is_same)
+    if not len(new):
+        digest = set_digest(schema, latest.rows, known.hashes.total())
+        return Plan(known.blocks, latest.layout, digest, latest.rows, known.made, is_same=True)
+    places = np.where(at_old[new] >= 0, at_old[new], len(known.at))
+    dead = np.zeros(len(known.at), bool)
+    dead[places[places < len(known.at)]] = True
+    stay = np.flatnonzero(~dead)
+    order = np.argsort(places, kind="stable")
+    new, gaps = new[order], np.searchsorted(stay, places[order])
+    at = np.insert(known.at[stay], gaps, -1)
+    source = np.insert(np.full(len(stay), -1, np.int64), gaps, new)
+    totals = Hashes.concat([known.hashes.take(stay), hashes.take(new)]).total()
     digest = set_digest(schema, len(at), totals)
     return _Writer(blobs, known, rows, hashes).write(at, source, digest, compact=False)
 

@@ -23,23 +23,21 @@ from everloop.core.dataset import (
 from everloop.core.schema import Schema
 from everloop.data.blocks import write_block
 from everloop.data.branches import BranchMethods
-from everloop.data.commit import Draft, publish, refuse_erased
+from everloop.data.commit import Draft, Told, publish_last, unless_erased
 from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
 from everloop.data.ledger import rows_of
 from everloop.data.rows import read_rows
-from everloop.data.versions import base_of, check_names, refuse_kind, version_of, versions_of
+from everloop.data.source_service import SourceMethods
+from everloop.data.versions import check_names, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["DataService"]
 
-# Each lost race means that another commit succeeded, so this is never reached in earnest.
-_RACES = 1000
 
-
-class DataService(BranchMethods, EraseMethods, KeepMethods, Service):
+class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Service):
     """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
 
     area = "data"
@@ -121,28 +119,13 @@ class DataService(BranchMethods, EraseMethods, KeepMethods, Service):
             name,
             rows,
             schema,
-            append=mode == "append",
+            mode=mode,
             expect=expect,
             branch=branch,
             keep_last=on_duplicate == "last",
         )
-        for _ in range(_RACES):
-            with self._catalog.read() as tx:
-                base = base_of(tx, name, branch)
-                refuse_erased(tx, draft)
-            refuse_kind(name, base, "table")
-            try:
-                draft.prepare(base, owner)
-            except NotFound as error:  # an object of `base` was erased in the middle of it
-                self._raise_unless_erased(base, error)
-                continue
-            with self._catalog.write() as tx:
-                version = publish(
-                    tx, draft, base, owner=owner, note=note, run_id=run_id, sources=sources or ()
-                )
-            if version is not None:
-                return version
-        raise Conflict(f"others commit to {name} all the time", hint="commit again")
+        told = Told(owner, note, run_id, tuple(sources or ()))
+        return publish_last(self._catalog, draft, told)
 
     @action("dataset:read")
     def datasets(self) -> list[Dataset]:
@@ -191,19 +174,7 @@ class DataService(BranchMethods, EraseMethods, KeepMethods, Service):
             try:
                 return read_rows(self._blobs, version, names)
             except NotFound as error:
-                version = self._raise_unless_erased(version, error)
-
-    def _raise_unless_erased(
-        self, version: DatasetVersion | None, error: NotFound
-    ) -> DatasetVersion:
-        """The version as it is now, if rows were erased since it was looked up; else the error."""
-        if version is None:
-            raise error
-        with self._catalog.read() as tx:
-            now = statements.find_version(tx, version.dataset, version.number)
-        if now is None or now.holds == version.holds:
-            raise error
-        return now
+                version = unless_erased(self._catalog, version, error)
 
     @action("dataset:write", on="dataset")
     def record_changes(

@@ -440,7 +440,7 @@ class Pipeline(Generic[P, R]):
         describing.start()
         execution.modules.result()  # before anything can edit them
         try:
-            with noting() as reads:
+            with noting(run.id) as reads:
                 return self._execute(execution, bound, executor, watcher)
         finally:
             execution.close()

@@ -347,7 +347,7 @@ class Execution:
         # Steps called inside a step are plain functions.
         token, log_token = executing.set(None), logging_to.set(log)
         try:
-            with noting() as reads:
+            with noting(self.run.id) as reads:
                 value = call.step.function(*args, **kwargs)
             call.step.signature.check_result(value)
         except Exception as error:  # noqa: BLE001 - the user's: raised again after the last try

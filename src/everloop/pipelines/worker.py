@@ -169,7 +169,7 @@ def execute(function: Callable[..., Any], task: Task, arguments: bytes) -> Outco
         with (
             _memory_limit(task.memory),
             fixing(*task.fixed) if task.fixed else nullcontext(),
-            noting() as reads,
+            noting(task.run.id) as reads,
         ):
             args, kwargs = call_from_bytes(arguments)
             value = function(*args, **kwargs)

@@ -76,6 +76,8 @@ STAYS = {
     "monitor_windows": _WATCHES,
     "alerts": _WATCHES,
     "loops": "a loop that runs there must not run twice",
+    "data_sources": "what is pulled, and how far it was read, is a matter of that workspace",
+    "source_files": "how far files were read, as for data sources",
     "automations": "what happens by itself there must not happen twice",
     "firings": "what a loop did there",
     "package_environments": "which package is in production is decided here",

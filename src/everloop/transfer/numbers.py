@@ -149,6 +149,7 @@ def merge_datasets(now: Merging) -> None:
             here.execute(names.update().where(older).values(latest=newest))
         _merge_tags(now, name)
         _merge_branches(now, name)
+        _merge_pulls(now, name)
 
 
 def _objects_of(row: dict[str, Any]) -> set[str]:
@@ -198,6 +199,19 @@ def _merge_branches(now: Merging, name: str) -> None:
             fresh = row | {"base": base, "number": number}
             now.here.execute(table.insert().values(fresh))
             findings.add("dataset branch", imported=1)
+
+
+def _merge_pulls(now: Merging, name: str) -> None:
+    """Merge the records of pulls with the versions that they are of."""
+    table = tables.data_pulls
+    query = select(table).where(table.c.dataset == name).order_by(table.c.pk)
+    known = {(row["number"], row["at"]) for row in dicts(now.here, query)}
+    for row in dicts(now.there, query):
+        number = now.numbers.datasets.get((name, row["number"]), 0)
+        if number and (number, row["at"]) not in known:
+            del row["pk"]
+            pull = row["pull"] | {"number": number}
+            now.here.execute(table.insert().values(row | {"number": number, "pull": pull}))
 
 
 def _digests(tx: Transaction, name: str) -> dict[int, str]:

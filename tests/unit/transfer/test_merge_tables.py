@@ -18,8 +18,10 @@ from everloop.core.lineage import Mention, Report
 from everloop.core.package import Manifest, to_bytes
 from everloop.core.run import Metric, RunInput, RunOutput
 from everloop.core.schema import canonical_json
+from everloop.core.source import PullDraft, SourceFile
 from everloop.core.time import ManualClock
 from everloop.core.trace import Assessment, Span, Trace
+from everloop.data.sources import data_source
 from everloop.features.define import col, feature_set, feature_view, source
 from everloop.lineage import outside
 from everloop.transfer.merge import STAYS, TOLD
@@ -53,6 +55,9 @@ def fill(ws: Workspace) -> None:
     ws.data.commit("rows", pa.table({"flight": [1, 2], "distance": [1.0, 2.0]}), run_id=run.id)
     ws.data.tag("rows", "2013q1", 1, reason="audited")
     ws.data.branch("rows", "fix", note="a wrong distance")
+    ws.data.declare_source(data_source("rows", "rows.parquet"))
+    read = (SourceFile(path="rows.parquet", size=9, digest="d", read=9, rows=2),)
+    ws.data.commit_pull("rows", None, PullDraft(generation=0, files=read, read=2))
     ws.features.apply(feature_set("set", near, time="t", request={"flight": int, "t": "timestamp"}))
     logged = tracking.create_logged_model(placed.id, name="lm", source_run_id=run.id)
     tracking.log_inputs(run.id, [RunInput(dataset="rows", version=1, digest="d")])

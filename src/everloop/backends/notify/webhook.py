@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
@@ -21,22 +20,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from everloop.core.addresses import is_public
 from everloop.errors import BackendError, InvalidInput
 from everloop.ports.notifier import Receipt
 
-__all__ = ["WebhookNotifier", "is_public"]
+__all__ = ["WebhookNotifier"]
 
 _MAX_URL, _MAX_ANSWER, _MAX_WAIT_S = 2048, 4096, 3600.0
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?\.?|[0-9a-f:.]{2,45}", re.ASCII)
 _TEXT = re.compile(r"[!-~]+")
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-#: Public by the registry, yet answered within a cloud by its own services.
-_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-#: No part of the internet, though Python counts them as global: site-local, a network's own NAT64,
-#: and version 4 in the way that was given up.
-_LOCAL = tuple(map(ipaddress.ip_network, ("fec0::/10", "64:ff9b:1::/48", "::/96")))
 
 
 class _Target(NamedTuple):
@@ -51,35 +43,6 @@ class _Target(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         standard = {"http": 80, "https": 443}[self.scheme]
         return host if self.port == standard else f"{host}:{self.port}"
-
-
-def is_public(text: str) -> bool:
-    """Whether an address is one of the public internet, also where it hides in another."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:  # with a zone, or none at all
-        return False
-    return all(_is_public(item) for item in (address, *_inside(address)))
-
-
-def _is_public(address: _Address) -> bool:
-    if address.is_multicast or address in _METADATA or any(address in net for net in _LOCAL):
-        return False
-    return address.is_global
-
-
-def _inside(address: _Address) -> Iterable[_Address]:
-    """The addresses of version 4 that one of version 6 stands for."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return
-    if address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
-    if address.sixtofour is not None:
-        yield address.sixtofour
-    if address.teredo is not None:
-        yield from address.teredo
-    if address in _NAT64:
-        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 class WebhookNotifier:

@@ -1,0 +1,1 @@
+"""Where data comes from: HTTP, object stores, PostgreSQL, SQLite."""
