@@ -571,6 +571,30 @@ def test_a_pack_of_which_little_is_left_moves_and_readers_follow(
     assert len(list(store.digests())) == 1
 
 
+def test_what_is_erased_is_in_no_key_and_in_no_copy(store: S3Blobs, tmp_path: Path) -> None:
+    data = items(6, 1000)
+    digests = [digest for digest, _ in store.put_many(data)]
+    store.put(data[0])
+    own = store.put(b"subject" * 50_000)[0]
+    assert store.remove_old(digests[1], time.time() + 100)  # its bytes lie in the pack still
+    reader = another(store, tmp_path)
+    assert reader.get_many([digests[0], *digests[2:]]) == [data[0], *data[2:]]
+    for _ in range(2):
+        store.erase([digests[0], digests[1], own])
+        rest = b"".join(store._bucket.get(entry.key)[0] for entry in store._bucket.list(""))
+        assert data[0] not in rest
+        assert data[1] not in rest
+        assert b"subject" not in rest
+    copies = b"".join(f.read_bytes() for f in (tmp_path / "cache").rglob("*") if f.is_file())
+    assert data[0] not in copies
+    assert b"subject" not in copies
+    assert reader.missing([*digests, own]) == [digests[0], digests[1], own]
+    fresh = another(store, tmp_path, "fresh")
+    assert fresh.get_many(digests[2:]) == data[2:]
+    assert fresh.keep_many(digests[2:]) == []
+    assert keys(store, "marks/objects") == []
+
+
 @pytest.mark.parametrize("act", ["remove", "keep"])
 def test_a_pack_that_is_changed_while_it_moves_stays(
     store: S3Blobs, proxy: FaultProxy, tmp_path: Path, act: str

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,8 @@ _OBJECTS, _STORE, _PROBE = "objects", "store", "probe"
 #: More objects than this are looked for by their first two digits, not one by one.
 _SHARDS = 256
 _FORMAT = 1
+#: Whoever has not gone on for so long is dead.
+_DEAD_S = 900
 _CACHE_BYTES = 10 << 30
 
 
@@ -459,6 +462,21 @@ class S3Blobs:
         for pack in self._packs.all():
             self._packs.compact(pack)
         return len(rubbish), sum(entry.size for entry in rubbish)
+
+    def erase(self, digests: Sequence[str]) -> None:
+        """Remove objects so that no key has a byte of them, at once, and no copy on this machine.
+
+        Copies in the caches of other machines stay until they are let go of.
+        """
+        check_digests(digests)
+        self._claim()
+        entries = [e for found in self._find_own(digests).values() for e in found]
+        side_by_side(lambda entry: self._marks.remove(entry.key, entry.at, None, None), entries)
+        self._bucket.delete([entry.key for entry in entries])
+        self._marks.forget([entry.key for entry in entries])
+        self._packs.erase({bytes.fromhex(digest) for digest in digests})
+        self._cache.drop(digests)
+        self.remove_leftovers(time.time() - _DEAD_S)
 
     # Parts
 

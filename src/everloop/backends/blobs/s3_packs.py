@@ -24,11 +24,13 @@ from everloop.backends.blobs.pack_format import (
 from everloop.backends.blobs.s3_bucket import Absent, Bucket, Entry, side_by_side
 from everloop.backends.blobs.s3_marks import Mark, Marks
 from everloop.core.ids import new_id
+from everloop.errors import BackendError
 
 __all__ = ["Pack", "Packs"]
 
 _log = logging.getLogger(__name__)
 PACKS = "packs"
+_TRIES = 20
 #: The end of a pack that is read at once: the list of 1,300 objects.
 _END = 64 << 10
 #: Ranges of one pack that are less apart than this come with one request of at most so many bytes.
@@ -175,25 +177,49 @@ class Packs:
         """
         if not self._is_sparse(pack):
             return
-        mark = pack.mark = self._marks.read(pack.key)
-        if mark.dead or not self._is_sparse(pack):
-            return
+        pack.mark = self._marks.read(pack.key)
+        if not pack.mark.dead and self._is_sparse(pack):
+            self._move(pack, set())
+
+    def erase(self, digests: set[bytes]) -> None:
+        """Move every pack that has bytes of these objects, removed ones too, without them."""
+        for _ in range(_TRIES):
+            self.refresh()
+            packs = [pack for pack in self.all() if not digests.isdisjoint(pack.entries)]
+            if not packs:
+                return
+            for pack in packs:
+                pack.mark = self._marks.read(pack.key)
+                if pack.mark.dead:
+                    self._delete(pack)  # its remover died half-way, or is doing the same
+                else:
+                    self._move(pack, digests)  # again in the next turn, if it was kept meanwhile
+        raise BackendError(
+            f"what is to be erased from {self._bucket.place} is kept by others all the time",
+            hint="do it again",
+        )
+
+    def _move(self, pack: Pack, without: set[bytes]) -> bool:
+        """Move what is left of a pack to a new one, if its mark stays as it is; whether it did."""
         moved = None
-        if left := [key for key in pack.entries if key not in mark.gone]:
+        gone = pack.mark.gone | without
+        if left := [key for key in pack.entries if key not in gone]:
             try:
                 data = self._bucket.get(pack.key)[0]
             except Absent:  # another collection moved it
                 self.drop(pack)
-                return
+                return True
             places = {key: pack.entries[key] for key in left}
             moved = self.put(
                 {key.hex(): data[at : at + size] for key, (at, size) in places.items()}
             )
-        if self._marks.retire(pack.key, mark):
+        if self._marks.retire(pack.key, pack.mark):
             self._delete(pack)
-        elif moved is not None and self._marks.retire(moved.key, Mark()):
+            return True
+        if moved is not None and self._marks.retire(moved.key, Mark()):
             # More of the old one was kept or removed meanwhile, and nobody wanted the new one.
             self._delete(moved)
+        return False
 
     def _is_sparse(self, pack: Pack) -> bool:
         left = sum(size for key, (_, size) in pack.entries.items() if key not in pack.mark.gone)
