@@ -278,7 +278,11 @@ def test_an_export_is_all_or_nothing(
             patch.setattr(export_module, "_settle", full)
             with pytest.raises(Exception, match="No space left"):
                 ev.export("n", target)
-        assert [*target.iterdir()] == []
+        with monkeypatch.context() as patch:
+            patch.setattr(here.data, "note_export", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                ev.export("n", target)
+        assert [*target.iterdir()] == [], "what the log cannot tell of is not written"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "out"]
     # Killed half-way: what it began has another name, and the next export removes it.
     code = (

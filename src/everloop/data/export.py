@@ -114,6 +114,10 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
         (begun / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(origin)))
         _settle(begun)
         (begun / ".owner").unlink()
+        # First told: what is erased later must know of every copy, and one too many does no harm.
+        home.data.note_export(
+            version.dataset, version.number, format=format, to=shown(os.fsencode(target))
+        )
         os.rename(begun, target)
         _sync(target.parent)
     except OSError as error:
@@ -122,9 +126,6 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
         raise BackendError(f"{version.ref} could not be written to {target}: {error}") from error
     finally:
         shutil.rmtree(begun, ignore_errors=True)
-    home.data.note_export(
-        version.dataset, version.number, format=format, to=shown(os.fsencode(target))
-    )
     return target
 
 

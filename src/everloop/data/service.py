@@ -275,15 +275,30 @@ class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Servi
         return found
 
     @action("dataset:read", on="name")
-    def note_export(self, name: str, number: int, *, format: str, to: str) -> None:
-        """Put into the log that a version was written to a place outside, which nothing erases.
+    def note_export(
+        self,
+        name: str,
+        number: int,
+        *,
+        format: Literal["parquet", "delta", "iceberg", "lance"],
+        to: str,
+    ) -> None:
+        """Put into the log that a version is written to a place outside, where nothing erases it.
+
+        Args:
+            name: The dataset.
+            number: The version.
+            format: What it is written as.
+            to: The place; the first thousand characters are kept.
 
         Raises:
             NotFound: If there is no such dataset or version.
         """
         with self._catalog.write() as tx:
             version = version_of(tx, name, number)
-            tx.append("dataset.Exported", f"dataset:{version.ref}", {"format": format, "to": to})
+            tx.append(
+                "dataset.Exported", f"dataset:{version.ref}", {"format": format, "to": to[:1000]}
+            )
 
     @action("dataset:read", on="name")
     def diff(self, name: str, old: int, new: int, *, rows: int = 0) -> DatasetDiff:
