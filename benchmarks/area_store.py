@@ -27,3 +27,8 @@ def tables_saved_again(context: Context) -> Iterator[Row]:
 @bench
 def tables_compared(context: Context) -> Iterator[Row]:
     return store_rows.diff_rows(context)
+
+
+@bench
+def a_subject_erased(context: Context) -> Iterator[Row]:
+    return store_rows.erase_rows(context)

@@ -20,7 +20,7 @@ from everloop.errors import BackendError
 __all__ = ["HEAD", "REVISIONS", "require", "run", "upgrade"]
 
 #: Every revision there is, oldest first; a test compares them with the files.
-REVISIONS = tuple(f"{number:04}" for number in range(1, 13))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 14))
 HEAD = REVISIONS[-1]
 
 # As Alembic makes it.
