@@ -32,3 +32,8 @@ def tables_compared(context: Context) -> Iterator[Row]:
 @bench
 def table_pulled(context: Context) -> Iterator[Row]:
     return store_sources.pull_rows(context)
+
+
+@bench
+def a_subject_erased(context: Context) -> Iterator[Row]:
+    return store_rows.erase_rows(context)

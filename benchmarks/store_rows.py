@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.harness import Context, Missing, Row, in_turns, timed
@@ -22,6 +25,8 @@ DATACOMPY = "datacompy==1.1.0"
 SHARE = 100
 #: Saves before a read: where most is to be put together, and past the next compaction.
 SAVES = (8, 10)
+#: Versions that a subject is erased from.
+VERSIONS = 50
 
 
 def frame(count: int, seed: int = 0) -> pa.Table:
@@ -223,3 +228,52 @@ def is_read(ws: Workspace, rows: pa.Table) -> bool:
     """Whether the latest version has just these rows, in this order."""
     found = ws.data.read("loans")
     return bool(found.equals(rows.cast(found.schema)))
+
+
+def erase_rows(context: Context) -> Iterator[Row]:
+    """One subject out of fifty versions, held against writing the blocks anew that have it."""
+    count, repeats = context.size(1_000_000, 100_000), context.repeats(5)
+    rows = frame(count)
+    schema = from_arrow_schema(rows.schema, key=("id",))
+    with tempfile.TemporaryDirectory() as name, open_workspace(Path(name) / "ws") as ws:
+        for seed in range(VERSIONS):
+            ws.data.commit("loans", rows, schema=schema, mode="replace")
+            rows = touched(rows, seed)
+        subjects = iter(range(count // 2, count))
+        subject = {"id": next(subjects)}
+        raw = Path(name) / "raw"
+
+        def rewrite() -> None:
+            for file in blocks:
+                block = pq.read_table(file)
+                write(block.filter(pc.not_equal(block["id"], subject["id"])), raw)
+
+        seconds: dict[str, list[float]] = {"everloop": [], "limit": []}
+        for _ in range(repeats + 1):
+            subject = {"id": next(subjects)}
+            would = ws.data.erase(subject, dry_run=True).erased
+            paths = [ws.blobs.path(o.before) for o in would.objects if o.kind == "block"]  # type: ignore[attr-defined]
+            blocks = [str(path) for path in paths]
+            seconds["limit"].append(timed(rewrite)())
+            seconds["everloop"].append(timed(partial(ws.data.erase, subject))())
+        versions = ws.data.versions("loans")
+        left = [ws.data.read("loans", v.number)["id"] for v in versions]
+        gone = not any(pc.any(pc.equal(ids, subject["id"])).as_py() for ids in left)
+        yield Row(
+            area="store", work=f"{count:,} rows x 14: a subject erased from {VERSIONS} versions",
+            unit="s", everloop=statistics.median(seconds["everloop"][1:]),
+            limit=statistics.median(seconds["limit"][1:]),
+            limit_name="reading the blocks that have it and writing them anew, to the disk",
+            answers_equal=gone and len(versions) == VERSIONS, repeats=repeats,
+        )  # fmt: skip
+
+
+def touched(rows: pa.Table, seed: int) -> pa.Table:
+    """One row in a thousand otherwise, anywhere; some of those that are erased among them."""
+    rng = np.random.default_rng(seed)
+    values = rows["real0"].to_numpy().copy()
+    values[rng.choice(rows.num_rows, rows.num_rows // 1000, replace=False)] += 1
+    half = rows.num_rows // 2
+    values[half : half + 12] += seed % 5 == 0
+    place = rows.schema.get_field_index("real0")
+    return rows.set_column(place, "real0", pa.array(values))

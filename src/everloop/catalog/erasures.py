@@ -52,15 +52,16 @@ def add_erasure(tx: Transaction, receipt: Receipt, work: dict[str, Any]) -> None
     tx.upsert(erased_objects, gone, ("digest",))
 
 
-def end_erasure(tx: Transaction, receipt: Receipt) -> None:
-    """Write down that an erasure is done, with its signed receipt."""
+def end_erasure(tx: Transaction, receipt: Receipt) -> bool:
+    """Write down that an erasure is done, with its signed receipt; False if another one did."""
     values = {
         "state": "done",
         "work": {},
         "receipt": msgspec.to_builtins(receipt),
         "done_at": receipt.done_at,
     }
-    tx.execute(erasures.update().where(erasures.c.id == receipt.id).values(values))
+    its = (erasures.c.id == receipt.id, erasures.c.state == "open")
+    return tx.execute(erasures.update().where(*its).values(values)).rowcount > 0
 
 
 def open_erasures(tx: Transaction) -> list[tuple[Receipt, dict[str, Any]]]:

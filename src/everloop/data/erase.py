@@ -8,6 +8,7 @@ write the catalog's file anew, may be done again from its begin as often as it i
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,8 @@ __all__ = ["Change", "Eraser"]
 
 #: Bytes by which objects that may hold rows begin.
 _HEADS = (b"PAR1", b"ARROW1")
+#: Bytes that wait to be stored together.
+_BYTES = 32 << 20
 #: Kinds of objects of which one that is named elsewhere tells nothing of the subject.
 _SHARED = ("layout", "result")
 
@@ -96,8 +99,40 @@ class _Recorder:
         self.sizes[stored[0]] = stored[1]
         return stored
 
+    def put_many(self, data: Sequence[bytes]) -> None:
+        if not self._dry_run:
+            self._blobs.put_many(data)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._blobs, name)
+
+
+class _Later:
+    """Puts what is small all at once, as one wait for the disk is for all of them then."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self._recorder = recorder
+        self._waiting: list[bytes] = []
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def put(self, data: bytes) -> tuple[str, int]:
+        stored = blake3(data).hexdigest(), len(data)
+        with self._lock:
+            self._recorder.sizes[stored[0]] = stored[1]
+            self._waiting.append(data)
+            self._held += len(data)
+            if self._held >= _BYTES:
+                self.flush()
+        return stored
+
+    def flush(self) -> None:
+        """Store what waits."""
+        self._recorder.put_many(self._waiting)
+        self._waiting, self._held = [], 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recorder, name)
 
 
 class Eraser:
@@ -115,6 +150,7 @@ class Eraser:
         self._catalog = catalog
         self._source = blobs
         self._blobs: Any = _Recorder(blobs, dry_run=dry_run)
+        self._later: Any = _Later(self._blobs)
         self._sought = sought
         self._dataset = dataset
         #: By the digest of each block that was sought in, the rows that are of the subject.
@@ -140,11 +176,15 @@ class Eraser:
         """Seek in what was not sought in yet, and write anew what is hit."""
         blocks = {block.digest: block for version in look.versions for block in version.blocks}
         self._seek_blocks([digest for digest in blocks if digest not in self._rows])
-        for digest, block in blocks.items():
-            if len(self._rows[digest]) and digest not in self._cuts:
-                self._cuts[digest] = cut_block(self._blobs, block, self._rows[digest])
-        for version in look.versions:
-            self._prepare_version(version)
+        hit = [b for d, b in blocks.items() if len(self._rows[d]) and d not in self._cuts]
+        with ThreadPoolExecutor() as threads:  # Arrow and the disk work beside each other
+            for block, cut in zip(hit, threads.map(self._cut, hit), strict=True):
+                self._cuts[block.digest] = cut
+            self._prepare_hashes(look)
+            fresh = [version for version in look.versions if self._is_to_cut(version)]
+            for version, made in zip(fresh, threads.map(self._cut_version, fresh), strict=True):
+                self._versions[_ident(version)] = made
+        self._later.flush()
         for place, row in _rows(look):
             at = self._at(place, row)
             if at not in self._logs:
@@ -168,17 +208,24 @@ class Eraser:
             found = threads.map(lambda d: rows_of_block(self._source, d, self._sought), digests)
             self._rows.update(zip(digests, found, strict=True))
 
-    def _prepare_version(self, version: DatasetVersion) -> None:
-        hit = [block for block in version.blocks if block.digest in self._cuts]
-        if not hit or _ident(version) in self._versions:
-            return
-        for block in hit:
-            if block.hashes and block.hashes not in self._hashes:
-                gone = self._rows[block.digest]
-                made = cut_hashes(self._blobs, block.hashes, block.rows, gone)
-                self._hashes[block.hashes] = made
-        made_of = cut_version(self._blobs, version, self._cuts, self._hashes)
-        self._versions[_ident(version)] = made_of
+    def _cut(self, block: Block) -> Cut:
+        return cut_block(self._blobs, block, self._rows[block.digest])
+
+    def _cut_version(self, version: DatasetVersion) -> DatasetVersion:
+        return cut_version(self._later, version, self._cuts, self._hashes)
+
+    def _is_to_cut(self, version: DatasetVersion) -> bool:
+        hit = any(block.digest in self._cuts for block in version.blocks)
+        return hit and _ident(version) not in self._versions
+
+    def _prepare_hashes(self, look: Look) -> None:
+        for version in look.versions:
+            for block in version.blocks:
+                is_hit = block.digest in self._cuts and block.hashes
+                if is_hit and block.hashes not in self._hashes:
+                    gone = self._rows[block.digest]
+                    made = cut_hashes(self._later, block.hashes, block.rows, gone)
+                    self._hashes[block.hashes] = made
 
     def _renewed(self, kind: str, row: Row[Any]) -> _New | None:
         try:
@@ -273,7 +320,8 @@ class Eraser:
             named = references.find(tx).digests
         found = []
         for digest in self._source.digests():
-            if digest in named or digest in self._rows or self._tables.get(digest):
+            is_new = digest in self._blobs.sizes  # what this erasure stored itself
+            if is_new or digest in named or digest in self._rows or self._tables.get(digest):
                 continue
             try:
                 head = next(iter(self._source.stream(digest, 64)), b"")

@@ -102,9 +102,8 @@ class EraseMethods:
             dry_run=dry_run,
             erased=Erasure(),
         )
-        look = eraser.look()
         if dry_run:
-            change = eraser.dry(look)
+            change = eraser.dry(eraser.look())
             with self._catalog.read() as tx:
                 return _told(asked, change, tx)
         return self._erase(eraser, asked, dataset)
@@ -156,8 +155,8 @@ class EraseMethods:
             key = self._signing.get()
             with self._catalog.write() as tx:
                 done = msgspec.structs.replace(receipt, erased=erased, done_at=tx.now)
-                records.end_erasure(tx, signed(done, key))
-                tx.append("dataset.ErasureFinished", f"erasure:{done.id}", {})
+                if records.end_erasure(tx, signed(done, key)):
+                    tx.append("dataset.ErasureFinished", f"erasure:{done.id}", {})
         return [receipt.id for receipt, _ in begun]
 
     def _remove(self, digests: list[str]) -> None:

@@ -279,9 +279,9 @@ class LocalBlobs:
                     self._file(digest).unlink(missing_ok=True)
                 self._folder(self._root / "tmp")
                 self._packs.erase(digests)
-                for folder in {self._root / digest[:2] for digest in digests}:
-                    if folder.exists():
-                        sync_folder(folder)
+                folders = {self._root / digest[:2] for digest in digests}
+                with ThreadPoolExecutor(_SYNCING) as threads:
+                    list(threads.map(sync_folder, filter(Path.exists, folders)))
             self.remove_leftovers(time.time() - _DEAD_S)
         except OSError as error:
             raise BackendError(
