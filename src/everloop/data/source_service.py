@@ -151,7 +151,7 @@ class SourceMethods:
         schema = _schema(source, latest, rows)
         since = None
         if source.mode == "append" and (source.watermark or draft.full):
-            since = Since(*_since(source, draft))
+            since = Since(*_since(source, draft, latest))
         told = Told(source.owner, draft.note, draft.run_id, draft.sources)
         prepared = Draft(
             self._blobs, name, rows, schema, mode=source.mode, expect=None, since=since
@@ -184,18 +184,18 @@ def _schema(source: DataSource, latest: DatasetVersion | None, rows: pa.Table) -
     return None
 
 
-def _since(source: DataSource, draft: PullDraft) -> tuple[str, Any]:
-    if not draft.since:
+def _since(source: DataSource, draft: PullDraft, latest: DatasetVersion | None) -> tuple[str, Any]:
+    """The column and the value from which on rows are held against those that are there."""
+    if not draft.since or latest is None or source.watermark not in latest.schema.names:
         return "", None
     text = draft.since
+    if latest.schema.field(source.watermark).type == "string":
+        return source.watermark, text
     if text.lstrip("-").isdecimal():
         return source.watermark, int(text)
     if len(text) == 10:
         return source.watermark, date.fromisoformat(text)
-    try:
-        return source.watermark, utc(datetime.fromisoformat(text))
-    except ValueError:
-        return source.watermark, text
+    return source.watermark, utc(datetime.fromisoformat(text))
 
 
 def _settle(

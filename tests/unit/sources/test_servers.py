@@ -263,6 +263,19 @@ def test_sqlite_by_watermark(shop: sqlite3.Connection) -> None:
     assert [(r["id"], r["x"]) for r in rows("orders")] == [(1, 9.0), (2, 2.5), (3, 1.0)]
 
 
+@pytest.mark.parametrize("kind", ["string", "timestamp"])
+def test_sqlite_without_a_key(shop: sqlite3.Connection, kind: Any) -> None:
+    day = ["2024-01-01 10:00:00", "2024-01-02 10:00:00", "2024-01-02 10:05:00"]
+    shop.executemany("INSERT INTO orders VALUES (?, 1, ?)", [(1, day[0]), (2, day[1]), (2, day[1])])
+    schema = ev.Schema([ev.Field("at", kind)], extra="allow")
+    source = from_sqlite(key=(), schema=schema)
+    assert ev.pull(source).rows == 3
+    shop.executemany("INSERT INTO orders VALUES (?, 1, ?)", [(2, day[1]), (3, day[2])])
+    made = ev.pull(source)
+    assert (made.read, made.rows, made.since) == (4, 5, "2024-01-02 09:50:00")
+    assert ev.pull(source).rows == 5
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
