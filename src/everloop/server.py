@@ -104,13 +104,21 @@ def _delivering(workspace: Workspace) -> Iterator[None]:
 
 
 async def _reap(workspace: Workspace) -> None:
-    """Mark runs as lost whose process died: a server may run without a supervisor."""
+    """Mark runs as lost whose process died, and finish erasures that one had begun.
+
+    A server may run without a supervisor.
+    """
+
+    def look_after() -> None:
+        workspace.tracking.reap()
+        workspace.data.finish_erasures()
+
     while True:
         await asyncio.sleep(REAP_S)
         try:
-            await run_in_threadpool(lambda: workspace.tracking.reap())
+            await run_in_threadpool(look_after)
         except EverloopError:
-            _log.exception("dead runs could not be looked for; it is tried again")
+            _log.exception("what dead processes left could not be looked for; it is tried again")
 
 
 def make_app(

@@ -45,6 +45,8 @@ def test_a_subject_is_erased_and_the_receipt_verified(folder: Path, capsys: Any)
     assert code == 0
     assert json.loads(out)["erased"]["rows"] == 2
     (folder / "receipt.json").write_text(out)
+    assert "(rows erased)" in everloop(capsys, "data", "log", "d")[1]
+    assert "rows erased, content now" in everloop(capsys, "data", "show", "d@1")[1]
     code, out, _ = everloop(capsys, "data", "verify-receipt", "receipt.json", "id=7")
     assert (code, "valid" in out) == (0, True)
     code, out, _ = everloop(capsys, "data", "verify-receipt", "receipt.json", "id=6")

@@ -20,6 +20,7 @@ import everloop as ev
 from everloop.access.policy import EmbeddedAuthorizer
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.catalog.engine import Catalog
+from everloop.core.artifact import ModelArtifact
 from everloop.core.context import using
 from everloop.core.schema import Field, Schema
 from everloop.data.objects import ObjectService
@@ -32,6 +33,8 @@ from everloop.errors import (
     NotFound,
     StateError,
 )
+from everloop.features.define import agg, col, feature_set, feature_view, source
+from everloop.workspace import Workspace
 from tests.contracts.test_dataset_rows import KEYED, _shrink, listed, table
 from tests.decoded import holding
 
@@ -392,6 +395,49 @@ def test_no_byte_of_the_subject_is_left_anywhere(tmp_path: Path) -> None:
         assert read["label"].null_count == 0
         looks.run(id=1)  # is made anew
         assert not ws.files.verify().damaged
+
+
+def test_values_of_the_catalog_go_on_every_database(ws: Workspace) -> None:
+    run = ws.tracking.create_run(params={"id": "4711", "other": "4711"})
+    ws.tracking.create_run(params={"id": "1"})
+    ws.data.commit("d", table(ROWS), schema=KEYED)
+    done = ws.data.erase({"id": 4711}, reason="it is in a parameter alone")
+    assert done.erased.counts == {"values in run_params": 1}
+    assert done.erased.versions == ()
+    assert ws.tracking.run(run.id).params == {"id": "(erased)", "other": "4711"}
+    assert ws.data.erase({"id": 4711}).erased.is_empty
+
+
+def test_what_is_out_of_reach_is_named(tmp_path: Path) -> None:
+    with ev.open(tmp_path / ".everloop", actor="tester") as ws, using(ws):
+        ev.commit("d", table(ROWS), schema=KEYED)
+        (tmp_path / "images").mkdir()
+        ev.commit("photos", tmp_path / "images")
+        later = source("not-yet", time="at")
+        view = feature_view(
+            "late", entity="id", source=later, features={"n": agg.mean(col.x, "1d")}
+        )
+        ws.features.apply(feature_set("of-d", view, time="at", request={"id": int}))
+        artifact = ModelArtifact(flavor="lightgbm", files={"m.txt": b"m"}, data={"d": 1})
+        ws.registry.register("m", artifact)
+        ws.tracking.put_artifact("1/letter.txt", b"of name-7 to all")
+        erased = ws.data.erase({"id": 7}).erased
+        assert erased.models == ("m/1",)
+        told = "\n".join(erased.unreached)
+        assert "entities of view late" in told
+        assert "files of photos" in told
+        assert "letter.txt" not in told  # 7 alone tells nothing
+        told = "\n".join(ws.data.erase({"s": "name-7"}, dry_run=True).erased.unreached)
+        assert "letter.txt" in told
+        # What is named by something that is not changed stays, and is told of.
+        old = ws.data.version("d").blocks[0].digest
+        ws.tracking.put_artifact("1/block.bin", ws.blobs.get(old))
+        (tmp_path / "images" / "block").write_bytes(ws.blobs.get(old))
+        ev.commit("photos", tmp_path / "images")
+        erased = ws.data.erase({"id": 8}).erased
+        assert any("stay as something else names them" in text for text in erased.unreached)
+        assert ws.blobs.exists(old)
+        assert ev.read("photos")["block"]
 
 
 def test_lists_in_stored_results_are_searched(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def log(name: str, every: bool, location: str | None, as_json: bool) -> None:
             (v.ref, v.branch, ", ".join(str(n) for n in (v.parent, v.merged) if n),
              tags.get(v.number, ""),
              *((v.rows, v.dropped) if is_table else (v.files, v.size)),
-             v.author, v.run_id, v.created_at, v.digest[:12], v.note)
+             v.author, v.run_id, v.created_at,
+             v.digest[:12] + (" (rows erased)" if v.content else ""), v.note)
             for v in found
         ],
     )  # fmt: skip
@@ -106,6 +107,7 @@ def show(name: str, version: int | None, location: str | None, as_json: bool) ->
             ("version", found.ref),
             ("kind", found.kind),
             ("digest", found.digest),
+            *([("rows erased, content now", found.content)] if found.content else []),
             *extent,
             ("author", found.author),
             ("created", found.created_at),
