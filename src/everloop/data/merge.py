@@ -27,7 +27,7 @@ from everloop.data.match import unlike
 from everloop.data.merge_schema import merged_schema
 from everloop.data.replace import Order, Plan
 from everloop.data.rowhash import Hashes, row_hashes
-from everloop.data.rows import hashed, read_rows
+from everloop.data.rows import hashed, read_rows, rows_at
 from everloop.errors import Conflict, InvalidInput
 from everloop.ports.blobs import BlobStore
 
@@ -146,7 +146,8 @@ def merged(blobs: BlobStore, three: Three, branch: str, strategy: Strategy) -> M
     schema, faults = merged_schema(base.schema, ours.schema, theirs.schema, strategy)
     conflicts.add(faults)
     schema = _kept_columns(blobs, three, schema, strategy, conflicts)
-    before, mine, yours = (_Side.of(blobs, version, schema) for version in three)
+    before = _Side(blobs, base, schema, is_base=True)
+    mine, yours = (_Side(blobs, version, schema, is_base=False) for version in (ours, theirs))
     rows = _rows(before, mine, yours, list(schema.key), strategy, conflicts)
     if strategy == "refuse":
         conflicts.refuse(three)
@@ -182,33 +183,53 @@ def _whole(three: Three, branch: str, strategy: Strategy, conflicts: Conflicts) 
     return _taken(ours if strategy == "ours" else theirs, branch)
 
 
-class _Side(NamedTuple):
-    """The rows of a version under the merged schema."""
+class _Side:
+    """The rows of a version under the merged schema.
 
-    rows: pa.Table
-    hashes: Hashes
+    Attributes:
+        rows: In its order; of the version in common the key columns alone, where that will do.
+        hashes: Of each row.
+    """
 
-    @classmethod
-    def of(cls, blobs: BlobStore, version: DatasetVersion, schema: Schema) -> _Side:
-        """Read a version; a column that it lacks is null.
-
-        Raises:
-            InvalidInput: If its values do not fit the types of `schema`.
-        """
-        rows = read_rows(blobs, version, version.schema.names)
+    def __init__(self, blobs: BlobStore, version: DatasetVersion, schema: Schema, *, is_base: bool):
+        self._blobs = blobs
+        self._version = version
+        self._at: Positions | None = None
         if version.schema.fields == schema.fields:
-            return cls(rows, hashed(blobs, version).hashes)
-        types = {field.name: arrow_type(field.type) for field in schema.fields}
-        for name, kind in types.items():
-            if name not in rows.column_names:
-                rows = rows.append_column(name, pa.nulls(rows.num_rows, kind))
-        try:
-            rows = conform(rows.select(list(types)), schema.select(list(types)))
-        except InvalidInput as error:
-            raise InvalidInput(
-                f"{version.ref} does not fit the schema that both lines make", error.faults
-            ) from None
-        return cls(rows, row_hashes(rows))
+            known = hashed(blobs, version)
+            self._at = known.at if is_base else None
+            self.hashes = known.hashes
+            self.rows = read_rows(blobs, version, schema.key if is_base else schema.names)
+        else:
+            self.rows = _fitted(read_rows(blobs, version, version.schema.names), version, schema)
+            self.hashes = row_hashes(self.rows)
+
+    def take(self, rows: pl.Series) -> pl.DataFrame:
+        """Whole rows by their numbers; nulls for null."""
+        if self._at is None:
+            return pl.DataFrame(self.rows.take(pa.array(rows.cast(pl.Int64).to_arrow())))
+        there = rows.is_not_null().to_numpy()
+        at = self._at[rows.drop_nulls().to_numpy()]
+        found = rows_at(self._blobs, self._version, at, self._version.schema.names)
+        return pl.DataFrame(found.take(pa.array(np.cumsum(there) - 1, mask=~there)))
+
+
+def _fitted(rows: pa.Table, version: DatasetVersion, schema: Schema) -> pa.Table:
+    """Rows in the columns of another schema; one that they lack is null.
+
+    Raises:
+        InvalidInput: If values do not fit its types.
+    """
+    types = {field.name: arrow_type(field.type) for field in schema.fields}
+    for name, kind in types.items():
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, kind))
+    try:
+        return conform(rows.select(list(types)), schema.select(list(types)))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{version.ref} does not fit the schema that both lines make", error.faults
+        ) from None
 
 
 def _kept_columns(
@@ -371,8 +392,7 @@ class _Clash:
     def _cells(self, both: pl.DataFrame, strategy: Strategy, conflicts: Conflicts) -> pa.Table:
         """Of each row the cells that one line changed; of those that both did, one of the two."""
         base, ours, theirs = (
-            pl.DataFrame(side.rows.take(pa.array(both[name].cast(pl.Int64).to_arrow())))
-            for name, side in zip(("b", "o", "t"), self._sides, strict=True)
+            side.take(both[name]) for name, side in zip(("b", "o", "t"), self._sides, strict=True)
         )
         is_new = both["b"].is_null()
         found = {name: ours[name] for name in self._key}
