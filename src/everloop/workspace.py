@@ -292,7 +292,11 @@ class Workspace(Upkeep, Imports):
 
         if self._transport is not None:
             return self._remote(DataService)
-        return DataService(self._catalog, self.blobs, self._authorizer, self._signing)
+        from everloop.data.paths import copies_in
+
+        return DataService(
+            self._catalog, self.blobs, self._authorizer, self._signing, copies_in(self.folder)
+        )
 
     @cached_property
     def _signing(self) -> SigningKey:

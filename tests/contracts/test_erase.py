@@ -368,12 +368,16 @@ def test_no_byte_of_the_subject_is_left_anywhere(tmp_path: Path) -> None:
         _filled(ws)
         at = (folder, folder / "objects", [SUBJECT], ("id", 4711))
         assert len(holding(*at)) > 8
+        ws.data.branch("people", "side", at=2)
+        copies = [path for n in range(1, 6) for path in ev.paths(f"people@{n}")]
         dry = ws.data.erase({"id": 4711}, dry_run=True)
         done = ws.data.erase({"id": 4711}, reason="art. 17")
         # The name of a person is another column: it stands alone in the requests.
         ws.data.erase({"name": [SUBJECT, f"{SUBJECT} again"]})
         left = holding(*at)
         assert left == []
+        assert not any(Path(path).exists() for path in copies)
+        assert ws.data.find("people@side").rows == 19
         kinds = {o.kind for o in done.erased.objects}
         assert kinds == {o.kind for o in dry.erased.objects}
         assert kinds >= {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +25,7 @@ from everloop.data.erase import Change, Eraser
 from everloop.data.erase_catalog import looked
 from everloop.data.seek import Sought
 from everloop.data.versions import version_of
-from everloop.errors import InvalidInput, NotFound, StateError
+from everloop.errors import BackendError, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore, CanErase
 
 __all__ = ["EraseMethods"]
@@ -36,6 +38,7 @@ _AT_ONCE = 200
 _ELSEWHERE = (
     "copies of the workspace's folder or database, and mirrors of it in other workspaces",
     "what was read and exported: frames in memory, files, tables of other systems",
+    "what other machines keep of versions and objects to read them, in their folders `cache`",
     "logs of engines, of proxies and of the system",
 )
 
@@ -46,6 +49,8 @@ class EraseMethods:
     _catalog: Catalog
     _blobs: BlobStore
     _signing: SigningKey
+    #: Where versions were written to as plain files for other engines; None where nobody does.
+    _copies: Path | None
 
     @action("dataset:erase", on="dataset")
     def erase(
@@ -149,6 +154,7 @@ class EraseMethods:
             begun = records.open_erasures(tx)
         for receipt, work in begun:
             self._remove(work["objects"])
+            self._remove_copies()
             left = scrub(self._catalog, work["tables"])
             unreached = (*receipt.erased.unreached, *([left] if left else []))
             erased = msgspec.structs.replace(receipt.erased, unreached=unreached)
@@ -171,6 +177,17 @@ class EraseMethods:
                     for digest in gone:
                         self._blobs.delete(digest)
                 tx.execute(tables.objects.delete().where(tables.objects.c.digest.in_(gone)))
+
+    def _remove_copies(self) -> None:
+        if self._copies is None or not self._copies.exists():
+            return
+        try:
+            shutil.rmtree(self._copies)
+        except OSError as error:
+            raise BackendError(
+                f"copies of versions in {self._copies} could not be removed: {error}",
+                hint="remove the folder, then `everloop gc` finishes the erasure",
+            ) from error
 
     def _check_columns(self, sought: Sought, dataset: str) -> None:
         with self._catalog.read() as tx:

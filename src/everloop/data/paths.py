@@ -24,7 +24,7 @@ from everloop.data.rows import read_rows
 from everloop.errors import BackendError, InvalidInput
 from everloop.ports.blobs import BlobStore, HasPaths
 
-__all__ = ["Holder", "parquet_paths"]
+__all__ = ["Holder", "copies_in", "parquet_paths"]
 
 #: Lists that nobody asked for in so long are removed when another one is made.
 _KEPT_S = 14 * 86_400
@@ -44,6 +44,11 @@ class Holder(Protocol):
         ...
 
 
+def copies_in(folder: Path) -> Path:
+    """Where a workspace keeps versions as plain files."""
+    return folder.absolute() / "cache" / "parquet"
+
+
 def parquet_paths(home: Holder, version: DatasetVersion) -> list[Path]:
     """The files of a version, in its order; read-only, and at least one.
 
@@ -55,7 +60,7 @@ def parquet_paths(home: Holder, version: DatasetVersion) -> list[Path]:
     """
     if version.kind != "table":
         raise InvalidInput(f"{version.ref} is a {version.kind}; check it out to have its files")
-    cache = home.folder.absolute() / "cache" / "parquet"
+    cache = copies_in(home.folder)
     made = cache / version_digest(version.schema, version.blocks, version.layout)[:32]
     if (found := _there(made)) is not None:
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -48,11 +49,13 @@ class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Servi
         blobs: BlobStore,
         authorizer: Authorizer,
         signing: SigningKey | None = None,
+        copies: Path | None = None,
     ) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._authorizer = authorizer
         self._signing = signing or SigningKey(None)
+        self._copies = copies
 
     @action("dataset:write", on="name")
     def commit(
