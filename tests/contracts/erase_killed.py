@@ -25,6 +25,7 @@ from tests.decoded import holding
 
 SUBJECT = "zoe-quux-7"
 SCHEMA = Schema((Field("id", "int64", nullable=False), Field("s", "string")), key=("id",))
+_PRELOADED = ("everloop", "sqlalchemy", "alembic", "dateutil", "numpy", "pandas", "pyarrow")
 _left = -1
 
 
@@ -137,7 +138,7 @@ def preload(place: Path) -> None:
 
     assert child(tell) == 0
     for name in names.read_text().split():
-        if name.partition(".")[0] in ("everloop", "sqlalchemy", "alembic", "polars", "duckdb"):
+        if name.partition(".")[0] in _PRELOADED:
             with suppress(ImportError):
                 importlib.import_module(name)
 
