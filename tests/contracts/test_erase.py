@@ -425,11 +425,13 @@ def test_what_is_out_of_reach_is_named(tmp_path: Path) -> None:
         artifact = ModelArtifact(flavor="lightgbm", files={"m.txt": b"m"}, data={"d": 1})
         ws.registry.register("m", artifact)
         ws.tracking.put_artifact("1/letter.txt", b"of name-7 to all")
+        ws.data.declare_source(ev.data_source("d", "people/*.csv", key="id", mode="replace"))
         erased = ws.data.erase({"id": 7}).erased
         assert erased.models == ("m/1",)
         told = "\n".join(erased.unreached)
         assert "entities of view late" in told
         assert "files of photos" in told
+        assert "people/*.csv, which the next pull of d may bring back" in told
         assert "letter.txt" not in told  # 7 alone tells nothing
         told = "\n".join(ws.data.erase({"s": "name-7"}, dry_run=True).erased.unreached)
         assert "letter.txt" in told

@@ -15,6 +15,7 @@ from everloop.catalog import erasures as records
 from everloop.catalog import tables
 from everloop.catalog.engine import Catalog
 from everloop.catalog.scrub import scrub
+from everloop.catalog.sources import all_sources
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.erase import Erasure, Hold, Receipt, Verification
@@ -301,8 +302,14 @@ def signed(receipt: Receipt, key: str) -> Receipt:
 def _told(asked: Receipt, change: Change, tx: Transaction) -> Receipt:
     """The receipt with what was found, what is out of reach, and what is in the way."""
     erasure = change.erasure
-    unreached = (*erasure.unreached, *records.known_copies(tx), *_ELSEWHERE)
     touched = {version.ref.rpartition("@")[0] for version in erasure.versions}
+    asked_again = [
+        f"{', '.join(source.locations)}, which the next pull of {source.dataset} may bring back"
+        for source in all_sources(tx)
+        if source.dataset in touched
+    ]
+    copies = records.known_copies(tx)
+    unreached = (*erasure.unreached, *asked_again, *copies, *_ELSEWHERE)
     holds = _holds(tx, touched) if not erasure.is_empty else ()
     erasure = msgspec.structs.replace(erasure, unreached=unreached, holds=tuple(holds))
     return msgspec.structs.replace(asked, erased=erasure)
