@@ -56,9 +56,10 @@ if TYPE_CHECKING:
     from everloop.core.secret import Secret
     from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
-    from everloop.data.api import commit, read
+    from everloop.data.api import check, commit, read
     from everloop.data.files import Files
     from everloop.data.frame import Table
+    from everloop.data.functions import check_function, repair
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
@@ -92,7 +93,8 @@ _NAMES = {
     "everloop.core.schema": ("Check", "Field", "Schema"),
     "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
-    "everloop.data.api": ("commit", "read"),
+    "everloop.data.api": ("check", "commit", "read"),
+    "everloop.data.functions": ("check_function", "repair"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
     "everloop.errors": ("RunStopped",),
@@ -136,6 +138,8 @@ __all__ = [
     "canary",
     "champion",
     "charter",
+    "check",
+    "check_function",
     "choice",
     "col",
     "commit",
@@ -169,6 +173,7 @@ __all__ = [
     "read",
     "register",
     "registered",
+    "repair",
     "rolled_back",
     "run",
     "run_failed",

@@ -9,6 +9,7 @@ import click
 from everloop.cli.files import COMMANDS, tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
+from everloop.cli.quality import COMMANDS as QUALITY
 from everloop.core.dataset import DatasetTag, Value
 from everloop.errors import InvalidInput
 
@@ -20,7 +21,7 @@ def data() -> None:
     """Datasets, versions, dropped and changed rows; directories and files."""
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *QUALITY):
     data.add_command(_command)
 
 

@@ -22,11 +22,14 @@ from everloop.core.dataset import Block, DatasetVersion, RowChangeSummary
 from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
-from everloop.data.checks import MOST_FAULTS, CheckReport, check, faulty, row_faults
+from everloop.data.check_rules import ValuesOf
+from everloop.data.checks import MOST_FAULTS, CheckReport, faulty, insist, row_faults
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
-from everloop.data.ledger import Entry, entries_of
+from everloop.data.ledger import Entry, entries_of, repairs_of
+from everloop.data.quarantine import Aside, set_aside
 from everloop.data.rebase import rebased
+from everloop.data.repairs import mended
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
@@ -47,7 +50,9 @@ class Draft:
         stated: Schema | None,
         *,
         append: bool,
-        expect: int | None,
+        expect: int | None = None,
+        values_of: ValuesOf | None = None,
+        is_release: bool = False,
     ) -> None:
         self.name = name
         self.append = append
@@ -56,6 +61,9 @@ class Draft:
         self.plan: Plan
         self.entries: list[Entry] = []
         self.dropped = 0
+        self.aside: Aside | None = None
+        self._values_of = values_of
+        self._is_release = is_release
         self._blobs = blobs
         self._given = rows
         self._stated = stated
@@ -80,10 +88,15 @@ class Draft:
             self.schema = schema
             self._compared.clear()
             self._written, self._hashes = [], None
-            self._report = check(self._given, schema)
+            self._report, changes = mended(self._given, schema, self._values_of)
+            if self._is_release:  # who corrects a row must not see it leave again unseen
+                left = [r for r in self._report.broken if r.on_fail in ("quarantine", "drop")]
+                self._report = insist(self._report, left, "")
             self._report.raise_faults(self.name)
             self._kept = self._report.kept()
-            self.entries = entries_of(self._blobs, self._report, schema, owner)
+            self.entries = repairs_of(self._blobs, changes, owner)
+            self.entries += entries_of(self._blobs, self._report, schema, owner)
+            self.aside = set_aside(self._report, schema, owner)
             self.dropped = self._report.table.num_rows - self._kept.num_rows
         if self.append:
             self.plan = self._append(base)

@@ -22,6 +22,8 @@ from everloop.data.blocks import write_block
 from everloop.data.commit import Draft, publish
 from everloop.data.compare import difference
 from everloop.data.ledger import rows_of
+from everloop.data.quality import LostRace, QualityMethods, draft_aside
+from everloop.data.quarantine import SUFFIX
 from everloop.data.rows import read_rows
 from everloop.data.tags import TagMethods
 from everloop.data.versions import check_names, refuse_kind, versions_of
@@ -34,7 +36,7 @@ __all__ = ["DataService"]
 _RACES = 1000
 
 
-class DataService(TagMethods, Service):
+class DataService(QualityMethods, TagMethods, Service):
     """Datasets: commit, read, tag, compare, and ask why a row is not there."""
 
     area = "data"
@@ -61,7 +63,8 @@ class DataService(TagMethods, Service):
         """Make a version of the dataset `name`; the dataset is made on its first commit.
 
         Rows are held against the schema first. A broken rule with ``on_fail="fail"`` refuses the
-        frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them.
+        frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them;
+        ``quarantine`` leaves them out until ``release``; ``repair`` corrects them first.
         Content equal to the latest version's makes no version, and neither do rows that a keyed
         dataset was given before in an equal commit: a commit may be repeated after a failure.
         Several processes may append at once: every one's rows are kept, none twice.
@@ -96,16 +99,29 @@ class DataService(TagMethods, Service):
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
-        draft = Draft(self._blobs, name, rows, schema, append=mode == "append", expect=expect)
+        draft = Draft(
+            self._blobs, name, rows, schema, append=mode == "append", expect=expect,
+            values_of=self._values_of,
+        )  # fmt: skip
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = statements.find_version(tx, name)
+                waiting = statements.find_version(tx, name + SUFFIX)
             refuse_kind(name, base, "table")
             draft.prepare(base, owner)
-            with self._catalog.write() as tx:
-                version = publish(
-                    tx, draft, base, owner=owner, note=note, run_id=run_id, sources=sources or ()
-                )
+            aside = draft_aside(self._blobs, draft, waiting, owner)
+            try:
+                with self._catalog.write() as tx:
+                    version = publish(
+                        tx, draft, base, owner=owner, note=note, run_id=run_id,
+                        sources=sources or (),
+                    )  # fmt: skip
+                    if version is not None and aside is not None:
+                        told = f"set aside by the commit of {version.ref}"
+                        if not publish(tx, aside, waiting, owner=owner, note=told, run_id=run_id):
+                            raise LostRace
+            except LostRace:
+                continue
             if version is not None:
                 return version
         raise Conflict(f"others commit to {name} all the time", hint="commit again")

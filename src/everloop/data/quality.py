@@ -1,0 +1,146 @@
+"""The part of DataService that judges versions, and lets rows go that were set aside."""
+
+from __future__ import annotations
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from everloop.access.service import action
+from everloop.catalog import datasets as statements
+from everloop.catalog.engine import Catalog
+from everloop.core.dataset import DatasetVersion
+from everloop.core.quality import SHOWN_ROWS, QualityReport
+from everloop.core.schema import Check, Schema
+from everloop.data.commit import Draft, publish
+from everloop.data.judge import judge_parts, schema_of
+from everloop.data.quarantine import ID, SUFFIX, joined, released
+from everloop.data.rows import read_rows, row_parts
+from everloop.data.versions import version_of
+from everloop.errors import Conflict, InvalidInput
+from everloop.ports.blobs import BlobStore
+
+__all__ = ["LostRace", "QualityMethods", "draft_aside"]
+
+_RACES = 1000
+
+
+class QualityMethods:
+    """Checks of versions, and the quarantine."""
+
+    _catalog: Catalog
+    _blobs: BlobStore
+
+    @action("dataset:read", on="name")
+    def check(
+        self,
+        name: str,
+        contract: Schema | list[Check] | None = None,
+        number: int | None = None,
+        *,
+        rows: int = SHOWN_ROWS,
+    ) -> QualityReport:
+        """Hold a version against a contract; nothing is changed.
+
+        It is read once, block by block, and every rule is judged on each. Held in memory are one
+        block, the columns that a rule must see as a whole, and the rows that are handed back. Only
+        an SQL condition with a window or a query in it takes the whole version at once.
+
+        Args:
+            name: The dataset.
+            contract: A schema; checks beside the version's own rules; or None for those alone.
+            number: The version; None is the latest.
+            rows: Most failing rows of each rule to hand back; all are counted.
+
+        Raises:
+            NotFound: If there is no such dataset or version, or none that a check refers to.
+            InvalidInput: If it is no table, or a check cannot be evaluated.
+            UserCodeError: If a function that a check names raises.
+        """
+        with self._catalog.read() as tx:
+            version = version_of(tx, name, number)
+        if version.kind != "table":
+            raise InvalidInput(f"{version.ref} is a {version.kind} and has no rows to check")
+        schema = schema_of(contract, version.schema)
+        parts = row_parts(self._blobs, version, version.schema.names)
+        report = judge_parts(parts, schema, values_of=self._values_of, show=rows)
+        return msgspec.structs.replace(report, ref=version.ref)
+
+    @action("dataset:write", on="name")
+    def release(self, name: str, rows: pa.Table, *, note: str = "") -> DatasetVersion:
+        """Take corrected rows out of the quarantine of `name` and append them to it.
+
+        They are checked again, and one that still breaks a rule (save one that only warns) keeps
+        all of them where they are. Both datasets change in one transaction.
+
+        Args:
+            name: The dataset, not its quarantine.
+            rows: Rows of ``<name>.quarantine``, corrected, with their ``quarantine_id``.
+            note: For people.
+
+        Returns:
+            The new version of `name`.
+
+        Raises:
+            Conflict: If one of them does not wait, as it was released before.
+            InvalidInput: With every fault of the rows.
+            NotFound: If nothing was ever set aside.
+        """
+        for _ in range(_RACES):
+            with self._catalog.read() as tx:
+                base = version_of(tx, name, None)
+                waiting = statements.find_version(tx, name + SUFFIX)
+            fresh, rest = released(self._blobs, name, waiting, rows)
+            assert waiting is not None
+            draft = Draft(
+                self._blobs, name, fresh, None, append=True, values_of=self._values_of,
+                is_release=True,
+            )  # fmt: skip
+            draft.prepare(base, "")
+            aside = Draft(self._blobs, name + SUFFIX, rest, waiting.schema, append=False)
+            aside.prepare(waiting, "")
+            told = note or f"{fresh.num_rows} rows released from quarantine"
+            try:
+                with self._catalog.write() as tx:
+                    version = publish(tx, draft, base, owner="", note=told, run_id="")
+                    left = publish(tx, aside, waiting, owner="", note=told, run_id="")
+                    if version is None or left is None:
+                        raise LostRace
+                    ids = rows.column(ID).to_pylist()
+                    tx.append(
+                        "dataset.RowsReleased",
+                        f"dataset:{version.ref}",
+                        {"dataset": name, "from": waiting.ref, "rows": len(ids)},
+                    )
+                    return version
+            except LostRace:
+                continue
+        raise Conflict(f"others commit to {name} all the time", hint="release again")
+
+    def _values_of(self, dataset: str, column: str) -> pl.Series:
+        with self._catalog.read() as tx:
+            version = version_of(tx, dataset, None)
+        version.schema.field(column)
+        values = read_rows(self._blobs, version, [column]).column(column)
+        found = pl.from_arrow(values)
+        assert isinstance(found, pl.Series)
+        return found
+
+
+class LostRace(Exception):
+    """Another commit came between; what this transaction did is taken back."""
+
+
+def draft_aside(
+    blobs: BlobStore, draft: Draft, waiting: DatasetVersion | None, owner: str
+) -> Draft | None:
+    """The next version of the quarantine, if `draft` sets rows aside that do not wait yet."""
+    if draft.aside is None:
+        return None
+    together = joined(blobs, waiting, draft.aside)
+    if together is None:
+        return None
+    rows, schema = together
+    aside = Draft(blobs, draft.name + SUFFIX, rows, schema, append=False)
+    aside.prepare(waiting, owner)
+    return aside
