@@ -51,6 +51,7 @@ def check(name: str, contract: str | None, rows: int, location: str | None, as_j
         key_values(
             [("version", report.ref), ("rows", report.rows), ("judged", judged)]
             + [("column", fault) for fault in report.faults]
+            + [("not judged", f"{name}: {why}") for name, why in report.unjudged.items()]
         )
         if report.broken:
             table(

@@ -60,6 +60,7 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
         rules: Every rule that was judged.
         broken: Those that are broken, in the same order.
         faults: What is wrong with columns as such: missing, not listed, of another type.
+        unjudged: Checks over time that nothing can be said of yet, with the reason.
     """
 
     ref: str = ""
@@ -67,6 +68,7 @@ class QualityReport(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...]
     broken: tuple[RuleResult, ...] = ()
     faults: tuple[str, ...] = ()
+    unjudged: dict[str, str] = {}
 
     @property
     def ok(self) -> bool:

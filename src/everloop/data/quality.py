@@ -9,15 +9,17 @@ import pyarrow as pa
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
+from everloop.core.check import OVER_TIME
 from everloop.core.dataset import DatasetVersion
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Check, Schema
 from everloop.data.commit import Draft, publish
+from everloop.data.history import Past, judge_over_time
 from everloop.data.judge import judge_parts, schema_of
 from everloop.data.quarantine import ID, SUFFIX, joined, released
 from everloop.data.rows import read_rows, row_parts
-from everloop.data.versions import version_of
-from everloop.errors import Conflict, InvalidInput
+from everloop.data.versions import version_of, versions_of
+from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["LostRace", "QualityMethods", "draft_aside"]
@@ -64,7 +66,15 @@ class QualityMethods:
         schema = schema_of(contract, version.schema)
         parts = row_parts(self._blobs, version, version.schema.names)
         report = judge_parts(parts, schema, values_of=self._values_of, show=rows)
-        return msgspec.structs.replace(report, ref=version.ref)
+        late, unjudged = judge_over_time(self._past(version), schema)
+        over_time = tuple(check.name for check in schema.checks if check.kind in OVER_TIME)
+        return msgspec.structs.replace(
+            report,
+            ref=version.ref,
+            rules=(*report.rules, *(name for name in over_time if name not in unjudged)),
+            broken=(*report.broken, *late),
+            unjudged=unjudged,
+        )
 
     @action("dataset:write", on="name")
     def release(self, name: str, rows: pa.Table, *, note: str = "") -> DatasetVersion:
@@ -116,6 +126,26 @@ class QualityMethods:
             except LostRace:
                 continue
         raise Conflict(f"others commit to {name} all the time", hint="release again")
+
+    def _past(self, version: DatasetVersion) -> Past:
+        with self._catalog.read() as tx:
+            every = versions_of(tx, version.dataset)
+            tags = {tag.tag: tag.number for tag in statements.tags(tx, version.dataset)}
+            now = tx.now
+
+        def values(of: DatasetVersion, column: str) -> pa.ChunkedArray:
+            of.schema.field(column)
+            return read_rows(self._blobs, of, [column]).column(column)
+
+        def find(which: str) -> DatasetVersion:
+            number = int(which) if which.isdecimal() else tags.get(which, 0)
+            known = {one.number: one for one in every}
+            if number not in known:
+                raise NotFound.named(f"version or tag of {version.dataset}", which, tags)
+            return known[number]
+
+        earlier = [one for one in every if one.number < version.number]
+        return Past(version, earlier, now, values, find)
 
     def _values_of(self, dataset: str, column: str) -> pl.Series:
         with self._catalog.read() as tx:
