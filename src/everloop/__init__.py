@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from everloop.core.secret import Secret
     from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
-    from everloop.data.api import check, commit, read
+    from everloop.data.api import check, commit, profile, read
     from everloop.data.files import Files
     from everloop.data.frame import Table
     from everloop.data.functions import check_function, repair
@@ -93,7 +93,7 @@ _NAMES = {
     "everloop.core.schema": ("Check", "Field", "Schema"),
     "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
-    "everloop.data.api": ("check", "commit", "read"),
+    "everloop.data.api": ("check", "commit", "profile", "read"),
     "everloop.data.functions": ("check_function", "repair"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
@@ -169,6 +169,7 @@ __all__ = [
     "performance",
     "pipeline",
     "prediction_drift",
+    "profile",
     "quality",
     "read",
     "register",

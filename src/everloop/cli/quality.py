@@ -88,4 +88,37 @@ def _contract(given: str) -> Schema | list[Check]:
     return found if isinstance(found, Schema) else list(found)
 
 
-COMMANDS = (check,)
+@click.command("profile")
+@click.argument("name")
+@click.option("--infer", is_flag=True, help="Print a schema in Python that it meets, to edit.")
+@common
+def profile(name: str, infer: bool, location: str | None, as_json: bool) -> None:
+    """What a dataset holds, column by column.
+
+    NAME may be NAME@2, NAME@TAG or NAME@TIME.
+    """
+    with open_workspace(location) as workspace:
+        version = workspace.data.find(name)
+        found = workspace.data.profile(version.dataset, version.number)
+    if infer:
+        from everloop.data.profile import inferred  # Polars, which no other command here needs
+
+        return click.echo(inferred(found), nl=False)
+    if as_json:
+        return json_document(found)
+    key_values([("version", found.ref), ("rows", found.rows)])
+    table(
+        ("column", "type", "missing", "distinct", "low", "median", "high", "mean", "most frequent"),
+        [
+            (
+                c.name, c.type, c.nulls, f"{'~' if c.is_approximate else ''}{c.distinct}", c.low,
+                c.quantiles[2] if c.quantiles else None, c.high, c.mean,
+                ", ".join(f"{value} ({count})" for value, count in c.top[:3]),
+            )
+            for c in found.columns
+        ],
+    )  # fmt: skip
+    return None
+
+
+COMMANDS = (check, profile)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from everloop.core.context import current_workspace
 from everloop.core.dataset import DatasetVersion
+from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
@@ -18,7 +19,7 @@ from everloop.data.files import add, open_files
 from everloop.data.frame import Table
 from everloop.errors import InvalidInput
 
-__all__ = ["check", "commit", "read"]
+__all__ = ["check", "commit", "profile", "read"]
 
 
 def read(
@@ -104,6 +105,30 @@ def check(
     from everloop.data.judge import judge_frame  # Polars, which reading a dataset does not need
 
     return judge_frame(rows, contract, show=shown)
+
+
+def profile(rows: Any, version: int | None = None) -> Profile:
+    """What a dataset or a frame holds, column by column; a notebook shows it as a table.
+
+    Args:
+        rows: The name of a dataset, as for :func:`check`, or anything that :meth:`Table.of` takes.
+        version: Number, of a dataset; the latest if not given.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If a column of a frame has no field type.
+    """
+    if isinstance(rows, str):
+        service = current_workspace().data
+        found = service.find(_ref(rows, version, ""))
+        made: Profile = service.profile(found.dataset, found.number)
+        return made
+    from everloop.data.arrow import conform, from_arrow_schema
+    from everloop.data.profile import profile_of
+
+    table = Table.of(rows).to_arrow()
+    schema = from_arrow_schema(table.schema)
+    return profile_of(Table(conform(table, schema)).to_polars(), schema)
 
 
 def commit(

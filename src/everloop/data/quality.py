@@ -11,11 +11,13 @@ from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
 from everloop.core.check import OVER_TIME
 from everloop.core.dataset import DatasetVersion
+from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Check, Schema
 from everloop.data.commit import Draft, publish
 from everloop.data.history import Past, judge_over_time
 from everloop.data.judge import judge_parts, schema_of
+from everloop.data.profile import profile_of
 from everloop.data.quarantine import ID, SUFFIX, joined, released
 from everloop.data.rows import read_rows, row_parts
 from everloop.data.versions import version_of, versions_of
@@ -25,6 +27,9 @@ from everloop.ports.blobs import BlobStore
 __all__ = ["LostRace", "QualityMethods", "draft_aside"]
 
 _RACES = 1000
+_KEPT_PROFILES = 64
+#: By digest of the version, which is over schema and content.
+_profiles: dict[str, Profile] = {}
 
 
 class QualityMethods:
@@ -75,6 +80,36 @@ class QualityMethods:
             broken=(*report.broken, *late),
             unjudged=unjudged,
         )
+
+    @action("dataset:read", on="name")
+    def profile(self, name: str, number: int | None = None) -> Profile:
+        """What a version holds, column by column; computed once for each content.
+
+        The columns are read whole. Of personal data (by the tags of the schema) only counts and
+        lengths are told.
+
+        Args:
+            name: The dataset.
+            number: The version; None is the latest.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+            InvalidInput: If it is no table.
+        """
+        with self._catalog.read() as tx:
+            version = version_of(tx, name, number)
+        if version.kind != "table":
+            raise InvalidInput(f"{version.ref} is a {version.kind} and has no columns")
+        # Tags of personal data are not part of the rows, but of the schema, and so of the digest.
+        found = _profiles.get(version.digest)
+        if found is None:
+            rows = pl.from_arrow(read_rows(self._blobs, version, version.schema.names))
+            assert isinstance(rows, pl.DataFrame)
+            found = profile_of(rows, version.schema)
+            while len(_profiles) >= _KEPT_PROFILES:
+                _profiles.pop(next(iter(_profiles)), None)
+            _profiles[version.digest] = found
+        return msgspec.structs.replace(found, ref=version.ref, digest=version.digest)
 
     @action("dataset:write", on="name")
     def release(self, name: str, rows: pa.Table, *, note: str = "") -> DatasetVersion:
