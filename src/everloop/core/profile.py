@@ -25,7 +25,8 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         low, high: The least and the greatest value; times are ISO 8601 text.
         mean, std: Of finite numbers; the sample's standard deviation.
         quantiles: At ``QUANTILES``, of numbers: the nearest value that is there.
-        top: The most frequent values of text and truth with their counts, at most ten.
+        top: The most frequent values of text and truth with their counts, at most ten; none where
+            more than 10,000 differ.
         lengths: Of text, in characters: least, mean, greatest.
         edges, counts: The histogram of finite numbers: 20 bins of one width from `edges[n]` to
             `edges[n + 1]`.

@@ -18,6 +18,8 @@ __all__ = ["inferred", "profile_of"]
 
 _EXACT_ROWS = 100_000
 _BINS, _TOP = 20, 10
+#: Most distinct values of a column whose most frequent ones are told.
+_COUNTED = 10_000
 #: Values that are few enough to be a set, in a schema that is inferred.
 _FEW = 20
 
@@ -31,6 +33,14 @@ def profile_of(frame: pl.DataFrame, schema: Schema) -> Profile:
         for what, one in _figures(field, approximate=approximate)
     ]
     found = frame.lazy().select(wanted).collect().row(0, named=True) if wanted else {}
+    # To count the values of a column of names takes longer than all else, and says nothing.
+    few = [
+        _top(field).alias(f"{n} top")
+        for n, field in enumerate(schema.fields)
+        if field.type in ("string", "bool") and not field.pii and found[f"{n} distinct"] <= _COUNTED
+    ]
+    if few:
+        found |= frame.lazy().select(few).collect().row(0, named=True)
     columns = tuple(
         _column(n, field, found, approximate=approximate) for n, field in enumerate(schema.fields)
     )
@@ -48,9 +58,6 @@ def _figures(field: Field, *, approximate: bool) -> Iterator[tuple[str, pl.Expr]
         yield "lengths", pl.concat_list(lengths.min(), lengths.mean(), lengths.max())
     if field.pii or field.type == "binary":
         return
-    if field.type in ("string", "bool"):
-        pairs = known.value_counts(sort=True, name="n" if field.name != "n" else "m")
-        yield "top", pairs.head(_TOP).implode()
     yield "low", known.min()
     yield "high", known.max()
     if field.is_numeric:
@@ -61,6 +68,11 @@ def _figures(field: Field, *, approximate: bool) -> Iterator[tuple[str, pl.Expr]
         yield "quantiles", known.cast(pl.Float64).quantile(list(QUANTILES))
         yield "histogram", finite.hist(bin_count=_BINS, include_breakpoint=True).implode()
         yield "least", finite.min()
+
+
+def _top(field: Field) -> pl.Expr:
+    pairs = pl.col(field.name).drop_nulls().value_counts(sort=True, name=f"{field.name} count")
+    return pairs.head(_TOP).implode()
 
 
 def _column(n: int, field: Field, found: dict[str, Any], *, approximate: bool) -> ColumnProfile:
