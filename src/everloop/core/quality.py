@@ -17,7 +17,7 @@ MASKED = "(masked)"
 SHOWN_ROWS = 1000
 
 
-class FailedRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FailedRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """A row that broke a rule.
 
     Attributes:

@@ -114,17 +114,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
                 yield Fault(
                     f"fields.{self.name}", f"among holds {value!r}, which is no {self.type}"
                 )
-        if self.among and not any(map(self._admits, self.among)):
-            yield Fault(f"fields.{self.name}", "no value of among meets the field's other rules")
         if (self.on_fail == "repair") != bool(self.repair):
             yield Fault(f"fields.{self.name}", "on_fail='repair' and repair=NAME go together")
-
-    def _admits(self, value: str | int | float | bool) -> bool:
-        if isinstance(value, str):
-            return not self.max_length or len(value) <= self.max_length
-        return not (self.ge is not None and value < self.ge) and not (
-            self.le is not None and value > self.le
-        )
 
 
 def _regex_fault(regex: str) -> str:

@@ -161,7 +161,7 @@ def _judged(
     assert isinstance(rows, pl.DataFrame)
     plan = plan._replace(outside=_reachable(plan.outside, frame, schema))
     judge = OnePass(plan, (), lambda on_fail: MOST_FAULTS if on_fail == "fail" else None, 0)
-    judge.add(rows, at_once=plan.needs_all)
+    judge.add(rows, at_once=plan.needs_all, is_all=True)
     broken, figures = judge.finish()
     told = [_Told(f.name, f.told, f.on_fail, f.owner) for f in figures if f.told]
     return broken, told, missing

@@ -106,10 +106,11 @@ def _judged(
     if plan.needs_all:
         first, parts = pl.concat([first, *parts], rechunk=False), iter(())
     judge = OnePass(plan, schema.key, lambda _: show, show)
-    for part in chain([first], parts):
+    second = next(parts, None)
+    for part in chain([first], [] if second is None else [second], parts):
         # A part whose values do not all fit a type lacks that column, and that is a fault already.
         if part.columns == first.columns:
-            judge.add(part, at_once=plan.needs_all)
+            judge.add(part, at_once=plan.needs_all, is_all=second is None)
     return reported(plan, judge.finish(), schema, judge.rows, faults)
 
 
@@ -147,19 +148,15 @@ def _result(found: Broken, schema: Schema) -> RuleResult:
     shown = found.shown
     values = plain(shown.to_arrow()) if shown.width else iter(())
     kept = []
+    key = [name for name in schema.key if name in shown.columns]
+    columns = [name for name in found.columns if name in shown.columns]
+    hidden = personal & set(shown.columns)
     for number in found.rows.tolist():
         row = next(values, {})
-        masked = {
-            name: MASKED if name in personal and value is not None else value
-            for name, value in row.items()
-        }
-        kept.append(
-            FailedRow(
-                row=number,
-                key={name: masked[name] for name in schema.key if name in masked},
-                values={name: masked[name] for name in found.columns if name in masked},
-            )
-        )
+        for name in hidden:
+            row[name] = MASKED if row[name] is not None else None
+        of_key = {name: row[name] for name in key}
+        kept.append(FailedRow(number, of_key, {name: row[name] for name in columns}))
     return RuleResult(
         rule=found.name, on_fail=found.on_fail, reason=found.reason, owner=found.owner,
         columns=found.columns, failed=found.failed, rows=tuple(kept),

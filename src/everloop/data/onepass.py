@@ -109,20 +109,25 @@ class OnePass:
         self._whole = [rule for rule in plan.rules if rule.is_whole]
         self._tallies: dict[str, _Tally] = {}
         self._held: list[pl.DataFrame] = []
+        self._is_judged = False
         self.rows = 0
 
-    def add(self, part: pl.DataFrame, *, at_once: bool = False) -> None:
+    def add(self, part: pl.DataFrame, *, at_once: bool = False, is_all: bool = False) -> None:
         """Judge the next rows.
 
         Args:
             at_once: Do not cut them, as a condition looks at other rows.
+            is_all: There is no other part; all rules are one select then, if it is no large one.
 
         Raises:
             InvalidInput: If an SQL condition or a function of rows cannot be evaluated.
             UserCodeError: If a function raises.
         """
+        rules = self._of_rows
+        if is_all and (at_once or part.height <= PART_ROWS):
+            rules, self._is_judged = self._plan.rules, True
         for frame in [part] if at_once else _slices(part):
-            self._judge(self._of_rows, frame, self.rows)
+            self._judge(rules, frame, self.rows)
             self._outside(frame, self.rows)
             self.rows += frame.height
         held = self._columns_held(part.columns)
@@ -132,7 +137,7 @@ class OnePass:
     def finish(self) -> tuple[list[Broken], list[FigureFound]]:
         """What was broken, in the order of the rules; and every figure."""
         whole = pl.concat(self._held, rechunk=False) if self._held else None
-        if whole is not None:
+        if whole is not None and not self._is_judged:
             self._judge(self._whole, whole, 0)
         return list(self._broken()), list(self._figures(whole))
 

@@ -230,9 +230,12 @@ def test_a_check_that_cannot_be_is_refused_where_it_is_defined(check: Check, tol
         Schema((Field("delay", "float64"), Field("name", "string")), checks=(check,))
 
 
-def test_rules_of_a_field_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="meets the field's other rules"):
-        Schema((Field("x", "int64", among=(1, 2), ge=3),))
+def test_rules_of_a_field_that_disagree_each_name_the_row() -> None:
+    with pytest.raises(InvalidInput, match="is above le"):
+        Schema((Field("x", "int64", ge=3, le=2),))
+    report = judge_frame(small(x=[1, 4]), Schema((Field("x", "int64", among=(1, 2), ge=3),)))
+    broken = {r.rule: [row.row for row in r.rows] for r in report.broken}
+    assert broken == {"x.ge": [0], "x.among": [1]}
 
 
 def test_sql_that_is_none_is_refused_before_a_row_is_looked_at() -> None:
