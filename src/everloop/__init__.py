@@ -56,9 +56,10 @@ if TYPE_CHECKING:
     from everloop.core.secret import Secret
     from everloop.core.stop import stop_if
     from everloop.core.time import ManualClock
-    from everloop.data.api import commit, export, import_table, paths, read, scan
+    from everloop.data.api import check, commit, export, import_table, paths, profile, read, scan
     from everloop.data.files import Files
     from everloop.data.frame import Table
+    from everloop.data.functions import check_function, repair
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
@@ -93,7 +94,10 @@ _NAMES = {
     "everloop.core.schema": ("Check", "Field", "Schema"),
     "everloop.core.secret": ("Secret",),
     "everloop.core.time": ("ManualClock",),
-    "everloop.data.api": ("commit", "export", "import_table", "paths", "read", "scan"),
+    "everloop.data.api": (
+        "check", "commit", "export", "import_table", "paths", "profile", "read", "scan",
+    ),
+    "everloop.data.functions": ("check_function", "repair"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
     "everloop.data.sources": ("data_source", "pull"),
@@ -138,6 +142,8 @@ __all__ = [
     "canary",
     "champion",
     "charter",
+    "check",
+    "check_function",
     "choice",
     "col",
     "commit",
@@ -171,11 +177,13 @@ __all__ = [
     "performance",
     "pipeline",
     "prediction_drift",
+    "profile",
     "pull",
     "quality",
     "read",
     "register",
     "registered",
+    "repair",
     "rolled_back",
     "run",
     "run_failed",

@@ -495,3 +495,19 @@ def test_of_rows_with_one_key_the_last_may_stay(data: DataService) -> None:
     # Keys of earlier versions are no doubles within the frame.
     with pytest.raises(InvalidInput, match="stands in d@1 already"):
         data.commit("d", table({1: (0.0, "x")}), on_duplicate="last")
+
+
+def test_a_merge_sets_no_row_aside(ws: Workspace) -> None:
+    schema = Schema(
+        (Field("id", "int64"), Field("low", "float64"), Field("high", "float64")),
+        key=("id",),
+        checks=(Check("order", "low <= high", on_fail="quarantine"),),
+    )
+    ws.data.commit("d", pa.table({"id": [1], "low": [1.0], "high": [5.0]}), schema=schema)
+    ws.data.branch("d", "side")
+    ws.data.commit("d", pa.table({"id": [1], "low": [4.0], "high": [5.0]}), mode="replace")
+    lower = pa.table({"id": [1], "low": [1.0], "high": [2.0]})
+    ws.data.commit("d", lower, mode="replace", branch="side")
+    with pytest.raises(InvalidInput, match="set rows aside: order"):
+        ws.data.merge("d", "side")
+    assert ws.data.read("d")["high"].to_pylist() == [5.0]

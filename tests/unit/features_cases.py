@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from everloop.core.expr_sql import compile_sql
 from everloop.core.feature import Aggregate, FeatureView
-from everloop.features.compile_sql import compile_sql
 from everloop.features.define import agg, col, feature_set, feature_view, source
 from everloop.features.sets import FeatureSet
 

@@ -13,16 +13,16 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
-from everloop.data.expr_polars import compile_polars
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from everloop.core.expr import Call, Constant, Kind, Node, col, columns_of, digest_of, infer, lit
+from everloop.core.expr_sql import compile_sql
 from everloop.core.schema import canonical_json
 from everloop.core.time import to_micros
+from everloop.data.expr_polars import compile_polars
 from everloop.errors import InvalidInput
 from everloop.features.compile_row import compile_row
-from everloop.features.compile_sql import compile_sql
 from everloop.features.compile_vector import evaluate
 from everloop.features.vectors import from_arrow
 

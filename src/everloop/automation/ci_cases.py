@@ -21,8 +21,9 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.gate import Gate, GateResult
 from everloop.core.run import Run, StepRun
 from everloop.core.schema import Field, Schema
+from everloop.data.check_rules import ValuesOf
 from everloop.data.checks import BrokenRule, CheckReport, check
-from everloop.errors import EverloopError, InvalidInput
+from everloop.errors import EverloopError
 from everloop.evaluation.gates import HoldOut, judge
 from everloop.evaluation.metrics import parse_metric, task_of
 
@@ -48,16 +49,23 @@ _MADE_UP = 256
 
 
 def contract_case(
-    loop: str, schema: Schema, found: DatasetVersion, rows: pa.Table, *, owner: str = ""
+    loop: str,
+    schema: Schema,
+    found: DatasetVersion,
+    rows: pa.Table,
+    *,
+    owner: str = "",
+    values_of: ValuesOf | None = None,
 ) -> CiCase:
     """Hold the rows of a version against the schema that this code states.
 
     Args:
         owner: Of the dataset, for rules that name none.
+        values_of: Where a check looks that refers to another dataset.
     """
     try:
-        report = check(rows, schema)
-    except InvalidInput as error:  # a rule that cannot be evaluated over these columns
+        report = check(rows, schema, values_of)
+    except EverloopError as error:  # a rule that cannot be evaluated over these columns
         told = f"{found.ref} cannot be checked: {error.message}"
         return CiCase(
             group="contract", loop=loop, name=found.dataset, status="refused", told=told,
@@ -97,7 +105,7 @@ def _broken(rule: BrokenRule, report: CheckReport, schema: Schema, owner: str) -
         "on_fail": rule.on_fail,
         "reason": rule.reason,
         "owner": rule.owner or owner,
-        "rows": int(rule.rows.size),
+        "rows": rule.failed,
         "such_as": _named(report.table, rule.rows[:_NAMED], schema),
     }
 

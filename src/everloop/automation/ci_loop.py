@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from everloop.automation.ci_cases import (
@@ -161,8 +162,19 @@ class LoopTrial:
         whole = self._setup.whole
         rows = read_rows(whole.blobs, found, found.schema.names)
         owner = whole.data.owner_there(name)
-        case = contract_case(self._spec.name, schema, found, rows, owner=owner)
+        case = contract_case(
+            self._spec.name, schema, found, rows, owner=owner, values_of=self._values_of
+        )
         self.cases.append(_timed(case, began))
+
+    def _values_of(self, dataset: str, column: str) -> pl.Series:
+        found = self._newest(dataset)
+        if found is None:
+            raise NotFound(f"the source has no dataset {dataset!r}")
+        found.schema.field(column)
+        rows = pl.from_arrow(read_rows(self._setup.whole.blobs, found, [column]))
+        assert isinstance(rows, pl.DataFrame)
+        return rows.to_series()
 
     def _newest(self, name: str) -> DatasetVersion | None:
         try:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange, sources
+from everloop.cli import branches, erase, files, interchange, quality, sources
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -24,6 +24,7 @@ def data() -> None:
 for _command in (
     *files.COMMANDS,
     *sources.COMMANDS,
+    *quality.COMMANDS,
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,

@@ -306,7 +306,7 @@ class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     dataset: str = ""
     rule: str
-    action: Literal["dropped", "changed", "warned"]
+    action: Literal["dropped", "changed", "warned", "quarantined"]
     reason: str
     owner: str
     rows: int

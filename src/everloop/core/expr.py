@@ -24,7 +24,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from everloop.core.schema import FieldType, canonical_json
+from everloop.core.canonical import canonical_json
+from everloop.core.kinds import FieldType
 from everloop.core.time import to_micros
 from everloop.errors import InvalidInput
 

@@ -8,7 +8,6 @@ Translation to Arrow lives in ``everloop.data.arrow``, validation of frames in
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,9 @@ from typing import Literal
 
 import msgspec
 
+from everloop.core.canonical import canonical_json
+from everloop.core.check import Check, OnFail
+from everloop.core.kinds import FIELD_TYPES, FieldType
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = [
@@ -29,52 +31,10 @@ __all__ = [
     "canonical_json",
 ]
 
-FieldType = Literal[
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-    "float32", "float64", "string", "binary", "timestamp", "date",
-]  # fmt: skip
-FIELD_TYPES: tuple[str, ...] = FieldType.__args__  # type: ignore[attr-defined]
 Semantic = Literal["", "numeric", "categorical", "id", "text", "embedding", "timestamp", "target"]
-OnFail = Literal["fail", "drop", "warn"]
 
 _ESCAPE_OR_CLASS = re.compile(r"(\\[Z1-9])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _NUMERIC = frozenset(t for t in FIELD_TYPES if t.startswith(("int", "uint", "float")))
-
-
-def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. NaN is refused."""
-    return json.dumps(
-        _builtins(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def _builtins(value: object) -> object:
-    # msgspec leaves a default out only if it is the very object that the class holds, which text
-    # is no more once it was pickled or put together: such equal structs would differ in digest.
-    if isinstance(value, msgspec.Struct):
-        config, defaults = value.__struct_config__, value.__struct_defaults__
-        names = value.__struct_fields__
-        found: dict[str, object] = {}
-        if config.tag is not None and config.tag_field is not None:
-            found[config.tag_field] = config.tag
-        unset = (msgspec.NODEFAULT,) * (len(names) - len(defaults))
-        labels = value.__struct_encode_fields__
-        for name, label, default in zip(names, labels, (*unset, *defaults), strict=True):
-            item = getattr(value, name)
-            if not (config.omit_defaults and _is_default(item, default)):
-                found[label] = _builtins(item)
-        return found
-    if isinstance(value, dict):
-        return {str(key): _builtins(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_builtins(item) for item in value]
-    return msgspec.to_builtins(value)
-
-
-def _is_default(item: object, default: object) -> bool:
-    if isinstance(item, list | dict) and not item:
-        return default is not msgspec.NODEFAULT
-    return type(item) is type(default) and item == default
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,10 +56,12 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         unit: Unit of measure, such as ``"mile"``.
         semantic: What the values mean; decides what monitors watch.
         on_fail: What a row that breaks a rule of this field gets: ``fail`` (no version is made),
-            ``drop`` (the row is left out and recorded) or ``warn`` (kept, counted).
+            ``drop`` (the row is left out and recorded), ``warn`` (kept, recorded), ``quarantine``
+            or ``repair``; see :class:`~everloop.core.check.Check`.
         pii: Kind of personal data, such as ``"email"``; empty means none.
         owner: Who must correct it.
         description: For people.
+        repair: Name of the function that corrects rows; with ``on_fail="repair"``.
     """
 
     name: str
@@ -117,6 +79,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     pii: str = ""
     owner: str = ""
     description: str = ""
+    repair: str = ""
 
     def __post_init__(self) -> None:
         # 60 and 60.0, a list and a tuple: what is equal must have one digest, also after a journey.
@@ -151,6 +114,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
                 yield Fault(
                     f"fields.{self.name}", f"among holds {value!r}, which is no {self.type}"
                 )
+        if (self.on_fail == "repair") != bool(self.repair):
+            yield Fault(f"fields.{self.name}", "on_fail='repair' and repair=NAME go together")
 
 
 def _regex_fault(regex: str) -> str:
@@ -191,19 +156,6 @@ def _is_of(value: object, kind: str) -> bool:
     return bool(low <= value < high)
 
 
-class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A rule over rows: `rule` is an SQL condition over the columns that each row must meet.
-
-    A condition that is null for a row counts as broken.
-    """
-
-    name: str
-    rule: str
-    on_fail: OnFail = "fail"
-    reason: str = ""
-    owner: str = ""
-
-
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ordered, typed fields with their rules.
 
@@ -236,6 +188,9 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
             Fault("checks", f"{n!r} stands twice" if n else "a check needs a name")
             for n in sorted({n for n in checks if not n or checks.count(n) > 1})
         ]
+        types = {field.name: field.type for field in self.fields}
+        for check in self.checks:
+            faults += check.faults(types, is_open=self.extra == "allow")
         for part in (*self.key, *((self.time,) if self.time else ())):
             if part not in names:
                 faults.append(Fault("key" if part in self.key else "time", f"no field {part!r}"))

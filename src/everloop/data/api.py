@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from everloop.core.context import current_workspace
 from everloop.core.dataset import MAIN, DatasetVersion
+from everloop.core.profile import Profile
+from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
-from everloop.core.schema import Schema
+from everloop.core.schema import Check, Schema
 from everloop.core.time import parse_instant, utc
 from everloop.data.files import add, open_files
 from everloop.data.frame import Table
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
     from duckdb import DuckDBPyRelation
 
-__all__ = ["commit", "export", "import_table", "paths", "read", "scan"]
+__all__ = ["check", "commit", "export", "import_table", "paths", "profile", "read", "scan"]
 
 
 def read(
@@ -179,6 +181,63 @@ def _ref(name: str, version: int | None, at: str | datetime) -> str:
         instant = utc(at) if isinstance(at, datetime) else parse_instant(at)
         return f"{name}@{instant.isoformat()}"
     return name if version is None else f"{name}@{version}"
+
+
+def check(
+    rows: Any,
+    contract: Schema | list[Check] | None = None,
+    *,
+    version: int | None = None,
+    shown: int = SHOWN_ROWS,
+) -> QualityReport:
+    """Hold a dataset, or a frame, against what must be true of it; nothing is changed.
+
+    Args:
+        rows: The name of a dataset (``flights``, ``flights@3``, ``flights@TAG``), or anything that
+            :meth:`Table.of` takes.
+        contract: A schema, or checks beside the dataset's own rules; None for those alone.
+        version: Number, of a dataset; the latest if not given.
+        shown: Most failing rows of each rule to hand back; all are counted.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If a check cannot be evaluated, or a frame comes without a schema.
+        UserCodeError: If a function that a check names raises.
+    """
+    if isinstance(rows, str):
+        service = current_workspace().data
+        found = service.find(_ref(rows, version, ""))
+        report: QualityReport = service.check(found.dataset, contract, found.number, rows=shown)
+        return report
+    if not isinstance(contract, Schema):
+        raise InvalidInput("a frame is held against an ev.Schema: give one")
+    from everloop.data.judge import judge_frame  # Polars, which reading a dataset does not need
+
+    return judge_frame(rows, contract, show=shown)
+
+
+def profile(rows: Any, version: int | None = None) -> Profile:
+    """What a dataset or a frame holds, column by column; a notebook shows it as a table.
+
+    Args:
+        rows: The name of a dataset, as for :func:`check`, or anything that :meth:`Table.of` takes.
+        version: Number, of a dataset; the latest if not given.
+
+    Raises:
+        NotFound: If there is no such dataset or version.
+        InvalidInput: If a column of a frame has no field type.
+    """
+    if isinstance(rows, str):
+        service = current_workspace().data
+        found = service.find(_ref(rows, version, ""))
+        made: Profile = service.profile(found.dataset, found.number)
+        return made
+    from everloop.data.arrow import conform, from_arrow_schema
+    from everloop.data.profile import profile_of
+
+    table = Table.of(rows).to_arrow()
+    schema = from_arrow_schema(table.schema)
+    return profile_of(Table(conform(table, schema)).to_polars(), schema)
 
 
 def commit(

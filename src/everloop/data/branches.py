@@ -10,10 +10,10 @@ from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import MAIN, DatasetBranch, DatasetMerge, DatasetVersion
 from everloop.data import merge, merge_files
+from everloop.data.referring import Referring
 from everloop.data.tags import TagMethods
 from everloop.data.versions import check_label, line_of, refuse_other, version_of
 from everloop.errors import Conflict
-from everloop.ports.blobs import BlobStore
 
 __all__ = ["BranchMethods"]
 
@@ -21,10 +21,8 @@ __all__ = ["BranchMethods"]
 _RACES = 1000
 
 
-class BranchMethods(TagMethods):
+class BranchMethods(TagMethods, Referring):
     """Branches of datasets: a line of versions that nobody reads who does not name it."""
-
-    _blobs: BlobStore
 
     @action("dataset:write", on="name")
     def branch(
@@ -178,7 +176,7 @@ class BranchMethods(TagMethods):
                 return found  # there is nothing that this line lacks
             three = merge.Three(base, ours, theirs)
             if ours.kind == "table":
-                done = merge.merged(self._blobs, three, into, strategy)
+                done = merge.merged(self._blobs, three, into, strategy, values_of=self._values_of)
             else:
                 done = merge_files.merged(self._blobs, three, into, strategy)
             text = note or f"merge of {name}@{branch}"

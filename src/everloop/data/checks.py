@@ -1,12 +1,12 @@
 """Checks: every rule of a schema over every row of a frame, in one pass.
 
-The rules of fields and of the key are one Polars select over the Arrow buffers; the conditions of
-``Schema.checks`` are one DuckDB query. Each gives the rows that broke it.
+The rules of fields, of the key and of checks are one Polars select over the Arrow buffers; SQL
+conditions are one DuckDB query. Each gives the rows that broke it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +14,12 @@ import polars as pl
 import pyarrow as pa
 
 from everloop.core.schema import OnFail, Schema
-from everloop.data import sql
 from everloop.data.arrow import inspect
-from everloop.data.rules import Rule, rules_of
+from everloop.data.check_rules import Outside, ValuesOf, plan_of
+from everloop.data.onepass import Broken, OnePass
 from everloop.errors import Fault, InvalidInput
 
-__all__ = ["MOST_FAULTS", "BrokenRule", "CheckReport", "check", "row_faults"]
+__all__ = ["MOST_FAULTS", "BrokenRule", "CheckReport", "check", "insist", "row_faults"]
 
 #: Faults kept in an error; the counts in its details tell of all.
 MOST_FAULTS = 1000
@@ -32,7 +32,10 @@ class BrokenRule(NamedTuple):
 
     Attributes:
         columns: What the rule looks at; empty for a condition over the whole row.
-        rows: Row numbers in the frame as given, from 0, ascending.
+        rows: Row numbers in the frame as given, from 0, ascending; of a rule that fails the frame
+            the first ``MOST_FAULTS``, of all others all.
+        failed: How many rows broke it; 0 for a figure of the table, which is no single row's.
+        repair: Name of the function that corrects its rows.
     """
 
     rule: str
@@ -41,6 +44,8 @@ class BrokenRule(NamedTuple):
     owner: str
     rows: np.ndarray
     columns: tuple[str, ...] = ()
+    failed: int = 0
+    repair: str = ""
 
 
 class CheckReport(NamedTuple):
@@ -64,8 +69,8 @@ class CheckReport(NamedTuple):
         return sum(self.counts.values())
 
     def kept(self) -> pa.Table:
-        """The rows that no ``drop`` rule leaves out."""
-        dropped = [rule.rows for rule in self.broken if rule.on_fail == "drop"]
+        """The rows that no rule leaves out, be it for good or until they are corrected."""
+        dropped = [rule.rows for rule in self.broken if rule.on_fail in ("drop", "quarantine")]
         if not dropped:
             return self.table
         mask = np.ones(self.table.num_rows, dtype=bool)
@@ -96,17 +101,22 @@ def faulty(name: str, faults: list[Fault], counts: dict[str, int]) -> InvalidInp
     )
 
 
-def check(table: pa.Table, schema: Schema, *, keep_last: bool = False) -> CheckReport:
+def check(
+    table: pa.Table, schema: Schema, values_of: ValuesOf | None = None, *, keep_last: bool = False
+) -> CheckReport:
     """Hold `table` against `schema`; nothing is raised for what is wrong with the rows.
 
     Columns that are missing or of a wrong type are faults, and the rules over the others are
-    judged all the same, so that one look shows everything.
+    judged all the same, so that one look shows everything. A check of a column that is not there
+    is broken. Rows are not repaired here.
 
     Args:
+        values_of: Where ``references`` looks; without it such a check cannot be evaluated.
         keep_last: Of rows with one key the last one stays, and the others are dropped as by a rule.
 
     Raises:
         InvalidInput: If a rule itself cannot be evaluated.
+        UserCodeError: If a function that a check names raises.
     """
     seen = inspect(table, schema)
     counts = {}
@@ -115,22 +125,76 @@ def check(table: pa.Table, schema: Schema, *, keep_last: bool = False) -> CheckR
     if seen.rows:
         counts["types"] = len(seen.rows)
     frame = seen.table
-    rules = rules_of(schema, frozenset(frame.column_names), keep_last=keep_last)
-    broken = _by_rule(frame, rules)
-    whole = not seen.columns and not seen.rows
-    by_condition = _by_condition(frame, schema) if whole else []
-    failed = [(rule, found) for rule, found in broken if found.on_fail == "fail"]
-    counts |= {found.rule: found.rows.size for _, found in failed}
-    counts |= {found.rule: found.rows.size for found in by_condition if found.on_fail == "fail"}
+    broken, figures, missing = _judged(frame, schema, values_of, keep_last)
+    without_rows = [*missing, *figures]
+    whole = [Fault(f"checks.{t.name}", t.told) for t in without_rows if t.on_fail == "fail"]
+    counts |= {fault.path.removeprefix("checks."): 1 for fault in whole}
+    failed = [found for found in broken if found.on_fail == "fail"]
+    counts |= {found.name: found.failed for found in failed}
     share = _shares(counts)
     rows = list(seen.rows[: share.get("types", 0)])
-    for rule, found in failed:
-        rows += _told(frame, rule, found.rows[: share[found.rule]])
-    for found in by_condition:
-        if found.on_fail == "fail":
-            rows += row_faults(found.rows[: share[found.rule]], "", found.reason)
-    faults = [*seen.columns[: share.get("columns", 0)], *sorted(rows, key=_row_of)]
-    return CheckReport(faults, [found for _, found in broken] + by_condition, frame, counts)
+    for found in failed:
+        rows += _told(frame, found, found.rows[: share[found.name]])
+    columns = [*seen.columns[: share.get("columns", 0)], *whole]
+    faults = [*columns, *sorted(rows, key=_row_of)]
+    mild = [
+        BrokenRule(t.name, t.on_fail, t.told, t.owner, np.empty(0, np.int64))
+        for t in without_rows
+        if t.on_fail != "fail"
+    ]
+    return CheckReport(faults, [_public(found) for found in broken] + mild, frame, counts)
+
+
+class _Told(NamedTuple):
+    """A check that is broken without being broken by a row."""
+
+    name: str
+    told: str
+    on_fail: OnFail
+    owner: str
+
+
+def _judged(
+    frame: pa.Table, schema: Schema, values_of: ValuesOf | None, keep_last: bool
+) -> tuple[list[Broken], list[_Told], list[_Told]]:
+    """What rows broke, what figures broke, and the checks that look at what is not there."""
+    plan = plan_of(schema, frozenset(frame.column_names), values_of, keep_last=keep_last)
+    missing = [_Told(check.name, told, "fail", check.owner) for check, told in plan.missing]
+    rows = pl.from_arrow(frame, rechunk=False)
+    assert isinstance(rows, pl.DataFrame)
+    plan = plan._replace(outside=_reachable(plan.outside, frame, schema))
+    judge = OnePass(plan, (), lambda on_fail: MOST_FAULTS if on_fail == "fail" else None, 0)
+    judge.add(rows, at_once=plan.needs_all, is_all=True)
+    broken, figures = judge.finish()
+    told = [_Told(f.name, f.told, f.on_fail, f.owner) for f in figures if f.told]
+    return broken, told, missing
+
+
+def _reachable(outside: list[Outside], frame: pa.Table, schema: Schema) -> list[Outside]:
+    # A condition may name any column: where one is not there, nobody knows what it would say.
+    whole = set(schema.names) <= set(frame.column_names)
+    return [one for one in outside if whole or one.columns]
+
+
+def _public(found: Broken) -> BrokenRule:
+    return BrokenRule(
+        found.name, found.on_fail, found.reason, found.owner, found.rows, found.columns,
+        found.failed, found.repair,
+    )  # fmt: skip
+
+
+def insist(report: CheckReport, rules: Sequence[BrokenRule], end: str) -> CheckReport:
+    """The report with `rules` as faults too, whatever usually follows from them.
+
+    Args:
+        end: What is added to the reason of each.
+    """
+    counts = report.counts | {rule.rule: rule.failed for rule in rules}
+    share = _shares(counts)
+    faults = list(report.faults)
+    for rule in rules:
+        faults += row_faults(rule.rows[: share[rule.rule]], "", f"{rule.reason}{end}")
+    return report._replace(faults=faults[:MOST_FAULTS], counts=counts)
 
 
 def row_faults(rows: np.ndarray, column: str, message: str) -> list[Fault]:
@@ -152,39 +216,10 @@ def _row_of(fault: Fault) -> int:
     return int(fault.path[5 : fault.path.index("]")])
 
 
-def _by_rule(frame: pa.Table, rules: Sequence[Rule]) -> list[tuple[Rule, BrokenRule]]:
-    if not rules or not frame.num_rows:
-        return []
-    needed = list(dict.fromkeys(name for rule in rules for name in rule.columns))
-    rows = pl.from_arrow(frame.select(needed), rechunk=False)
-    assert isinstance(rows, pl.DataFrame)
-    wanted = [rule.broken.arg_true().implode().alias(str(n)) for n, rule in enumerate(rules)]
-    found = rows.lazy().select(wanted).collect()
-    return list(_found(rules, found))
-
-
-def _found(rules: Sequence[Rule], found: pl.DataFrame) -> Iterator[tuple[Rule, BrokenRule]]:
-    for n, rule in enumerate(rules):
-        rows = found.to_series(n)[0].to_numpy().astype(np.int64)
-        if rows.size:
-            broken = BrokenRule(
-                rule.name, rule.on_fail, rule.reason, rule.owner, rows, rule.columns
-            )
-            yield rule, broken
-
-
-def _by_condition(frame: pa.Table, schema: Schema) -> list[BrokenRule]:
-    if not schema.checks:
-        return []
-    rows = sql.broken_rows(frame, {check.name: check.rule for check in schema.checks})
-    return [
-        BrokenRule(c.name, c.on_fail, c.reason or f"breaks {c.rule}", c.owner, rows[c.name])
-        for c in schema.checks
-        if rows[c.name].size
-    ]
-
-
-def _told(frame: pa.Table, rule: Rule, rows: np.ndarray) -> list[Fault]:
+def _told(frame: pa.Table, found: Broken, rows: np.ndarray) -> list[Fault]:
+    rule = found.rule
+    if rule is None:
+        return row_faults(rows, "", found.reason)
     if rule.name == "key.unique" and rule.tell is not None:
         keys = frame.select(list(rule.columns)).take(pa.array(rows)).to_pylist()
         told = [rule.tell(", ".join(map(repr, key.values()))) for key in keys]

@@ -25,11 +25,14 @@ from everloop.core.dataset import MAIN, Block, DatasetVersion, RowChangeSummary
 from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
-from everloop.data.checks import MOST_FAULTS, CheckReport, check, faulty, row_faults
+from everloop.data.check_rules import ValuesOf
+from everloop.data.checks import MOST_FAULTS, CheckReport, faulty, insist, row_faults
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
-from everloop.data.ledger import Entry, entries_of
+from everloop.data.ledger import Entry, entries_of, repairs_of
+from everloop.data.quarantine import SUFFIX, Aside, joined, set_aside
 from everloop.data.rebase import rebased
+from everloop.data.repairs import mended
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
@@ -44,7 +47,17 @@ from everloop.data.versions import (
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Draft", "Mode", "Prepared", "Since", "Told", "publish", "publish_last", "unless_erased"]
+__all__ = [
+    "Draft",
+    "LostRace",
+    "Mode",
+    "Prepared",
+    "Since",
+    "Told",
+    "publish",
+    "publish_last",
+    "unless_erased",
+]
 
 #: How rows come to a dataset: behind those that are there, in the place of those of equal key, or
 #: in the place of all.
@@ -52,6 +65,10 @@ Mode = Literal["append", "upsert", "replace"]
 
 # Each lost race means that another commit succeeded, so this is never reached in earnest.
 _RACES = 1000
+
+
+class LostRace(Exception):
+    """Another commit came between; what this transaction did is taken back."""
 
 
 class Since(NamedTuple):
@@ -75,10 +92,12 @@ class Draft:
         stated: Schema | None,
         *,
         mode: Mode,
-        expect: int | None,
+        expect: int | None = None,
         branch: str = MAIN,
         keep_last: bool = False,
         since: Since | None = None,
+        values_of: ValuesOf | None = None,
+        is_release: bool = False,
     ) -> None:
         self.name = name
         self.branch = branch
@@ -88,6 +107,9 @@ class Draft:
         self.plan: Plan
         self.entries: list[Entry] = []
         self.dropped = 0
+        self.aside: Aside | None = None
+        self._values_of = values_of
+        self._is_release = is_release
         self._blobs = blobs
         self._given = rows
         self._stated = stated
@@ -114,10 +136,17 @@ class Draft:
             self.schema = schema
             self._compared.clear()
             self._written, self._hashes = [], None
-            self._report = check(self._given, schema, keep_last=self._keep_last)
+            self._report, changes = mended(
+                self._given, schema, self._values_of, keep_last=self._keep_last
+            )
+            if self._is_release:  # who corrects a row must not see it leave again unseen
+                left = [r for r in self._report.broken if r.on_fail in ("quarantine", "drop")]
+                self._report = insist(self._report, left, "")
             self._report.raise_faults(self.name)
             self._kept = self._report.kept()
-            self.entries = entries_of(self._blobs, self._report, schema, owner)
+            self.entries = repairs_of(self._blobs, changes, owner)
+            self.entries += entries_of(self._blobs, self._report, schema, owner)
+            self.aside = set_aside(self._report, schema, owner)
             self.dropped = self._report.table.num_rows - self._kept.num_rows
         if self.mode == "append":
             self.plan = self._append(base)
@@ -126,6 +155,16 @@ class Draft:
         else:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
+
+    def drafted_aside(self, waiting: DatasetVersion | None, owner: str) -> Draft | None:
+        """The next version of the quarantine, if rows are set aside that do not wait yet."""
+        together = joined(self._blobs, waiting, self.aside) if self.aside is not None else None
+        if together is None:
+            return None
+        rows, schema = together
+        made = Draft(self._blobs, self.name + SUFFIX, rows, schema, mode="replace")
+        made.prepare(waiting, owner)
+        return made
 
     @property
     def first(self) -> DatasetVersion | None:
@@ -295,17 +334,28 @@ def publish_last(
     for _ in range(_RACES):
         with catalog.read() as tx:
             base = base_of(tx, draft.name, draft.branch)
+            waiting = statements.find_version(tx, draft.name + SUFFIX)
             refuse_erased(tx, draft)
         refuse_kind(draft.name, base, "table")
         try:
             draft.prepare(base, told.owner)
+            aside = draft.drafted_aside(waiting, told.owner)
         except NotFound as error:  # an object of `base` was erased in the middle of it
             unless_erased(catalog, base, error)
             continue
-        with catalog.write() as tx:
-            version = publish(tx, draft, base, **told._asdict())
-            if version is not None and then is not None:
-                then(tx, version, base)
+        try:
+            with catalog.write() as tx:
+                version = publish(tx, draft, base, **told._asdict())
+                if version is not None and aside is not None:
+                    note = f"set aside by the commit of {version.ref}"
+                    if not publish(
+                        tx, aside, waiting, owner=told.owner, note=note, run_id=told.run_id
+                    ):
+                        raise LostRace
+                if version is not None and then is not None:
+                    then(tx, version, base)
+        except LostRace:
+            continue
         if version is not None:
             return version
     raise Conflict(f"others commit to {draft.name} all the time", hint="commit again")

@@ -1,4 +1,4 @@
-"""The row ledger's bytes: the rows that a rule dropped, changed or only warned of.
+"""The row ledger's bytes: the rows that a rule dropped, set aside, changed or only warned of.
 
 One Parquet object for each (commit or step, rule). A dropped row stands there whole, since no
 version has it; of a row that was kept, its key and what the rule looked at.
@@ -6,10 +6,11 @@ version has it; of a row that was kept, its key and what the rule looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,13 +19,14 @@ from everloop.core.schema import Schema
 from everloop.core.time import parse_instant
 from everloop.data.blocks import open_block, write_block
 from everloop.data.checks import BrokenRule, CheckReport
+from everloop.data.repairs import Change
 from everloop.errors import Fault, InvalidInput
 from everloop.ports.blobs import BlobStore
 
-__all__ = ["Entry", "Found", "entries_of", "plain", "rows_of"]
+__all__ = ["Entry", "Found", "entries_of", "plain", "repairs_of", "rows_of"]
 
-Action = Literal["dropped", "changed", "warned"]
-_ACTIONS: dict[str, Action] = {"drop": "dropped", "warn": "warned"}
+Action = Literal["dropped", "changed", "warned", "quarantined"]
+_ACTIONS: dict[str, Action] = {"drop": "dropped", "warn": "warned", "quarantine": "quarantined"}
 
 
 class Entry(NamedTuple):
@@ -38,19 +40,40 @@ class Entry(NamedTuple):
 
 
 def entries_of(blobs: BlobStore, report: CheckReport, schema: Schema, owner: str) -> list[Entry]:
-    """Store what the rules of a commit dropped or warned of; `owner` where a rule names none."""
+    """Store what the rules of a commit left out or warned of; `owner` where a rule names none."""
     entries = []
+    aside = [rule.rows for rule in report.broken if rule.on_fail == "quarantine"]
+    waiting = np.concatenate(aside) if aside else np.empty(0, np.int64)
     for broken in report.broken:
-        if broken.on_fail != "fail":
-            rows = _shown(report.table, broken, schema).take(pa.array(broken.rows))
+        if broken.on_fail in _ACTIONS:
+            at = broken.rows
+            if broken.on_fail == "drop" and waiting.size:
+                at = np.setdiff1d(at, waiting)  # it waits, and is not gone
+                if not at.size:
+                    continue
+            rows = _shown(report.table, broken, schema).take(pa.array(at))
             block = write_block(blobs, rows)
             action = _ACTIONS[broken.on_fail]
             entries.append(Entry(broken.rule, action, broken.reason, broken.owner or owner, block))
     return entries
 
 
+def repairs_of(blobs: BlobStore, changes: Sequence[Change], owner: str) -> list[Entry]:
+    """Store what repairs changed; `owner` where a rule names none."""
+    return [
+        Entry(
+            change.rule.rule,
+            "changed",
+            f"{change.rule.reason}; corrected by {change.rule.repair}",
+            change.rule.owner or owner,
+            write_block(blobs, change.rows),
+        )
+        for change in changes
+    ]
+
+
 def _shown(table: pa.Table, broken: BrokenRule, schema: Schema) -> pa.Table:
-    if broken.on_fail == "drop" or not schema.key or not broken.columns:
+    if broken.on_fail in ("drop", "quarantine") or not schema.key or not broken.columns:
         return table
     wanted = {*schema.key, *broken.columns}
     return table.select([name for name in table.column_names if name in wanted])

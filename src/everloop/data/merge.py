@@ -20,6 +20,7 @@ from everloop.core.dataset import DatasetVersion, MergeConflict
 from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type, conform
 from everloop.data.blocks import version_digest
+from everloop.data.check_rules import ValuesOf
 from everloop.data.commit import Draft, Mode, Prepared, publish
 from everloop.data.layout import Positions
 from everloop.data.ledger import Entry, plain
@@ -127,7 +128,9 @@ class _Ready(msgspec.Struct, kw_only=True):
         """A merge is made anew from its beginning."""
 
 
-def merged(blobs: BlobStore, three: Three, branch: str, strategy: Strategy) -> Merged:
+def merged(
+    blobs: BlobStore, three: Three, branch: str, strategy: Strategy, *, values_of: ValuesOf
+) -> Merged:
     """Merge `three` to be a version of `branch`; what is new of it is stored.
 
     Raises:
@@ -151,8 +154,16 @@ def merged(blobs: BlobStore, three: Three, branch: str, strategy: Strategy) -> M
     rows = _rows(before, mine, yours, list(schema.key), strategy, conflicts)
     if strategy == "refuse":
         conflicts.refuse(three)
-    draft = Draft(blobs, ours.dataset, rows, schema, mode="replace", expect=None, branch=branch)
+    draft = Draft(
+        blobs, ours.dataset, rows, schema, mode="replace", branch=branch, values_of=values_of
+    )
     draft.prepare(ours, "")
+    if draft.aside is not None:
+        rules = ", ".join(sorted({entry.rule for entry in draft.entries}))
+        raise InvalidInput(
+            f"rows that both lines make together break rules that set rows aside: {rules}",
+            hint="correct them on one of the lines, then merge again",
+        )
     return _Table(draft, three, conflicts)
 
 

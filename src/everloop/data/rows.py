@@ -6,7 +6,7 @@ position, the rows that count of each block, and their hashes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ __all__ = [
     "counting",
     "hashed",
     "read_rows",
+    "row_parts",
     "rows_at",
     "store_hashes",
 ]
@@ -49,6 +50,25 @@ def read_rows(blobs: BlobStore, version: DatasetVersion, columns: Sequence[str])
     with ThreadPoolExecutor() as threads:
         tables = list(threads.map(lambda part: _read_part(blobs, part, schema, columns), parts))
     return pa.concat_tables(tables).cast(wanted)
+
+
+def row_parts(
+    blobs: BlobStore, version: DatasetVersion, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """`columns` of the rows of a version block by block, in its order; the next is read ahead."""
+    wanted = _arrow_schema(version.schema, columns)
+    blocks = version.blocks
+    if not blocks or not columns:
+        return
+    parts = _parts(blobs, version, columns) if version.layout else [(b, None, None) for b in blocks]
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        schema = version.schema
+        following = ahead.submit(_read_part, blobs, parts[0], schema, columns)
+        for n in range(len(parts)):
+            rows = following.result()
+            if n + 1 < len(parts):
+                following = ahead.submit(_read_part, blobs, parts[n + 1], schema, columns)
+            yield rows.cast(wanted)
 
 
 def rows_at(

@@ -1,4 +1,4 @@
-"""The rules of fields and of the key as Polars expressions.
+"""The rules of fields and of the key as Polars expressions; those of checks are in ``check_rules``.
 
 A missing value breaks ``not_null`` and no other rule. NaN counts as missing everywhere, so that
 an answer does not depend on how an engine orders NaN. Of values that repeat, the first may stay.
@@ -7,7 +7,7 @@ an answer does not depend on how an engine orders NaN. Of values that repeat, th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,10 @@ import polars as pl
 from everloop.core.schema import Field, OnFail, Schema
 from everloop.errors import Fault, InvalidInput
 
-__all__ = ["Rule", "rules_of"]
+__all__ = ["POLARS", "Rule", "missing", "repeats", "rules_of"]
 
-_POLARS: dict[str, Any] = {
+#: Polars types by field type; text, times and dates have one each.
+POLARS: dict[str, Any] = {
     "int8": pl.Int8,
     "int16": pl.Int16,
     "int32": pl.Int32,
@@ -30,7 +31,10 @@ _POLARS: dict[str, Any] = {
     "float32": pl.Float32,
     "float64": pl.Float64,
     "string": pl.String,
+    "binary": pl.Binary,
     "bool": pl.Boolean,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "date": pl.Date,
 }
 
 
@@ -43,6 +47,8 @@ class Rule(NamedTuple):
         broken: True for a row that breaks it; null counts as false.
         reason: Why a row breaks it, in words, without its value.
         tell: The message for one value; None where values must not be shown.
+        is_whole: Whether a row can only be judged with all rows before it.
+        repair: Name of the function that corrects its rows.
     """
 
     name: str
@@ -52,6 +58,8 @@ class Rule(NamedTuple):
     on_fail: OnFail
     owner: str
     tell: Callable[[Any], str] | None
+    is_whole: bool = False
+    repair: str = ""
 
 
 def rules_of(schema: Schema, present: frozenset[str], *, keep_last: bool = False) -> list[Rule]:
@@ -71,14 +79,14 @@ def rules_of(schema: Schema, present: frozenset[str], *, keep_last: bool = False
 
 def _of_field(field: Field) -> Iterator[Rule]:
     if not field.nullable:
-        yield _rule(field, "not_null", _missing(field), "is null", lambda _: "is null")
+        yield _rule(field, "not_null", missing(field), "is null", lambda _: "is null")
     if field.ge is not None and (broken := _below(field, field.ge)) is not None:
         yield _bound(field, "ge", broken, f"is below {field.ge:g}")
     if field.le is not None and (broken := _above(field, field.le)) is not None:
         yield _bound(field, "le", broken, f"is above {field.le:g}")
     if field.among:
-        values = pl.lit(pl.Series(list(field.among), dtype=_POLARS[field.type])).implode()
-        broken = ~_column(field).is_in(values) & ~_missing(field)
+        values = pl.lit(pl.Series(list(field.among), dtype=POLARS[field.type])).implode()
+        broken = ~_column(field).is_in(values) & ~missing(field)
         shown = ", ".join(map(repr, field.among[:8])) + (", ..." if len(field.among) > 8 else "")
         yield _bound(field, "among", broken, f"is none of {shown}")
     if field.regex:
@@ -87,8 +95,9 @@ def _of_field(field: Field) -> Iterator[Rule]:
         broken = _column(field).str.len_chars() > field.max_length
         yield _bound(field, "max_length", broken, f"is longer than {field.max_length} characters")
     if field.unique:
-        broken = ~_column(field).is_first_distinct() & ~_missing(field)
-        yield _bound(field, "unique", broken, "stands in an earlier row already")
+        broken = ~_column(field).is_first_distinct() & ~missing(field)
+        repeats = _bound(field, "unique", broken, "stands in an earlier row already")
+        yield repeats._replace(is_whole=True)
 
 
 def _rule(
@@ -102,6 +111,7 @@ def _rule(
         field.on_fail,
         field.owner,
         None if field.pii else tell,
+        repair=field.repair,
     )
 
 
@@ -118,14 +128,15 @@ def _column(field: Field) -> pl.Expr:
     return pl.col(field.name)
 
 
-def _missing(field: Field) -> pl.Expr:
+def missing(field: Field) -> pl.Expr:
+    """Null, or NaN in a column of floats."""
     null = _column(field).is_null()
     return null | _column(field).is_nan() if field.type.startswith("float") else null
 
 
 def _below(field: Field, bound: float) -> pl.Expr | None:
     if field.type.startswith("float"):
-        return (_column(field) < _literal(field, bound)) & ~_missing(field)
+        return (_column(field) < _literal(field, bound)) & ~missing(field)
     # Whole numbers are compared as such: a float64 cannot tell 2^53 from 2^53 + 1.
     least, limits = math.ceil(bound), np.iinfo(field.type)
     if least <= limits.min:
@@ -137,7 +148,7 @@ def _below(field: Field, bound: float) -> pl.Expr | None:
 
 def _above(field: Field, bound: float) -> pl.Expr | None:
     if field.type.startswith("float"):
-        return (_column(field) > _literal(field, bound)) & ~_missing(field)
+        return (_column(field) > _literal(field, bound)) & ~missing(field)
     most, limits = math.floor(bound), np.iinfo(field.type)
     if most >= limits.max:
         return None
@@ -147,7 +158,7 @@ def _above(field: Field, bound: float) -> pl.Expr | None:
 
 
 def _literal(field: Field, value: float) -> pl.Expr:
-    return pl.lit(value, dtype=_POLARS[field.type])
+    return pl.lit(value, dtype=POLARS[field.type])
 
 
 def _matches(field: Field) -> pl.Expr:
@@ -171,25 +182,35 @@ def _of_key(schema: Schema, *, keep_last: bool) -> Iterator[Rule]:
             strict = Rule(
                 f"key.{field.name}.not_null",
                 (field.name,),
-                _missing(field),
+                missing(field),
                 f"{field.name} is null, but belongs to the key",
                 "fail",
                 field.owner,
                 lambda _: "is null, but belongs to the key",
             )
             yield strict
-    whole = pl.struct(schema.key) if len(schema.key) > 1 else pl.col(schema.key[0])
-    missing = pl.any_horizontal([_missing(field) for field in fields])
-    stays = whole.is_last_distinct() if keep_last else whole.is_first_distinct()
     other = "a later row, which stays" if keep_last else "an earlier row already"
     names = ", ".join(schema.key)
     is_private = any(field.pii for field in fields)
     yield Rule(
         "key.unique",
         schema.key,
-        ~stays & ~missing,
+        repeats(fields, keep_last=keep_last),
         f"the key ({names}) stands in {other}",
         "drop" if keep_last else "fail",
         "",
         None if is_private else lambda key: f"the key ({names}) = {key} stands in {other}",
+        is_whole=True,
     )
+
+
+def repeats(fields: Sequence[Field], *, keep_last: bool = False) -> pl.Expr:
+    """Whether a row has the same values in `fields` as an earlier one; a missing value never.
+
+    With `keep_last` as a later one.
+    """
+    names = [field.name for field in fields]
+    whole = pl.struct(names) if len(names) > 1 else pl.col(names[0])
+    some = pl.any_horizontal([missing(field) for field in fields])
+    stays = whole.is_last_distinct() if keep_last else whole.is_first_distinct()
+    return ~stays & ~some

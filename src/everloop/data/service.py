@@ -29,6 +29,7 @@ from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
 from everloop.data.ledger import rows_of
+from everloop.data.quality import QualityMethods
 from everloop.data.rows import read_rows
 from everloop.data.source_service import SourceMethods
 from everloop.data.versions import check_names, version_of, versions_of
@@ -38,7 +39,7 @@ from everloop.ports.blobs import BlobStore
 __all__ = ["DataService"]
 
 
-class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Service):
+class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, KeepMethods, Service):
     """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
 
     area = "data"
@@ -76,7 +77,8 @@ class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Servi
         """Make a version of the dataset `name`; the dataset is made on its first commit.
 
         Rows are held against the schema first. A broken rule with ``on_fail="fail"`` refuses the
-        frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them.
+        frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them;
+        ``quarantine`` leaves them out until ``release_rows``; ``repair`` corrects them first.
         Content equal to the latest version's makes no version, and neither do rows that a keyed
         dataset was given before in an equal commit: a commit may be repeated after a failure.
         Several processes may append at once: every one's rows are kept, none twice.
@@ -126,6 +128,7 @@ class DataService(BranchMethods, SourceMethods, EraseMethods, KeepMethods, Servi
             expect=expect,
             branch=branch,
             keep_last=on_duplicate == "last",
+            values_of=self._values_of,
         )
         told = Told(owner, note, run_id, tuple(sources or ()))
         return publish_last(self._catalog, draft, told)

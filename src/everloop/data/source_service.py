@@ -11,7 +11,6 @@ import pyarrow as pa
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
 from everloop.catalog import sources as store
-from everloop.catalog.engine import Catalog
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor, current_principal
 from everloop.core.dataset import DatasetVersion
@@ -19,19 +18,16 @@ from everloop.core.schema import Schema
 from everloop.core.source import DataSource, Pull, PullDraft, SourceState
 from everloop.core.time import utc
 from everloop.data.commit import Draft, Since, Told, publish_last
+from everloop.data.referring import Referring
 from everloop.data.source_rules import source_faults
 from everloop.data.versions import check_names, version_of
 from everloop.errors import Conflict, InvalidInput, NotFound
-from everloop.ports.blobs import BlobStore
 
 __all__ = ["SourceMethods"]
 
 
-class SourceMethods:
+class SourceMethods(Referring):
     """Sources of datasets. They are read by whoever pulls, see ``everloop.data.pulling``."""
-
-    _catalog: Catalog
-    _blobs: BlobStore
 
     @action("source:write")
     def declare_source(self, source: DataSource) -> DataSource:
@@ -154,8 +150,9 @@ class SourceMethods:
             since = Since(*_since(source, draft, latest))
         told = Told(source.owner, draft.note, draft.run_id, draft.sources)
         prepared = Draft(
-            self._blobs, name, rows, schema, mode=source.mode, expect=None, since=since
-        )
+            self._blobs, name, rows, schema, mode=source.mode, since=since,
+            values_of=self._values_of,
+        )  # fmt: skip
         publish_last(self._catalog, prepared, told, settle)
         return made[-1]
 

@@ -164,7 +164,9 @@ def _rules(schema: Schema) -> Iterator[tuple[str, str, str, str, str]]:
     if schema.key:
         yield "key.unique", "unique", "", "fail", ""
     for check in schema.checks:
-        yield check.name, "expression", "", check.on_fail, check.rule
+        kind = "expression" if check.kind == "rows" else check.kind
+        column = check.columns[0] if len(check.columns) == 1 else ""
+        yield check.name, kind, column, check.on_fail, check.rule
 
 
 def _stated(field: Field, kind: str) -> bool:

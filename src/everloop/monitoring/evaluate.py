@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from everloop.core.monitor import Monitor
-from everloop.monitoring.bins import BINS, HIGH, LOW, NULL, UNSEEN, Counts, FeatureBins
-from everloop.monitoring.reference import Band, Reference
-from everloop.monitoring.statistics import (
+from everloop.data.bins import BINS, HIGH, LOW, NULL, UNSEEN, Counts, FeatureBins
+from everloop.data.statistics import (
     chi2_p,
     holm,
     ks_distance,
@@ -24,6 +23,7 @@ from everloop.monitoring.statistics import (
     share_p,
     total_variation,
 )
+from everloop.monitoring.reference import Band, Reference
 from everloop.monitoring.tally import Tally, metric_value, worse_if_above
 
 __all__ = ["FAMILY_ERROR", "FEWEST_BLOCKS", "QUALITY_METRICS", "Finding", "evaluate"]

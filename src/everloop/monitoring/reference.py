@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from everloop.core.time import from_micros, to_micros
+from everloop.data.bins import FeatureBins, Floats, fit_feature
 from everloop.errors import BackendError, Fault, InvalidInput
-from everloop.monitoring.bins import FeatureBins, Floats, fit_feature
 from everloop.monitoring.tally import Tally, merge, metric_value, tally, without
 
 __all__ = ["DAY_S", "Band", "Reference", "make_reference"]

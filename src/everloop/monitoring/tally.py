@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from everloop.monitoring.bins import (
+from everloop.data.bins import (
     SCORE_BINS,
     SLOTS,
     Counts,
@@ -20,7 +20,7 @@ from everloop.monitoring.bins import (
     score_bins,
     unpack,
 )
-from everloop.monitoring.statistics import auc_from_counts
+from everloop.data.statistics import auc_from_counts
 
 __all__ = [
     "METRICS",

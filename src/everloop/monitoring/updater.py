@@ -27,8 +27,8 @@ from everloop.core.machines import AlertState, decide_alert
 from everloop.core.model import ModelVersion
 from everloop.core.monitor import Alert, Monitor, Window
 from everloop.core.time import from_micros, to_micros
+from everloop.data.bins import FeatureBins
 from everloop.monitoring import ledger
-from everloop.monitoring.bins import FeatureBins
 from everloop.monitoring.evaluate import evaluate
 from everloop.monitoring.places import Places
 from everloop.monitoring.reference import DAY_S, Reference

@@ -21,6 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from everloop.core.profile import Profile
 from everloop.core.time import span_text
 from everloop.errors import EverloopError, InvalidInput, http_status
 from everloop.ui import views
@@ -92,8 +93,11 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     first = page("overview.html", lambda _: views.overview(workspace))
     loop = page("loop.html", lambda name: views.loop_page(workspace, name))
     maturity = page("maturity.html", lambda name: workspace.governance.maturity(name))
+    profile = page("profile.html", lambda ref: _profile(workspace, ref))
     return [
         Route("/", first),
+        Route("/datasets/{name}/profile.json", profile),
+        Route("/datasets/{name}/profile", profile),
         Route("/overview.json", first),
         Route("/approvals/{run_id}", answer, methods=["POST"]),
         Route("/loops/{name}/maturity.json", maturity),
@@ -128,6 +132,11 @@ def _answer(workspace: Workspace, run_id: str, fields: dict[str, str]) -> None:
         raise InvalidInput("say yes or no", [("answer", "must be approve or refuse")])
 
 
+def _profile(workspace: Workspace, ref: str) -> Profile:
+    version = workspace.data.find(ref)
+    return workspace.data.profile(version.dataset, version.number)
+
+
 def _told(error: EverloopError, root: str) -> Response:
     html = _templates().get_template("error.html").render(error=error, root=root)
     return _html(html, http_status(error))
@@ -156,6 +165,7 @@ def _templates() -> Environment:
     environment.filters["span"] = lambda length: "-" if length is None else span_text(length)
     environment.filters["date"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     environment.filters["metrics"] = _metrics
+    environment.filters["value"] = _value
     environment.filters["figure"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment
 
@@ -164,6 +174,13 @@ def _metrics(metrics: dict[str, float]) -> str:
     """The first few of a run, for one line of a table."""
     shown = [f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:_METRICS_SHOWN]]
     return ", ".join(shown) or "-"
+
+
+def _value(value: object) -> str:
+    """A value of a row, for a cell."""
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _minute(at: datetime | None) -> str:

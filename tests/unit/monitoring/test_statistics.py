@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everloop.errors import InvalidInput
-from everloop.monitoring.bins import (
+from everloop.data.bins import (
     BINS,
     HIGH,
     LOW,
@@ -21,7 +20,7 @@ from everloop.monitoring.bins import (
     score_bins,
     unpack,
 )
-from everloop.monitoring.statistics import (
+from everloop.data.statistics import (
     auc_from_counts,
     chi2_p,
     chi2_tail,
@@ -30,6 +29,7 @@ from everloop.monitoring.statistics import (
     ks_p,
     total_variation,
 )
+from everloop.errors import InvalidInput
 from everloop.monitoring.tally import Tally, merge, metric_value, tally, without
 
 probabilities = st.lists(st.floats(0, 1), min_size=2, max_size=60)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from everloop.monitoring.bins import Counts, Floats
+from everloop.data.bins import Counts, Floats
 
 __all__ = [
     "auc_from_counts",

@@ -8,7 +8,7 @@ from typing import Any
 
 from everloop.core.expr import DATE_PARTS, Call, Column, Constant, Kind, Node, infer
 
-__all__ = ["compile_sql"]
+__all__ = ["compile_sql", "literal"]
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARISONS = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -88,10 +88,11 @@ def _column(name: str, kind: Kind) -> str:
 def _constant(node: Constant) -> str:
     if node.kind == "null":
         return "NULL"
-    return _literal(node.python)
+    return literal(node.python)
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as it stands in SQL."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
@@ -143,7 +144,7 @@ def _rest(node: Call, args: list[str], of: list[Kind]) -> str:
     if function == "cast":
         return _cast(args[0], of[0], options["type"])
     if function == "starts_with":
-        return f"starts_with({args[0]}, {_literal(options['prefix'])})"
+        return f"starts_with({args[0]}, {literal(options['prefix'])})"
     if function == "hash_bucket":
         number = f"md5_number_upper(CAST({args[0]} AS VARCHAR))"
         return f"CAST({number} % {options['buckets']} AS BIGINT)"
@@ -153,9 +154,9 @@ def _rest(node: Call, args: list[str], of: list[Kind]) -> str:
 def _clip(text: str, options: dict[str, Any]) -> str:
     bounds = ""
     if options["low"] is not None:
-        bounds += f" WHEN {text} < {_literal(options['low'])} THEN {_literal(options['low'])}"
+        bounds += f" WHEN {text} < {literal(options['low'])} THEN {literal(options['low'])}"
     if options["high"] is not None:
-        bounds += f" WHEN {text} > {_literal(options['high'])} THEN {_literal(options['high'])}"
+        bounds += f" WHEN {text} > {literal(options['high'])} THEN {literal(options['high'])}"
     return f"(CASE WHEN isnan({text}) THEN {text}{bounds} ELSE {text} END)"
 
 
@@ -171,8 +172,8 @@ def _cast(text: str, kind: Kind, target: str) -> str:
 
 def _listed(function: str, text: str, options: dict[str, Any]) -> str:
     if function == "is_in":
-        return f"({text} IN ({', '.join(_literal(value) for value in options['values'])}))"
+        return f"({text} IN ({', '.join(literal(value) for value in options['values'])}))"
     pairs = zip(options["keys"], options["values"], strict=True)
-    cases = "".join(f" WHEN {_literal(key)} THEN {_literal(value)}" for key, value in pairs)
-    default = "NULL" if options["default"] is None else _literal(options["default"])
+    cases = "".join(f" WHEN {literal(key)} THEN {literal(value)}" for key, value in pairs)
+    default = "NULL" if options["default"] is None else literal(options["default"])
     return f"(CASE WHEN {text} IS NULL THEN NULL ELSE CASE {text}{cases} ELSE {default} END END)"

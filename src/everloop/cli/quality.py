@@ -1,0 +1,124 @@
+"""``everloop data check``: a dataset beside what must hold of it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from everloop.cli.main import common, open_workspace
+from everloop.cli.output import json_document, key_values, table
+from everloop.core.quality import SHOWN_ROWS
+from everloop.core.schema import Check, Schema
+from everloop.errors import InvalidInput, UserCodeError
+
+__all__ = ["COMMANDS"]
+
+#: Exit code of "the rule said no", as of a gate.
+_REFUSED = 3
+
+
+@click.command("check")
+@click.argument("name")
+@click.option(
+    "--with",
+    "contract",
+    metavar="FILE.py[:NAME]",
+    help="A Python file with an ev.Schema or a list of ev.Check in it; CHECKS if not named.",
+)
+@click.option(
+    "--rows", default=SHOWN_ROWS, show_default=True, help="Most failing rows of each rule."
+)
+@common
+def check(name: str, contract: str | None, rows: int, location: str | None, as_json: bool) -> None:
+    """Hold a dataset against its rules, and against those of a file.
+
+    NAME may be NAME@2, NAME@TAG or NAME@TIME. Exits with 3 if a rule is broken that forbids a
+    version.
+    """
+    wanted = None if contract is None else _contract(contract)
+    with open_workspace(location) as workspace:
+        version = workspace.data.find(name)
+        report = workspace.data.check(version.dataset, wanted, version.number, rows=rows)
+    if as_json:
+        json_document(report)
+    else:
+        judged = f"{len(report.rules)} rules, {len(report.broken)} broken"
+        key_values(
+            [("version", report.ref), ("rows", report.rows), ("judged", judged)]
+            + [("column", fault) for fault in report.faults]
+            + [("not judged", f"{name}: {why}") for name, why in report.unjudged.items()]
+        )
+        if report.broken:
+            table(
+                ("rule", "rows", "on fail", "reason", "owner", "such as"),
+                [
+                    (r.rule, r.failed, r.on_fail, r.reason, r.owner,
+                     ", ".join(_shown(row.key or {"row": row.row}) for row in r.rows[:3]))
+                    for r in report.broken
+                ],
+            )  # fmt: skip
+    if not report.ok:
+        sys.exit(_REFUSED)
+
+
+def _shown(key: dict[str, Any]) -> str:
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in key.items())
+
+
+def _contract(given: str) -> Schema | list[Check]:
+    file, _, name = given.partition(":")
+    if not Path(file).is_file():
+        raise InvalidInput(f"there is no file {file}")
+    try:
+        names = runpy.run_path(file, run_name="checks")
+    except InvalidInput:
+        raise
+    except Exception as error:  # the user's file may raise anything
+        raise UserCodeError.caught(file, error) from error
+    found = names.get(name or "CHECKS")
+    if not isinstance(found, Schema | list | tuple):
+        raise InvalidInput(
+            f"{file} has no {name or 'CHECKS'} that is an ev.Schema or a list of ev.Check"
+        )
+    return found if isinstance(found, Schema) else list(found)
+
+
+@click.command("profile")
+@click.argument("name")
+@click.option("--infer", is_flag=True, help="Print a schema in Python that it meets, to edit.")
+@common
+def profile(name: str, infer: bool, location: str | None, as_json: bool) -> None:
+    """What a dataset holds, column by column.
+
+    NAME may be NAME@2, NAME@TAG or NAME@TIME.
+    """
+    with open_workspace(location) as workspace:
+        version = workspace.data.find(name)
+        found = workspace.data.profile(version.dataset, version.number)
+    if infer:
+        from everloop.data.profile import inferred  # Polars, which no other command here needs
+
+        return click.echo(inferred(found), nl=False)
+    if as_json:
+        return json_document(found)
+    key_values([("version", found.ref), ("rows", found.rows)])
+    table(
+        ("column", "type", "missing", "distinct", "low", "median", "high", "mean", "most frequent"),
+        [
+            (
+                c.name, c.type, c.nulls, f"{'~' if c.is_approximate else ''}{c.distinct}", c.low,
+                c.quantiles[2] if c.quantiles else None, c.high, c.mean,
+                ", ".join(f"{value} ({count})" for value, count in c.top[:3]),
+            )
+            for c in found.columns
+        ],
+    )  # fmt: skip
+    return None
+
+
+COMMANDS = (check, profile)
