@@ -20,6 +20,7 @@ from everloop.core.time import ManualClock
 from everloop.data.service import DataService
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.lineage.service import LineageService
+from everloop.workspace import Workspace
 from tests.contracts.conftest import START
 from tests.folders import make
 
