@@ -196,10 +196,12 @@ def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:
     assert {"Run", "ModelVersion", "Verdict", "LoopSpec"} <= schemas.keys()
 
 
-PAGES = ("/", "/overview.json", "/loops/x", "/loops/x.json", "/loops/x/maturity")
+PAGES = (
+    "/", "/overview.json", "/loops/x", "/loops/x.json", "/loops/x/maturity", "/datasets/x/profile",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/loops/x/maturity.json"])
+@pytest.mark.parametrize("path", [*PAGES, "/loops/x/maturity.json", "/datasets/x/profile.json"])
 def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
 
@@ -232,7 +234,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/datasets/\{name\}/profile(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
         r"|/hooks/\{name:str\}"  # by a signature: test_hooks.py
     )
     framework: Any = app

@@ -334,8 +334,8 @@ def test_a_merge_that_lost_a_race_looks_again(
 
     real, raced = merge.merged, []
 
-    def slow(*args: Any) -> Any:
-        done = real(*args)
+    def slow(*args: Any, **more: Any) -> Any:
+        done = real(*args, **more)
         if not raced:
             raced.append(commit(data, ROWS | {2: (2.0, "main"), 3: (3.0, "raced")}))
         return done
