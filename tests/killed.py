@@ -7,6 +7,7 @@ number, so that every one of them can be tried, and the same one again.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import importlib
@@ -145,6 +146,7 @@ def preload(place: Path, work: Callable[[], object]) -> None:
             with suppress(ImportError):
                 importlib.import_module(name)
     gc.freeze()  # what is here stays, and no fork has to copy it to look
+    atexit.register(gc.unfreeze)
 
 
 class Case(NamedTuple):
