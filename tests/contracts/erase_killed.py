@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,68 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 import everloop as ev
-from everloop.catalog.engine import Catalog
 from everloop.core.context import using
 from everloop.core.schema import Field, Schema
 from everloop.data import erasing
 from tests.decoded import holding
+from tests.killed import Case, Steps, child, preload, tried
 
 SUBJECT = "zoe-quux-7"
 SCHEMA = Schema((Field("id", "int64", nullable=False), Field("s", "string")), key=("id",))
-_PRELOADED = ("everloop", "sqlalchemy", "alembic", "dateutil", "numpy", "pandas", "pyarrow")
-_left = -1
-
-
-def step() -> None:
-    """One step of writing: here the process may die."""
-    global _left
-    if _left == 0:
-        os._exit(9)
-    _left -= _left > 0
-
-
-def watch() -> None:
-    """Count what is written from here on."""
-
-    def hook(name: str, _: tuple[Any, ...]) -> None:
-        # What is only opened is not there yet, or as it was: files come by a rename.
-        if name in ("os.rename", "os.remove", "os.link"):
-            step()
-
-    sys.addaudithook(hook)
-    write, scrub = Catalog.write, erasing.scrub
-
-    @contextmanager
-    def counted(self: Catalog, **given: Any) -> Iterator[Any]:
-        with write(self, **given) as tx:
-            yield tx
-            step()
-        step()
-
-    def counted_scrub(*given: Any) -> str:
-        step()
-        found = scrub(*given)
-        step()
-        return found
-
-    Catalog.write = counted  # type: ignore[method-assign]
-    erasing.scrub = counted_scrub
-
-
-def child(work: Callable[[], None]) -> int:
-    """The exit status of a forked process that does `work`."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            sys.stdout.flush()
-            os._exit(0)
-        except BaseException as error:  # noqa: BLE001 (told, and never two processes)
-            import traceback
-
-            traceback.print_exception(error)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def fill(folder: Path) -> None:
@@ -94,18 +36,26 @@ def fill(folder: Path) -> None:
         ws.tracking.put_artifact("a.csv", f"id,s\n7,{SUBJECT}\n1,x\n".encode())
 
 
-def erase(folder: Path, steps: int) -> None:
+def erase(folder: Path, steps: Steps, fails_at: int, is_full: bool) -> None:
     """Erase, dying after so many steps."""
-    global _left
     with ev.open(folder, actor="t") as ws:
-        watch()
-        _left = steps
+        scrub = erasing.scrub
+
+        def counted(*given: Any) -> str:
+            steps.step()
+            found = scrub(*given)
+            steps.step()
+            return found
+
+        erasing.scrub = counted
+        steps.begin(fails_at, is_full=is_full)
         ws.data.erase({"id": 7})
-        _left = -1
+        steps.end()
+        erasing.scrub = scrub
 
 
-def check(folder: Path, told: Path) -> None:
-    """All or nothing; and the next call makes it all."""
+def check(folder: Path) -> str:
+    """All or nothing, and which; and the next call makes it all."""
     with ev.open(folder, actor="t") as ws:
         sizes = [ws.data.read("d", n).num_rows for n in (1, 2)]
         lines = ws.tracking.artifact("a.csv").count(b"\n")
@@ -122,43 +72,28 @@ def check(folder: Path, told: Path) -> None:
         assert ws.blobs.get_many(list(ws.blobs.digests()))
     found = holding(folder, folder / "objects", [SUBJECT], ("id", 7))
     assert not found, found
-    with told.open("a") as file:
-        file.write("after\n" if begun else "before\n")
+    return "after" if begun else "before"
 
 
-def preload(place: Path) -> None:
-    """Import here, once, what every fork would import; to run it here would start threads."""
-    names = place / "modules"
-
-    def tell() -> None:
-        shutil.copytree(place / "first", place / "warm")
-        erase(place / "warm", -1)
-        check(place / "warm", place / "unused")
-        names.write_text("\n".join(sorted(sys.modules)))
-
-    assert child(tell) == 0
-    for name in names.read_text().split():
-        if name.partition(".")[0] in _PRELOADED:
-            with suppress(ImportError):
-                importlib.import_module(name)
+def everything(place: Path) -> None:
+    """All that is imported, once, so that no fork has to."""
+    shutil.copytree(place / "first", place / "warm")
+    erase(place / "warm", Steps(), -1, False)
+    check(place / "warm")
 
 
 def main(place: Path) -> None:
     """Prints how many of the kills came before the erasure was certain, and how many after."""
-    first, folder, told = place / "first", place / "copy", place / "told"
-    assert child(lambda: fill(first)) == 0
-    preload(place)
-    steps, status = 0, 9
-    while status == 9:
-        shutil.copytree(first, folder)
-        status = child(partial(erase, folder, steps))
-        assert status in (0, 9), f"step {steps} ended with {status}"
-        assert child(lambda: check(folder, told)) == 0, f"killed at step {steps}"
-        shutil.rmtree(folder)
-        # Before it is certain there is little to tell one step from the next.
-        steps += 1 if told.read_text().endswith("after\n") else 3
-    lines = told.read_text().split()
-    sys.stdout.write(f"{lines.count('before')} {lines.count('after')}\n")
+    assert child(lambda: fill(place / "first")) == 0
+    preload(place, lambda: everything(place))
+    attempt = partial(tried, place / "copy", Case("erase", erase, check), "killed")
+    count, left = attempt(-1)
+    assert left == "after"
+    found: list[str] = []
+    # Before it is certain there is little to tell one step from the next.
+    for step in sorted({*range(0, count, 6), *range(count - 16, count, 2)}):
+        found.append(attempt(step)[1])
+    sys.stdout.write(f"{found.count('before')} {found.count('after')}\n")
 
 
 if __name__ == "__main__":

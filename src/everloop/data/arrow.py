@@ -38,6 +38,10 @@ _TYPES: dict[str, pa.DataType] = {
 _NAMES: dict[pa.DataType, FieldType] = {kind: name for name, kind in _TYPES.items()}  # type: ignore[misc]
 
 
+#: Types of views, and those that hold the same values in one piece.
+_FLAT = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+
+
 def arrow_type(name: str) -> pa.DataType:
     """The Arrow type of a field type; ``timestamp`` is microseconds in UTC."""
     return _TYPES[name]
@@ -177,7 +181,7 @@ def _no_type(kind: pa.DataType) -> str:
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return kind.value_type
+        return _plain(kind.value_type)
     return kind
 
 
@@ -205,8 +209,13 @@ def _cast(column: pa.ChunkedArray, field: Field) -> pa.ChunkedArray | Fault | li
     given = _plain(column.type)
     if not _may_become(given, wanted):
         return Fault(field.name, f"wanted {field.type}, got {column.type}{_advice(given, wanted)}")
-    if given != column.type:
-        column = column.cast(given)
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
+    if pa.types.is_dictionary(column.type):
+        # Arrow decodes no dictionary of views, as categories of Polars are.
+        flat = _FLAT.get(given, given)
+        chunks = [chunk.dictionary.cast(flat).take(chunk.indices) for chunk in column.chunks]
+        column = pa.chunked_array(chunks, flat)
     try:
         cast = column.cast(wanted)
     except pa.ArrowInvalid as error:

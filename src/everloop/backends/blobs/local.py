@@ -194,6 +194,8 @@ class LocalBlobs:
     def _packed(self, digest: str) -> bytes:
         data = self._packs.get(digest)
         if data is None:
+            data = self._packs.find_unlisted(digest)
+        if data is None:
             raise NotFound(f"no object {digest}")
         return data
 
@@ -267,33 +269,26 @@ class LocalBlobs:
         self._verified.pop(digest, None)
         self._file(digest).unlink(missing_ok=True)
         if self._packs.has(digest):
-            with self._held(fcntl.LOCK_EX):
+            with self._alone("remove objects in"):
                 self._packs.remove(digest)
 
     def erase(self, digests: Sequence[str]) -> None:
         check_digests(digests)
-        try:
-            with self._held(fcntl.LOCK_EX):
-                for digest in digests:
-                    self._verified.pop(digest, None)
-                    self._file(digest).unlink(missing_ok=True)
-                self._folder(self._root / "tmp")
-                self._packs.erase(digests)
-                folders = {self._root / digest[:2] for digest in digests}
-                with ThreadPoolExecutor(_SYNCING) as threads:
-                    list(threads.map(sync_folder, filter(Path.exists, folders)))
-            self.remove_leftovers(time.time() - _DEAD_S)
-        except OSError as error:
-            raise BackendError(
-                f"could not erase objects in {self._root}: {error.strerror or error}",
-                hint="check the rights of the folder and the space on the disk, then do it again",
-            ) from error
+        with self._alone("erase objects in"):
+            for digest in digests:
+                self._verified.pop(digest, None)
+                self._file(digest).unlink(missing_ok=True)
+            self._packs.erase(digests)
+            folders = {self._root / digest[:2] for digest in digests}
+            with ThreadPoolExecutor(_SYNCING) as threads:
+                list(threads.map(sync_folder, filter(Path.exists, folders)))
+        self.remove_leftovers(time.time() - _DEAD_S)
 
     def damaged_packs(self) -> list[str]:
         return self._packs.damaged()
 
     def salvage(self) -> dict[str, int]:
-        with self._mending():
+        with self._alone("mend"):
             return self._packs.salvage(self._folder(self._root / "quarantine"))
 
     def doubled(self) -> list[str]:
@@ -301,7 +296,7 @@ class LocalBlobs:
 
     def quarantine(self, digest: str) -> bool:
         file, aside = self._file(digest), self._root / "quarantine"
-        with self._mending():
+        with self._alone("mend"):
             self._verified.pop(digest, None)
             moved = False
             if file.exists() and _digest(file) != digest:
@@ -317,14 +312,15 @@ class LocalBlobs:
         return moved
 
     @contextmanager
-    def _mending(self) -> Iterator[None]:
+    def _alone(self, act: str) -> Iterator[None]:
+        """Around what removes or moves objects."""
         try:
             with self._held(fcntl.LOCK_EX):
                 self._folder(self._root / "tmp")
                 yield
         except OSError as error:
             raise BackendError(
-                f"could not mend {self._root}: {error.strerror or error}",
+                f"could not {act} {self._root}: {error.strerror or error}",
                 hint="check the rights of the folder and the space on the disk, then do it again",
             ) from error
 
@@ -353,7 +349,7 @@ class LocalBlobs:
 
     def remove_old(self, digest: str, before: float) -> bool:
         file = self._file(digest)
-        with self._held(fcntl.LOCK_EX):
+        with self._alone("remove objects in"):
             try:
                 if file.stat().st_mtime >= before:
                     return False
@@ -373,16 +369,17 @@ class LocalBlobs:
         return [digest for digest in digests if not self.exists(digest)]
 
     def remove_leftovers(self, before: float) -> tuple[int, int]:
-        count = size = 0
-        for file in (self._root / "tmp").glob("*"):
-            try:
-                found = file.stat()
-                # A folder holds the parts of an upload, which go by a rule of their own.
-                if found.st_mtime < before and not stat.S_ISDIR(found.st_mode):
-                    file.unlink()
-                    count, size = count + 1, size + found.st_size
-            except FileNotFoundError:
-                continue  # its writer lives
+        with self._alone("remove what was left half-way in"):
+            count, size = self._packs.finish()
+            for file in (self._root / "tmp").glob("*"):
+                try:
+                    found = file.stat()
+                    # A folder holds the parts of an upload, which go by a rule of their own.
+                    if found.st_mtime < before and not stat.S_ISDIR(found.st_mode):
+                        file.unlink()
+                        count, size = count + 1, size + found.st_size
+                except FileNotFoundError:
+                    continue  # its writer lives
         return count, size
 
     @contextmanager

@@ -8,10 +8,13 @@ line for each new pack, which is how other processes notice; the folder itself i
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +35,7 @@ __all__ = ["Packs", "sync_folder"]
 _log = logging.getLogger(__name__)
 #: As many pieces as one system call takes.
 _PIECES = 512
+_NAME_LENGTH = len(f"{new_id()}.pack")
 
 
 class _Pack:
@@ -45,6 +49,31 @@ class _Pack:
         self.gone: set[bytes] = set()
         self.read = 0
         self.kept = self.whole = sum(size for _, size in entries.values())
+
+    @property
+    def is_mostly_gone(self) -> bool:
+        """Whether what is left is so little that it moves to a new pack."""
+        return bool(self.gone) and (
+            self.kept < self.whole / 2 or len(self.gone) == len(self.entries)
+        )
+
+    def left(self) -> list[bytes]:
+        """The objects that are not removed."""
+        return [key for key in self.entries if key not in self.gone]
+
+    def strike(self, keys: list[bytes], *, durably: bool = False) -> None:
+        """List objects as removed; under a lock held alone.
+
+        Raises:
+            OSError: If the list could not be written.
+        """
+        with open(f"{self.path}.gone", "ab", buffering=0) as file:
+            # What a full disk took a part of only would shift all that comes behind it.
+            if torn := file.tell() % 32:
+                file.truncate(file.tell() - torn)
+            _append(file, b"".join(keys))
+            if durably:
+                os.fsync(file.fileno())
 
     def read_gone(self) -> None:
         """Bring `gone` up to what every process removed."""
@@ -101,7 +130,7 @@ class Packs:
             os.rename(temporary, target)
             sync_folder(self._folder)
             with open(self._names, "ab", buffering=0) as names:
-                names.write(f"{name}\n".encode())
+                _append(names, f"{name}\n".encode())
         finally:
             temporary.unlink(missing_ok=True)
         with self._lock:
@@ -213,14 +242,12 @@ class Packs:
             return False
         if before is not None and found.st_mtime >= before:
             return False
-        with open(f"{pack.path}.gone", "ab", buffering=0) as file:
-            file.write(key)
+        pack.strike([key])
         with self._lock:
             pack.read_gone()
             self._forget(key, pack)
-        if pack.kept < pack.whole / 2 or len(pack.gone) == len(pack.entries):
-            left = [key for key in pack.entries if key not in pack.gone]
-            self._move(pack, left, found.st_mtime)
+        if pack.is_mostly_gone:
+            self._move(pack, pack.left(), found.st_mtime_ns)
         return True
 
     def erase(self, digests: Sequence[str]) -> None:
@@ -229,9 +256,7 @@ class Packs:
         Also one of which they were removed before: what is removed stays in the file until then.
         """
         keys = {bytes.fromhex(digest) for digest in digests}
-        with self._lock:
-            self._seen = -1
-        self._refresh()
+        self._look_anew()
         for pack in list(self._packs.values()):
             here = keys & pack.entries.keys()
             if not here:
@@ -245,23 +270,56 @@ class Packs:
                 pack.read_gone()
             if fresh := here - pack.gone:
                 # First, so that nobody finds them in it whatever becomes of the rest.
-                with open(f"{pack.path}.gone", "ab", buffering=0) as file:
-                    file.write(b"".join(sorted(fresh)))
-                    os.fsync(file.fileno())
+                pack.strike(sorted(fresh), durably=True)
                 with self._lock:
                     pack.read_gone()
                     for key in fresh:
                         self._forget(key, pack)
-            left = [key for key in pack.entries if key not in pack.gone]
-            self._move(pack, left, found.st_mtime)
+            self._move(pack, pack.left(), found.st_mtime_ns)
         if self._folder.exists():
             sync_folder(self._folder)
 
+    def finish(self) -> tuple[int, int]:
+        """Finish the removals of processes that died in the middle; under a lock held alone.
+
+        Returns:
+            How many packs and lists of removed objects went, and their bytes.
+        """
+        count = size = 0
+        self._look_anew()
+        for pack in list(self._packs.values()):
+            with self._lock:
+                pack.read_gone()
+            if not pack.is_mostly_gone:
+                continue
+            try:
+                found = pack.path.stat()
+            except FileNotFoundError:
+                self._drop(pack)
+                continue
+            # Whoever died between writing the new pack and removing this one leaves both.
+            left = [k for k in pack.left() if not self._is_elsewhere(k, pack, found.st_mtime_ns)]
+            self._move(pack, left, found.st_mtime_ns)
+            count, size = count + 1, size + found.st_size
+        for file in self._folder.glob("*.gone"):
+            if not file.with_suffix("").exists():
+                size += file.stat().st_size
+                file.unlink()
+                count += 1
+        return count, size
+
+    def _is_elsewhere(self, key: bytes, pack: _Pack, put_at_ns: int) -> bool:
+        """Whether an object is in another pack too, which is no older."""
+        for other in self._packs.values():
+            if other is not pack and key in other.entries and key not in other.gone:
+                with suppress(FileNotFoundError):
+                    if other.path.stat().st_mtime_ns >= put_at_ns:
+                        return True
+        return False
+
     def damaged(self) -> list[str]:
         """The packs whose list of objects cannot be read, by name."""
-        with self._lock:
-            self._seen = -1
-        self._refresh()
+        self._look_anew()
         return sorted(name for name, pack in self._packs.items() if not pack.entries)
 
     def salvage(self, aside: Path) -> dict[str, int]:
@@ -289,7 +347,7 @@ class Packs:
             found[name] = len(left)
         return found
 
-    def _move(self, pack: _Pack, left: list[bytes], put_at: float) -> None:
+    def _move(self, pack: _Pack, left: list[bytes], put_at_ns: int) -> None:
         """Put what is left of a pack into a new one, as old as it was, and remove it."""
         if left:
             data = pack.path.read_bytes()
@@ -298,14 +356,14 @@ class Packs:
                 offset, size = pack.entries[key]
                 rest[key.hex()] = data[offset : offset + size]
             self.put(rest)
-            os.utime(self._places[left[0]].path, (put_at, put_at))
+            os.utime(self._places[left[0]].path, ns=(put_at_ns, put_at_ns))
         pack.path.unlink(missing_ok=True)
         Path(f"{pack.path}.gone").unlink(missing_ok=True)
         self._drop(pack)
 
     def all(self) -> Iterator[Packed]:
         """All objects, each once."""
-        self._refresh()
+        self._look_anew()
         with self._lock:
             packs = dict.fromkeys(self._places.values())
         for pack in packs:
@@ -352,6 +410,9 @@ class Packs:
                 self._seen = seen + len(whole)
                 names = set(whole.decode("ascii", "replace").split())
             else:
+                names = set()
+            # A line that a full disk took a part of only, and the one that was put behind it.
+            if not names or any(len(name) != _NAME_LENGTH for name in names):
                 try:
                     names = set(os.listdir(self._folder))
                 except FileNotFoundError:
@@ -360,6 +421,17 @@ class Packs:
                 if name.endswith(".pack"):
                     self._open(name)
         return True
+
+    def _look_anew(self) -> None:
+        """Read the folder itself: a writer that died may have left a pack that `names` lacks."""
+        with self._lock:
+            self._seen = -1
+        self._refresh()
+
+    def find_unlisted(self, digest: str) -> bytes | None:
+        """As `get`, of an object that ought to be there: the folder itself is looked at."""
+        self._look_anew()
+        return self.get(digest)
 
     def _open(self, name: str) -> None:
         path = self._folder / name
@@ -402,6 +474,12 @@ class Packs:
         self._packs.pop(pack.path.name, None)
         for key in pack.entries:
             self._forget(key, pack)
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Write all of `data`; a disk that is nearly full takes a part without an error."""
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write(file: Path, pieces: Sequence[bytes]) -> None:
