@@ -11,7 +11,7 @@ import msgspec
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_traces_old import OldStart, begin, found
 from everloop.api.mlflow_wire import Int64, Page, Text, bare, from_ms, missing
-from everloop.core.trace import Assessment, AssessmentKind, Trace, TraceState
+from everloop.core.trace import PROMPTS_TAG, Assessment, AssessmentKind, Trace, TraceState
 from everloop.errors import InvalidInput, NotFound
 from everloop.workspace import Workspace
 
@@ -28,7 +28,6 @@ _STATES: dict[str, TraceState] = {
 }
 _STATE_NAMES = {state: name for name, state in _STATES.items()}
 _DURATION = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?s", re.ASCII)
-_PROMPTS_TAG = "mlflow.linkedPrompts"
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -396,7 +395,7 @@ def _link(workspace: Workspace, asked: _Link) -> dict[str, Any]:
 def _link_prompts(workspace: Workspace, asked: _LinkPrompts) -> dict[str, Any]:
     prompts = [{"name": item.name, "version": item.version} for item in asked.prompt_versions]
     text = msgspec.json.encode(prompts).decode()
-    workspace.traces.set_tag(asked.trace_id, _PROMPTS_TAG, text)
+    workspace.traces.set_tag(asked.trace_id, PROMPTS_TAG, text)
     return {}
 
 
