@@ -92,6 +92,15 @@ class Side:
         assert said.status == 200, said
         return said.body
 
+    def ask(self, method: str, path: str, fields: dict[str, Any]) -> Said:
+        """Send a request, whose path and fields may name ids as ``<name>``."""
+        target, text = path if path.startswith("/") else f"{API}/{path}", json.dumps(fields)
+        for name, id_ in self.ids.items():
+            target, text = target.replace(f"<{name}>", id_), text.replace(f"<{name}>", id_)
+        if method != "GET":
+            return self.door.send(method, target, json.loads(text))
+        return self.door.send(method, f"{target}?{urlencode(json.loads(text))}")
+
     def search(self, kind: str, filter_: str, order_by: list[str] | None = None) -> Said:
         """Search, and name what was found; the text may name ids as ``<name>``."""
         for name, id_ in self.ids.items():

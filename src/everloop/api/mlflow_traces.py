@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,7 @@ class _ByRequest(msgspec.Struct):
 
 
 class _Batch(msgspec.Struct):
-    trace_ids: list[str] = []
+    trace_ids: list[str]
     experiment_ids: list[str] | None = None
 
 
@@ -381,7 +382,9 @@ def _masked(mask: str | None) -> list[str]:
 
 @calls.on("DELETE", f"{_BASE}/{{trace_id}}/assessments/{{assessment_id}}")
 def _delete_assessment(workspace: Workspace, asked: _AssessmentById) -> dict[str, Any]:
-    workspace.traces.delete_assessment(asked.trace_id, asked.assessment_id)
+    workspace.traces.trace(asked.trace_id)
+    with suppress(NotFound):  # as MLflow does: what is gone is gone
+        workspace.traces.delete_assessment(asked.trace_id, asked.assessment_id)
     return {}
 
 
@@ -402,6 +405,8 @@ def _link_prompts(workspace: Workspace, asked: _LinkPrompts) -> dict[str, Any]:
 @calls.on("POST", f"{_BASE}/delete-traces")
 def _delete(workspace: Workspace, asked: _Delete) -> dict[str, Any]:
     before = asked.max_timestamp_millis
+    if asked.request_ids and asked.max_traces is not None:
+        raise InvalidInput("`max_traces` can't be specified if `trace_ids` is specified.")
     deleted = workspace.traces.delete(
         asked.experiment_id,
         asked.request_ids or None,
