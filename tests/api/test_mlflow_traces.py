@@ -372,6 +372,17 @@ def test_what_is_asked_of_spans(both: ASGIApp) -> None:
     assert {asked: found(both, filter=asked) == [TRACE_ID] for asked in _ASKED} == _ASKED
 
 
+def test_patterns_that_a_database_does_not_know_are_400_there(both: ASGIApp) -> None:
+    made = call(both, "POST", "traces", info("a", tags={"t": "é"}))
+    assert made.status == 200
+    for pattern in (r"\pL", "(?P<n>é)", "[[:word:]]", "(?i)É", "é{1,3}", r"\Qé\E"):
+        locations = [{"mlflow_experiment": {"experiment_id": "0"}}]
+        asked = {"locations": locations, "filter": f"tags.t RLIKE '{pattern}'"}
+        answer = call(both, "POST", "traces/search", asked)
+        assert answer.status in (200, 400), answer.text
+        assert answer.status == 200 or "regular expression" in refused(answer)
+
+
 def test_a_pattern_takes_no_more_time_than_the_text_is_long(both: ASGIApp) -> None:
     assert call(both, "POST", "traces", info("long", tags={"t": "a" * 4000})).status == 200
     began = time.perf_counter()

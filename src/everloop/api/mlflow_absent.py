@@ -23,6 +23,7 @@ _ABSENT = (
     (r"prompt-optimization|jobs|genai|assistant", "Jobs of MLflow's server", "run in the client"),
     (r"workspaces", "Workspaces of MLflow", "give each team a server or its rights here"),
     (r"mcp-servers", "The registry of MCP servers", ""),
+    (r"skills", "The registry of skills", ""),
 )
 _KNOWN = [(re.compile(rf"mlflow/({start})"), what, instead) for start, what, instead in _ABSENT]
 

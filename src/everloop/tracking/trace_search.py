@@ -18,6 +18,7 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.exc import DataError
 
 from everloop.catalog.regexp import check_pattern
 from everloop.catalog.tables import (
@@ -73,6 +74,7 @@ _TRACES = Grammar(
     has_patterns=True,
     quotes_numbers=True,
 )
+_INVALID_PATTERN = "2201B"
 #: What a number looks like as the text of an assessment.
 _NUMBER = r"^-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?$"
 _NUMBERS: dict[str, Any] = {
@@ -269,7 +271,14 @@ def page_of_traces(
     query = select(traces, *places).where(*conditions)
     for column, descending, _ in columns:
         query = query.order_by(column.desc() if descending else column.asc())
-    rows = list(tx.all(query.limit(limit + 1)))
+    try:
+        rows = list(tx.all(query.limit(limit + 1)))
+    except DataError as error:
+        # PostgreSQL's regular expressions lack some things that RE2's have.
+        if getattr(error.orig, "sqlstate", "") != _INVALID_PATTERN:
+            raise
+        said = str(error.orig).partition("\n")[0][:200]
+        raise InvalidInput("Invalid regular expression", [("filter", said)]) from None
     token = ""
     if len(rows) > limit:
         rows.pop()
