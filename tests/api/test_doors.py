@@ -78,6 +78,8 @@ def value_of(hint: Any) -> Any:
         return "2026-01-01T00:00:00Z"
     if typing.get_origin(hint) is dict:
         return {}
+    if hint == list[str]:
+        return ["1"]
     for kind, value in ((int, 1), (float, 1.0), (str, "1"), (bytes, "eA==")):
         if hint is kind or typing.get_args(hint)[:1] == (kind,):
             return value

@@ -7,6 +7,7 @@ import builtins
 import gzip
 import json
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -316,6 +317,79 @@ def test_json_whatever_is_never_a_5xx(app: ASGIApp, value: Any) -> None:
         assert "Traceback" not in answer.text
 
 
+#: What is asked of one trace with two spans -> whether it is found.
+_ASKED = {
+    "span.name = 'span 1' AND span.attributes.k = 'v \"q\" é'": True,
+    "span.name = 'span 2' AND span.attributes.k = 'v \"q\" é'": False,
+    "span.name IN ('span 2', 'x') AND span.attributes.`a.b` != 'x'": True,
+    "span.attributes.k LIKE 'v%é'": True,
+    "span.attributes.k LIKE '%2%'": False,
+    "span.attributes.k LIKE 'v _q_ _'": True,
+    "span.attributes.k LIKE 'V%'": False,
+    "span.attributes.k ILIKE 'V%'": True,
+    "span.attributes.k RLIKE '^v.+é$'": True,
+    "span.attributes.k RLIKE 'q|z'": True,
+    "span.attributes.k RLIKE '^q'": False,
+    "span.attributes.n = '12'": True,
+    "span.attributes.n LIKE '1_'": True,
+    "span.attributes.n = '1'": False,
+    "span.attributes.json = 'text'": True,
+    "span.attributes.k IN ('x', 'y')": False,
+    "span.attributes.k NOT IN ('x', 'y')": True,
+    "span.attributes.none != 'x'": False,
+    "span.attributes.none IS NULL": True,
+    "span.attributes.k IS NOT NULL AND span.name = 'span 2'": True,
+    "feedback.score > 0.4 AND feedback.score <= 5e-1": True,
+    "feedback.score > 0.5": False,
+    "feedback.said > 0": False,
+    "issue.id = 'i-1'": True,
+    "issue.id = 'i-2'": False,
+    "prompt = 'greet/2'": True,
+    "prompt = 'greet/1'": False,
+    "text RLIKE 'span [0-9]'": True,
+}
+
+
+def test_what_is_asked_of_spans(both: ASGIApp) -> None:
+    first = {
+        "k": {"string_value": 'v "q" é'},
+        "n": {"int_value": 12},
+        "json": {"string_value": '"text"'},
+    }
+    second = {"a.b": {"string_value": "y"}, "n": {"int_value": 2}}
+    body = request_of({"attributes": first}, {"attributes": second})
+    assert export(both, body.SerializeToString()).status == 200
+    for name, said in (
+        ("score", {"feedback": {"value": 0.5}}),
+        ("said", {"feedback": {"value": "much"}}),
+        ("i-1", {"issue": {"issue_name": "slow"}}),
+    ):
+        given = {"assessment_name": name, "trace_id": TRACE_ID, **said}
+        done = call(both, "POST", f"traces/{TRACE_ID}/assessments", {"assessment": given})
+        assert done.status == 200, done.text
+    linked = {"trace_id": TRACE_ID, "prompt_versions": [{"name": "greet", "version": "2"}]}
+    assert call(both, "POST", "traces/link-prompts", linked).status == 200
+    assert {asked: found(both, filter=asked) == [TRACE_ID] for asked in _ASKED} == _ASKED
+
+
+def test_patterns_that_a_database_does_not_know_are_400_there(both: ASGIApp) -> None:
+    made = call(both, "POST", "traces", info("a", tags={"t": "é"}))
+    assert made.status == 200
+    for pattern in (r"\pL", "(?P<n>é)", "[[:word:]]", "(?i)É", "é{1,3}", r"\Qé\E"):
+        locations = [{"mlflow_experiment": {"experiment_id": "0"}}]
+        asked = {"locations": locations, "filter": f"tags.t RLIKE '{pattern}'"}
+        answer = call(both, "POST", "traces/search", asked)
+        assert answer.status in (200, 400), answer.text
+        assert answer.status == 200 or "regular expression" in refused(answer)
+
+
+def test_a_pattern_takes_no_more_time_than_the_text_is_long(both: ASGIApp) -> None:
+    assert call(both, "POST", "traces", info("long", tags={"t": "a" * 4000})).status == 200
+    began = time.perf_counter()
+    assert found(both, filter="tags.t RLIKE '^(a+)+b'") == []
+    assert time.perf_counter() - began < 5
+
+
 # --- what comes by MLflow's calls ---------------------------------------------------------------
 
 
@@ -339,6 +413,10 @@ def test_search_orders_and_pages(both: ASGIApp) -> None:
     assert found(both, filter="tags.t LIKE 'A%'") == []
     assert found(both, filter="request_id IN ('a', 'b')") == ["a", "b"]
     assert found(both, filter="request_id NOT IN ('a', 'b')") == ["c", "d"]
+    assert found(both, filter="tags.t RLIKE '^[ac]+$'") == ["a", "c"]
+    assert found(both, filter="name RLIKE 'N(a|d)' AND request_id RLIKE '[b-z]'") == ["d"]
+    assert found(both, filter="name IS NULL") == ["b"]
+    assert found(both, filter="execution_time_ms = '1250'") == ["a"]
     for order in ([], ["tags.t DESC"], ["execution_time_ms ASC"], ["name DESC", "status"]):
         pages, token = [], ""
         while not pages or token:
@@ -406,9 +484,16 @@ _LOCATION = {"mlflow_experiment": {"experiment_id": "0"}}
         ("traces", {"trace": {"trace_info": {"trace_id": "x", "request_time": "2024-01-01Z"}}}),
         ("traces/search", {}),
         ("traces/search", {"locations": [_LOCATION], "filter": "status ="}),
-        ("traces/search", {"locations": [_LOCATION], "filter": "span.attributes.k = 'v'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "span.bogus = 'v'"}),
         ("traces/search", {"locations": [_LOCATION], "filter": "experiment_id = '0'"}),
-        ("traces/search", {"locations": [_LOCATION], "filter": "timestamp_ms > '1'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "timestamp_ms > 'x'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "tags.t RLIKE '('"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "tags.t RLIKE '(a)\\1'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": f"name RLIKE '{'a' * 1001}'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "prompt = 'nameless'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "prompt LIKE 'p/1'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "issue.name = 'a'"}),
+        ("traces/search", {"locations": [_LOCATION], "filter": "feedback.f > 'x'"}),
         ("traces/search", {"locations": [_LOCATION], "order_by": ["text"]}),
         ("traces/search", {"locations": [_LOCATION], "order_by": ["span.name"]}),
         ("traces/search", {"locations": [_LOCATION], "max_results": 501}),

@@ -28,6 +28,7 @@ from everloop.api import (
     mlflow_versions,
     mlflow_webhooks,
 )
+from everloop.api.mlflow_absent import GRAPHQL, why_absent
 from everloop.api.mlflow_calls import Answering, Call, answer_json, told
 from everloop.api.mlflow_wire import decode_body, decode_query
 from everloop.core.context import acting
@@ -170,7 +171,7 @@ def _unknown(method: str, path: str) -> Response:
     allowed = [other for other in _METHODS if _find(other, path)[0] is not None]
     if allowed:
         return _wrong_method(method, allowed)
-    body = {"error_code": "ENDPOINT_NOT_FOUND", "message": "This endpoint is not served here."}
+    body = {"error_code": "ENDPOINT_NOT_FOUND", "message": why_absent(path)}
     return answer_json(body, 404)
 
 
@@ -192,5 +193,4 @@ def _other_than(allowed: list[str]) -> Answering:
 
 
 async def _no_graphql(request: Request) -> Response:
-    message = "GraphQL is not served here; use the REST API."
-    return answer_json({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, 404)
+    return answer_json({"error_code": "ENDPOINT_NOT_FOUND", "message": GRAPHQL}, 404)

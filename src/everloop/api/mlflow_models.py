@@ -96,8 +96,10 @@ class _Search(msgspec.Struct):
 
 def _fields(workspace: Workspace, model: LoggedModel, location: str = "") -> dict[str, Any]:
     where = location or location_of(workspace.tracking.experiment(model.experiment))
+    texts = {"model_type": model.model_type, "source_run_id": model.source_run_id}
     return {
-        "info": bare(
+        "info": texts
+        | bare(
             model_id=model.id,
             experiment_id=model.experiment,
             name=model.name,
@@ -105,8 +107,6 @@ def _fields(workspace: Workspace, model: LoggedModel, location: str = "") -> dic
             last_updated_timestamp_ms=to_ms(model.updated_at),
             artifact_uri=model_uri(model, where),
             status=_STATUS[model.status],
-            model_type=model.model_type,
-            source_run_id=model.source_run_id,
             tags=pairs(model.tags),
         ),
         "data": bare(

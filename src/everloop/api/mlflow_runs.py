@@ -25,6 +25,7 @@ from everloop.api.mlflow_wire import (
 from everloop.core.machines import RunState
 from everloop.core.run import Metric, Run
 from everloop.errors import InvalidInput
+from everloop.tracking.limits import check_page
 from everloop.workspace import Workspace
 
 __all__ = ["calls"]
@@ -168,14 +169,16 @@ def _restore(workspace: Workspace, asked: OfRun) -> dict[str, Any]:
 
 @calls.on("POST", "mlflow/runs/search")
 def _search(workspace: Workspace, asked: _Search) -> dict[str, Any]:
+    limit = 1000 if asked.max_results is None else asked.max_results
     if not asked.experiment_ids:
+        check_page(limit)
         return {}
     page = workspace.tracking.runs(
         [experiment_key(id_) for id_ in asked.experiment_ids],
         filter=asked.filter or "",
         order_by=asked.order_by or [],
         lifecycle=view_of(asked.run_view_type, "run_view_type"),
-        limit=1000 if asked.max_results is None else asked.max_results,
+        limit=limit,
         page_token=asked.page_token or "",
         and_only=True,
     )

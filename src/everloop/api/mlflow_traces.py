@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import msgspec
 from everloop.api.mlflow_calls import Calls
 from everloop.api.mlflow_traces_old import OldStart, begin, found
 from everloop.api.mlflow_wire import Int64, Page, Text, bare, from_ms, missing
-from everloop.core.trace import Assessment, AssessmentKind, Trace, TraceState
+from everloop.core.trace import PROMPTS_TAG, Assessment, AssessmentKind, Trace, TraceState
 from everloop.errors import InvalidInput, NotFound
 from everloop.workspace import Workspace
 
@@ -28,7 +29,6 @@ _STATES: dict[str, TraceState] = {
 }
 _STATE_NAMES = {state: name for name, state in _STATES.items()}
 _DURATION = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?s", re.ASCII)
-_PROMPTS_TAG = "mlflow.linkedPrompts"
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -93,7 +93,7 @@ class _ByRequest(msgspec.Struct):
 
 
 class _Batch(msgspec.Struct):
-    trace_ids: list[str] = []
+    trace_ids: list[str]
     experiment_ids: list[str] | None = None
 
 
@@ -382,7 +382,9 @@ def _masked(mask: str | None) -> list[str]:
 
 @calls.on("DELETE", f"{_BASE}/{{trace_id}}/assessments/{{assessment_id}}")
 def _delete_assessment(workspace: Workspace, asked: _AssessmentById) -> dict[str, Any]:
-    workspace.traces.delete_assessment(asked.trace_id, asked.assessment_id)
+    workspace.traces.trace(asked.trace_id)
+    with suppress(NotFound):  # as MLflow does: what is gone is gone
+        workspace.traces.delete_assessment(asked.trace_id, asked.assessment_id)
     return {}
 
 
@@ -396,13 +398,15 @@ def _link(workspace: Workspace, asked: _Link) -> dict[str, Any]:
 def _link_prompts(workspace: Workspace, asked: _LinkPrompts) -> dict[str, Any]:
     prompts = [{"name": item.name, "version": item.version} for item in asked.prompt_versions]
     text = msgspec.json.encode(prompts).decode()
-    workspace.traces.set_tag(asked.trace_id, _PROMPTS_TAG, text)
+    workspace.traces.set_tag(asked.trace_id, PROMPTS_TAG, text)
     return {}
 
 
 @calls.on("POST", f"{_BASE}/delete-traces")
 def _delete(workspace: Workspace, asked: _Delete) -> dict[str, Any]:
     before = asked.max_timestamp_millis
+    if asked.request_ids and asked.max_traces is not None:
+        raise InvalidInput("`max_traces` can't be specified if `trace_ids` is specified.")
     deleted = workspace.traces.delete(
         asked.experiment_id,
         asked.request_ids or None,

@@ -112,16 +112,18 @@ class _Transition(OfVersion, kw_only=True):
 def version_fields(version: ModelVersion, aliases: dict[str, int]) -> dict[str, Any]:
     """A version as MLflow shows it."""
     logged = LOGGED_MODEL.fullmatch(version.source)
-    return bare(
+    texts = {
+        "description": version.description,
+        "run_id": version.run_id,
+        "run_link": version.run_link,
+    }
+    return texts | bare(
         name=version.name,
         version=str(version.version),
         creation_timestamp=to_ms(version.created_at),
         last_updated_timestamp=to_ms(version.updated_at),
         current_stage=version.stage,
-        description=version.description,
         source=version.source,
-        run_id=version.run_id,
-        run_link=version.run_link,
         status="READY",
         tags=pairs(version.tags),
         aliases=sorted(alias for alias, number in aliases.items() if number == version.version),

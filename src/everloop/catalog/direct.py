@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.catalog.regexp import add_regexp
 from everloop.core.context import current_actor, current_cause
 from everloop.core.events import Event
 from everloop.core.ids import new_id
@@ -152,3 +153,4 @@ def prepare_sqlite(connection: Any, *, shared_memory: bool) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+    add_regexp(connection)

@@ -7,7 +7,18 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Assessment", "AssessmentKind", "Span", "Trace", "TracePage", "TraceState"]
+__all__ = [
+    "PROMPTS_TAG",
+    "Assessment",
+    "AssessmentKind",
+    "Span",
+    "Trace",
+    "TracePage",
+    "TraceState",
+]
+
+#: The tag with the versions of prompts that a trace used: a list of names and versions, as JSON.
+PROMPTS_TAG = "mlflow.linkedPrompts"
 
 TraceState = Literal["unspecified", "in_progress", "ok", "error"]
 AssessmentKind = Literal["feedback", "expectation", "issue"]

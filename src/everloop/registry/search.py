@@ -33,6 +33,7 @@ _VERSIONS = Grammar(
         "version_number": "number",
     },
     entities=_TAGS,
+    quotes_numbers=True,
 )
 _BY_NAME = Order("attribute", "name", False)
 _NEWEST = Order("attribute", "version_number", True)

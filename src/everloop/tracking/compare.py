@@ -45,6 +45,8 @@ def compare(column: Any, op: str, value: Any, dialect: str) -> Condition:
     if op == "ILIKE":
         escaped = value.replace("\\", "\\\\")
         return func.lower(column).like(func.lower(escaped), escape="\\")
+    if op == "RLIKE":
+        return column.op("REGEXP" if dialect == "sqlite" else "~", is_comparison=True)(value)  # type: ignore[no-any-return]
     return column.op(op, is_comparison=True)(value)  # type: ignore[no-any-return]
 
 

@@ -57,7 +57,14 @@ MODELS = Grammar(
         "creation_timestamp": "number",
         "last_updated_timestamp": "number",
     },
-    aliases={"creation_time": "creation_timestamp", "last_updated_time": "last_updated_timestamp"},
+    aliases={
+        "creation_time": "creation_timestamp",
+        "creation_timestamp_ms": "creation_timestamp",
+        "last_updated_time": "last_updated_timestamp",
+        "last_updated_timestamp_ms": "last_updated_timestamp",
+    },
+    lists=frozenset({"attribute", "param", "tag"}),
+    bares_texts=True,
     entities={
         "metric": "metric",
         "metrics": "metric",

@@ -5,11 +5,12 @@
     filter  = either | either OR filter
     either  = term | term AND either
     term    = clause | NOT term | ( filter )
-    clause  = name op value | name [NOT] IN ( value, ... ) | name IS [NOT] NULL
+    clause  = name op value | name [NOT] IN ( value, ... [,] ) | name IS [NOT] NULL
     name    = [entity .] key        key in backticks or double quotes where it is no plain word
-    op      = | != | > | >= | < | <= | LIKE | ILIKE
+    op      = | != | > | >= | < | <= | LIKE | ILIKE | RLIKE
 
-MLflow's grammar is the part without OR, NOT and parentheses. ``runs.py`` compiles the tree to SQL;
+MLflow's grammar is the part without OR, NOT and parentheses; what else differs between its searches
+is told by a :class:`Grammar`. ``runs.py`` compiles the tree to SQL;
 what is small enough is matched here, and the tests hold the two equal.
 """
 
@@ -41,6 +42,7 @@ __all__ = [
 Kind = Literal["text", "number"]
 _NUMBER_OPS = frozenset({"=", "!=", ">", ">=", "<", "<="})
 _TEXT_OPS = frozenset({"=", "!=", "LIKE", "ILIKE"})
+_RANGE_OPS = frozenset({">", ">=", "<", "<="})
 _SET_OPS = frozenset({"IN", "NOT IN"})
 _NULL_OPS = frozenset({"IS NULL", "IS NOT NULL"})
 _INT64 = 1 << 63
@@ -93,12 +95,24 @@ class Grammar(msgspec.Struct, frozen=True):
         entities: Spelling -> entity, for all but attributes.
         aliases: Other spellings of attributes.
         keys: Of entities that know only certain keys; these are not sorted by.
+        lists: Entities that may be compared with lists of texts.
+        measured: Entities that ``>`` and the like compare as numbers, other operators as text.
+        nullable: Attributes that a record may lack.
+        has_patterns: Whether text is compared with regular expressions by RLIKE.
+        quotes_numbers: Whether a number may stand in quotes.
+        bares_texts: Whether a text that is a number may stand without quotes.
     """
 
     attributes: dict[str, Kind]
     entities: dict[str, str]
     aliases: dict[str, str] = {}
     keys: dict[str, tuple[str, ...]] = {}
+    lists: frozenset[str] = frozenset({"attribute", "dataset"})
+    measured: frozenset[str] = frozenset()
+    nullable: frozenset[str] = frozenset()
+    has_patterns: bool = False
+    quotes_numbers: bool = False
+    bares_texts: bool = False
 
 
 _TOKEN = re.compile(
@@ -113,7 +127,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "IS", "NULL", "LIKE", "ILIKE", "ASC", "DESC"})
+_KEYWORDS = frozenset(
+    {"AND", "OR", "NOT", "IN", "IS", "NULL", "LIKE", "ILIKE", "RLIKE", "ASC", "DESC"}
+)
 
 
 class _Token(NamedTuple):
@@ -233,18 +249,31 @@ class _Parser:
         entity, key, named = self.name()
         kind = self._kind(entity, key)
         op = self._operator()
-        allowed = _NUMBER_OPS if kind == "number" else _TEXT_OPS
-        if entity == "attribute" or entity == "dataset":
-            allowed = allowed | (_SET_OPS if kind == "text" else frozenset())
-        elif entity != "metric":
-            allowed = allowed | _NULL_OPS
+        allowed = self._allowed(entity, key, kind)
         if op not in allowed:
             self.wrong(named, f"one of {', '.join(sorted(allowed))} after it, not {op}")
         if op in _NULL_OPS:
             return Clause(entity, key, op, None)
         if op in _SET_OPS:
             return Clause(entity, key, op, self._values(kind))
+        if op in _RANGE_OPS:
+            kind = "number"
         return Clause(entity, key, op, self._value(kind))
+
+    def _allowed(self, entity: str, key: str, kind: Kind) -> frozenset[str]:
+        grammar = self._grammar
+        if kind == "number":
+            return _NUMBER_OPS
+        allowed = _TEXT_OPS
+        if grammar.has_patterns:
+            allowed |= {"RLIKE"}
+        if entity in grammar.lists:
+            allowed |= _SET_OPS
+        if entity in grammar.measured:
+            allowed |= _RANGE_OPS
+        if key in grammar.nullable if entity == "attribute" else entity != "dataset":
+            allowed |= _NULL_OPS
+        return allowed
 
     def _kind(self, entity: str, key: str) -> Kind:
         if entity == "metric":
@@ -253,7 +282,7 @@ class _Parser:
 
     def _operator(self) -> str:
         token = self.take()
-        if token.kind == "op" or token.text in ("LIKE", "ILIKE", "IN"):
+        if token.kind == "op" or token.text in ("LIKE", "ILIKE", "RLIKE", "IN"):
             return token.text
         if token[:2] == ("keyword", "NOT") and self.next[:2] == ("keyword", "IN"):
             self.take()
@@ -268,9 +297,15 @@ class _Parser:
     def _value(self, kind: Kind) -> Any:
         token = self.take()
         if kind == "text":
+            if token.kind == "number" and self._grammar.bares_texts:
+                return token.text
             if token.kind != "text":
                 self.wrong(token, "a text in quotes")
             return _unquoted(token)
+        if token.kind == "text" and self._grammar.quotes_numbers:
+            inside = _tokens(_unquoted(token))
+            if [part.kind for part in inside] == ["number", "end"]:
+                token = inside[0]._replace(at=token.at)
         if token.kind != "number":
             self.wrong(token, "a number")
         return self._number(token)
@@ -292,6 +327,8 @@ class _Parser:
         values = [self._value(kind)]
         while self.next[:2] == ("mark", ","):
             self.take()
+            if self.next[:2] == ("mark", ")"):
+                break
             values.append(self._value(kind))
         if self.next[:2] != ("mark", ")"):
             self.wrong(self.next, "')'")
@@ -328,6 +365,10 @@ def parse(text: str, grammar: Grammar, *, and_only: bool = False) -> Any:
     return tree
 
 
+#: Clients also quote entity and key as one: "`metrics.acc` DESC".
+_WHOLE = re.compile(r"^\s*`(\w+)\.([^`]+)`")
+
+
 def parse_order(items: Sequence[str], grammar: Grammar) -> list[Order]:
     """The keys of an order.
 
@@ -336,6 +377,7 @@ def parse_order(items: Sequence[str], grammar: Grammar) -> list[Order]:
     """
     found: list[Order] = []
     for item in items:
+        item = _WHOLE.sub(r"\1.`\2`", item)
         parser = _Parser(item, grammar, and_only=True, what="order_by")
         entity, key, named = parser.name()
         if entity in grammar.keys:

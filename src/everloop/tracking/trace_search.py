@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from sqlalchemy import BigInteger, and_, case, cast, exists, func, literal, not_, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
+from sqlalchemy.exc import DataError
 
+from everloop.catalog.regexp import check_pattern
 from everloop.catalog.tables import (
     trace_assessments,
     trace_notes,
     trace_runs,
-    trace_spans,
     traces,
 )
 from everloop.catalog.transaction import Transaction
-from everloop.core.trace import TracePage
+from everloop.core.trace import PROMPTS_TAG, TracePage
 from everloop.errors import InvalidInput
 from everloop.tracking.compare import Condition, after, compare, compare_time
 from everloop.tracking.pages import decode_token, encode_token, search_digest
 from everloop.tracking.search import All, Any_, Clause, Grammar, Not, Order, parse, parse_order
+from everloop.tracking.span_search import spans_that
 from everloop.tracking.trace_rows import NAME_TAG, RUN_NOTE, read_traces
 
 __all__ = ["page_of_traces"]
@@ -31,6 +46,7 @@ _TRACES = Grammar(
         "run_id": "text",
         "status": "text",
         "text": "text",
+        "prompt": "text",
         "experiment_id": "text",
         "timestamp_ms": "number",
         "execution_time_ms": "number",
@@ -45,20 +61,22 @@ _TRACES = Grammar(
         "span": "span",
         "feedback": "feedback",
         "expectation": "expectation",
+        "issue": "issue",
     },
     aliases={
         "timestamp": "timestamp_ms",
         "execution_time": "execution_time_ms",
         "end_time": "end_time_ms",
     },
+    lists=frozenset({"attribute", "span"}),
+    measured=frozenset({"feedback", "expectation"}),
+    nullable=frozenset({"name", "run_id"}),
+    has_patterns=True,
+    quotes_numbers=True,
 )
-
-_SPAN = {
-    "name": trace_spans.c.name,
-    "type": trace_spans.c.type,
-    "status": trace_spans.c.status,
-    "content": trace_spans.c.content,
-}
+_INVALID_PATTERN = "2201B"
+#: What a number looks like as the text of an assessment.
+_NUMBER = r"^-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?$"
 _NUMBERS: dict[str, Any] = {
     "execution_time_ms": traces.c.duration_ms,
     "end_time_ms": cast(traces.c.started_at, BigInteger) // 1000 + traces.c.duration_ms,
@@ -90,7 +108,10 @@ def _attribute(key: str) -> Any:
 
 def _condition(tree: Any, dialect: str) -> Condition:
     if isinstance(tree, All):
-        return and_(*(_condition(part, dialect) for part in tree.parts))
+        spans = [clause for part in tree.parts if (clause := _of_span(part)) is not None]
+        rest = [_condition(part, dialect) for part in tree.parts if _of_span(part) is None]
+        # What is asked of spans is asked of one and the same.
+        return and_(*rest, *([spans_that(spans, dialect)] if spans else []))
     if isinstance(tree, Any_):
         return or_(*(_condition(part, dialect) for part in tree.parts))
     if isinstance(tree, Not):
@@ -100,12 +121,17 @@ def _condition(tree: Any, dialect: str) -> Condition:
 
 def _clause(clause: Clause, dialect: str) -> Condition:
     entity, key, op, value = clause
-    if entity == "attribute":
+    if op == "RLIKE":
+        check_pattern(value)
+    if entity == "attribute" and key != "text":
         return _attribute_clause(key, op, value, dialect)
-    if entity == "span":
-        return _span_clause(key, op, value, dialect)
+    if (of_span := _of_span(clause)) is not None:
+        return spans_that([of_span], dialect)
     if entity in ("tag", "metadata"):
-        mine, column = _note(entity, key), trace_notes.c.value
+        mine: tuple[Condition, ...] = _note(entity, key)
+        column: Any = trace_notes.c.value
+    elif entity == "issue":
+        return _issue(clause)
     else:
         table = trace_assessments
         mine = (
@@ -115,6 +141,9 @@ def _clause(clause: Clause, dialect: str) -> Condition:
             table.c.valid,
         )
         column = table.c.text
+        if op in (">", ">=", "<", "<="):
+            is_number = compare(column, "RLIKE", _NUMBER, dialect)
+            column = case((is_number, cast(column, Double)))
     if op == "IS NULL":
         return ~exists().where(*mine)
     if op == "IS NOT NULL":
@@ -127,13 +156,16 @@ def _attribute_clause(key: str, op: str, value: Any, dialect: str) -> Condition:
         return compare_time(traces.c.started_at, op, value)
     if key in _NUMBERS:
         return compare(_NUMBERS[key], op, value, dialect)
-    if key == "text":
-        return _span_clause("content", op, value, dialect)
+    if key == "prompt":
+        return _prompt(op, value, dialect)
     if key == "experiment_id":
         raise InvalidInput(
             "Invalid clause(s) in filter string: 'experiment_id'",
             hint="name the experiments as the locations of the search",
         )
+    if op in ("IS NULL", "IS NOT NULL"):
+        raw = _attribute(key)
+        return raw.is_(None) if op == "IS NULL" else raw.is_not(None)  # type: ignore[no-any-return]
     holds = compare(_attribute(key), op, value, dialect)
     if key != "run_id":
         return holds
@@ -143,17 +175,40 @@ def _attribute_clause(key: str, op: str, value: Any, dialect: str) -> Condition:
     return or_(holds, linked)
 
 
-def _span_clause(key: str, op: str, value: Any, dialect: str) -> Condition:
-    if key not in _SPAN:
+def _of_span(part: Any) -> Clause | None:
+    """The clause if it asks something of a span."""
+    if not isinstance(part, Clause):
+        return None
+    if part[:2] == ("attribute", "text"):
+        return part._replace(entity="span", key="content")
+    return part if part.entity == "span" else None
+
+
+def _issue(clause: Clause) -> Condition:
+    if (clause.key, clause.op) != ("id", "="):
         raise InvalidInput(
-            f"Invalid clause(s) in filter string: 'span.{key}'",
-            [("filter", f"wanted one of span.{', span.'.join(_SPAN)}")],
+            f"Invalid clause(s) in filter string: 'issue.{clause.key[:80]}'",
+            [("filter", "wanted issue.id = '...'")],
         )
-    mine = trace_spans.c.trace_pk == traces.c.pk
-    if op in ("IS NULL", "IS NOT NULL"):
-        found = exists().where(mine, _SPAN[key] != "")
-        return found if op == "IS NOT NULL" else ~found
-    return exists().where(mine, compare(_SPAN[key], op, value, dialect))
+    table = trace_assessments
+    return exists().where(
+        table.c.trace_pk == traces.c.pk, table.c.kind == "issue", table.c.name == clause.value
+    )
+
+
+def _prompt(op: str, value: str, dialect: str) -> Condition:
+    """Traces that were linked to a version of a prompt, ``name/version``."""
+    name, slash, version = value.partition("/") if op == "=" else ("", "", "")
+    if not slash or "/" in version:
+        raise InvalidInput(
+            "Invalid clause(s) in filter string: 'prompt'",
+            [("filter", "wanted prompt = 'name/version'")],
+        )
+    wanted = json.dumps({"name": name, "version": version}, separators=(",", ":"))[1:-1]
+    position = func.instr if dialect == "sqlite" else func.strpos
+    texts = func.replace(trace_notes.c.value, '": "', '":"')
+    texts = func.replace(texts, '", "', '","')
+    return exists().where(*_note("tag", PROMPTS_TAG), position(texts, wanted) > 0)
 
 
 def _columns(orders: list[Order]) -> list[tuple[Any, bool, type]]:
@@ -216,7 +271,14 @@ def page_of_traces(
     query = select(traces, *places).where(*conditions)
     for column, descending, _ in columns:
         query = query.order_by(column.desc() if descending else column.asc())
-    rows = list(tx.all(query.limit(limit + 1)))
+    try:
+        rows = list(tx.all(query.limit(limit + 1)))
+    except DataError as error:
+        # PostgreSQL's regular expressions lack some things that RE2's have.
+        if getattr(error.orig, "sqlstate", "") != _INVALID_PATTERN:
+            raise
+        said = str(error.orig).partition("\n")[0][:200]
+        raise InvalidInput("Invalid regular expression", [("filter", said)]) from None
     token = ""
     if len(rows) > limit:
         rows.pop()

@@ -228,7 +228,8 @@ class TraceService(TraceIntake, Service):
             filter: Such as ``trace.status = 'ERROR' AND tags.team = 'growth'``; see
                 ``everloop.tracking.search``. Knows request_id, client_request_id, name, run_id,
                 status, text, timestamp_ms, execution_time_ms, end_time_ms, tags.x, metadata.x,
-                span.name, span.type, span.status, span.content, feedback.x and expectation.x.
+                span.name, span.type, span.status, span.content, span.attributes.x, feedback.x,
+                expectation.x, issue.id and prompt; RLIKE takes regular expressions of RE2.
             order_by: ``"timestamp_ms DESC"`` and the like.
             limit: Most to return, 1 to 500.
             page_token: Of the page before; only with the same search.

@@ -179,7 +179,7 @@ def test_filters(door: Door, measured: str, filter_: str, found: str) -> None:
 
 @pytest.mark.parametrize(
     "filter_",
-    ["bogus = 'a'", "metrics.acc > '1'", "name = 5", "name = 'a' OR name = 'b'", "(name = 'a')"],
+    ["bogus = 'a'", "metrics.acc > '1'", "name = a", "name = 'a' OR name = 'b'", "(name = 'a')"],
 )
 def test_filters_that_are_wrong(door: Door, filter_: str) -> None:
     asked = {"experiment_ids": ["0"], "filter": filter_}

@@ -82,6 +82,24 @@ def test_what_is_not_served_is_404_as_json(door: Door, method: str, target: str)
 
 
 @pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("gateway/endpoints/create", "AI gateway"),
+        ("/api/3.0/mlflow/gateway/secrets/create", "AI gateway"),
+        ("gateway-proxy", "AI gateway"),
+        ("/ajax-api/2.0/mlflow/runs/create-promptlab-run", "prompt lab"),
+        ("/api/3.0/mlflow/scorers/register", "scorers"),
+        ("/api/3.0/mlflow/workspaces", "Workspaces"),
+        ("/graphql", "GraphQL"),
+    ],
+)
+def test_what_mlflow_has_beyond_is_named(door: Door, target: str, said: str) -> None:
+    message = door.refused(door.send("POST", target, b"{}"), UNKNOWN)
+    assert said in message
+    assert "not served here" in message
+
+
+@pytest.mark.parametrize(
     ("method", "call", "allowed"),
     [
         ("POST", "runs/get", "GET"),
