@@ -29,6 +29,8 @@ from everloop.errors import Fault, InvalidInput
 
 __all__ = ["check_sql"]
 
+_LARGEST = 2**126
+
 # Names that no table has; SQL would take a column of the table for them otherwise.
 _ROW = "__everloop_row"
 _BROKEN = "__everloop_broken"
@@ -164,7 +166,8 @@ def _missing(field: Field) -> str:
 def _number(field: Field, value: float) -> str:
     if field.type.startswith("float"):
         return f"CAST('{float(value)!r}' AS {'FLOAT' if field.type == 'float32' else 'DOUBLE'})"
-    return f"CAST('{int(value)}' AS HUGEINT)"
+    # DuckDB has no larger number than 2^127 - 1, and no column of ours comes near.
+    return f"CAST('{max(-_LARGEST, min(int(value), _LARGEST))}' AS HUGEINT)"
 
 
 def _compared(field: Field) -> str:

@@ -46,7 +46,8 @@ def missing(kind: str) -> str:
 def number(value: Any, kind: str) -> str:
     if kind.startswith("float"):
         return f"CAST('{value!r}' AS {'FLOAT' if kind == 'float32' else 'DOUBLE'})"
-    return f"CAST('{value}' AS HUGEINT)"
+    # No column has a number as large, and DuckDB has none larger.
+    return f"CAST('{max(-(2**126), min(value, 2**126))}' AS HUGEINT)"
 
 
 def seen(kind: str) -> str:
