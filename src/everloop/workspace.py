@@ -184,7 +184,7 @@ class Workspace(Upkeep, Imports):
         if "://" in objects:  # it is remembered from now on, whatever is done with it
             try:
                 _ = self._object_place
-            except BaseException:
+            except BaseException:  # Ctrl-C too: nobody has the workspace who could close it
                 self.catalog.close()
                 raise
 

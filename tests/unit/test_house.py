@@ -77,6 +77,13 @@ def test_no_file_is_too_long() -> None:
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
+def test_no_leftover_of_a_run_is_tracked() -> None:
+    ends = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".pack", ".lmdb", ".pyc")
+    names = [path.relative_to(ROOT) for path in tracked_files()]
+    left = [str(name) for name in names if name.name.endswith(ends) or ".bench" in name.parts[0]]
+    assert left == []
+
+
 def test_import_is_light() -> None:
     modules = in_fresh_python("import everloop, sys; print(*sys.modules)")
     assert len(modules) < MOST_MODULES

@@ -137,7 +137,7 @@ def connect_sqlite(path: str | Path, *, shared_memory: bool) -> sqlite3.Connecti
     connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, check_same_thread=False)
     try:
         prepare_sqlite(connection, shared_memory=shared_memory)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else would close it
         connection.close()
         raise
     return connection

@@ -102,18 +102,13 @@ class Catalog:
         """Whether a catalog on SQLite has the tables of today, by one query of the driver's own."""
         if not self._sqlite:
             return False
-        raw = self._take()
-        try:
-            row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                _give_up(raw)
-                raise
-            row = None
-        except BaseException:
-            _give_up(raw)
-            raise
-        self._give_back(raw)
+        with self._raw() as raw:
+            try:
+                row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                row = None
         return row is not None and row[0] == HEAD
 
     def _migrate(self, upgrade: bool) -> None:
@@ -361,7 +356,7 @@ class Catalog:
             yield
         except EverloopError:
             raise  # it says enough, also one that is an OSError to Python (NotAllowed)
-        except Exception as error:
+        except Exception as error:  # what is neither a driver's nor SQLAlchemy's goes on as it is
             told = self._told(error)
             if told is None:
                 raise

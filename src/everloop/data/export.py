@@ -253,6 +253,6 @@ def _done(product: str, version: DatasetVersion, write: Callable[[], Any]) -> No
         write()
     except (MissingExtra, OSError):
         raise
-    except Exception as error:
+    except Exception as error:  # the libraries of the formats have no base class in common
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInput(f"{version.ref} cannot be held by {product}: {first}") from error

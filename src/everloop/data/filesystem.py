@@ -435,7 +435,7 @@ class EverloopFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self._stages[key] = stage
             try:
                 yield stage
-            except BaseException:
+            except BaseException:  # Ctrl-C too: what was begun must not ride with the next write
                 if not self._intrans:
                     self._stages.pop(key, None)
                 raise

@@ -95,7 +95,7 @@ def read_table(
         rows = readers[format](folder, at)
     except (EverloopError, MissingExtra):
         raise
-    except Exception as error:
+    except Exception as error:  # the libraries of the formats have no base class in common
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInput(f"{folder} cannot be read as {format}: {first[:500]}") from error
     return _fields(rows, folder), _origin(folder)

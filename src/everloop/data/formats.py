@@ -429,7 +429,7 @@ def _excel(source: DataSource, part: Part, wanted: Types) -> Iterator[pa.RecordB
         book = fastexcel.read_excel(str(part.file))
         sheet = book.load_sheet(source.sheet or 0, dtypes=None)
         batch = sheet.to_arrow()
-    except Exception as error:
+    except Exception as error:  # a hostile file may raise anything in the reader of Excel
         raise InvalidInput(f"{part.name} cannot be read as Excel: {_short(error)}") from error
     if doubled := _doubled(batch.schema.names):
         raise InvalidInput(f"{part.name} has columns of one name: {doubled}")

@@ -135,7 +135,7 @@ class S3Blobs:
         except OSError as error:
             file.unlink(missing_ok=True)
             raise self._cache.failed(error) from error
-        except BaseException:
+        except BaseException:  # Ctrl-C too, and whatever the caller's pieces raise: nothing stays
             file.unlink(missing_ok=True)
             raise
         return file, hasher.hexdigest(), size
