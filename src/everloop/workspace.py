@@ -19,7 +19,7 @@ from everloop.access.service import Service
 from everloop.catalog.location import catalog_of
 from everloop.core.context import Place, current_principal
 from everloop.core.time import Clock
-from everloop.data.upkeep import Upkeep
+from everloop.data.upkeep import Upkeep, copies_in
 from everloop.errors import InvalidInput, StateError
 from everloop.ports.blobs import BlobStore
 from everloop.ports.plugins import plugged_in
@@ -292,8 +292,6 @@ class Workspace(Upkeep, Imports):
 
         if self._transport is not None:
             return self._remote(DataService)
-        from everloop.data.paths import copies_in
-
         return DataService(
             self._catalog, self.blobs, self._authorizer, self._signing, copies_in(self.folder)
         )

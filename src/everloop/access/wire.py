@@ -24,7 +24,14 @@ from everloop.errors import InvalidInput
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["HEAD_LENGTH", "decode_call", "decode_result", "encode_call", "encode_result"]
+__all__ = [
+    "HEAD_LENGTH",
+    "decode_call",
+    "decode_result",
+    "encode_call",
+    "encode_result",
+    "hints_of",
+]
 
 HEAD_LENGTH = "Everloop-Head-Length"
 
@@ -85,11 +92,23 @@ def decode_result(method: Callable[..., Any], body: bytes, head_length: int) -> 
     return _convert(_decode(body, head_length), hints.get("return", Any))
 
 
+def hints_of(method: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a service method's parameters, and of what it returns as ``return``."""
+    plain = inspect.unwrap(method)
+    known: dict[str, Any] = {}
+    # Services name Arrow in annotations alone, so that whoever hands over no table loads none.
+    if any("pa." in str(hint) for hint in plain.__annotations__.values()):
+        import pyarrow as pa
+
+        known["pa"] = pa
+    return typing.get_type_hints(plain, localns=known)
+
+
 @functools.cache
 def _signature(method: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, inspect.Parameter]]:
     parameters = dict(inspect.signature(method).parameters)
     parameters.pop("self", None)
-    return typing.get_type_hints(inspect.unwrap(method)), parameters
+    return hints_of(method), parameters
 
 
 def _encode(value: Any) -> tuple[bytes, int]:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from everloop import __version__
 from everloop.access.service import actions_of
-from everloop.access.wire import HEAD_LENGTH, decode_call, encode_result
+from everloop.access.wire import HEAD_LENGTH, decode_call, encode_result, hints_of
 from everloop.core.context import acting
 from everloop.errors import InvalidInput, NotFound, TooLarge
 from everloop.workspace import AREAS, Workspace
@@ -144,7 +144,7 @@ def _operation(
 
 @cache
 def _types(method: Callable[..., Any]) -> tuple[dict[str, Any], Any]:
-    hints = typing.get_type_hints(inspect.unwrap(method))
+    hints = hints_of(method)
     result = hints.pop("return", Any)
     return hints, result
 

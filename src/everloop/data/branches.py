@@ -9,7 +9,6 @@ from everloop.catalog import datasets as statements
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import MAIN, DatasetBranch, DatasetMerge, DatasetVersion
-from everloop.data import merge, merge_files
 from everloop.data.referring import Referring
 from everloop.data.tags import TagMethods
 from everloop.data.versions import check_label, line_of, refuse_other, version_of
@@ -163,6 +162,8 @@ class BranchMethods(TagMethods, Referring):
             NotFound: If there is no such dataset or branch.
             InvalidInput: If the merged rows break the schema: with all of them.
         """
+        from everloop.data import merge, merge_files
+
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 ours = version_of(tx, name, branch=into)

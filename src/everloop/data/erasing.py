@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,12 +22,13 @@ from everloop.core.erase import Erasure, Hold, Receipt, Verification
 from everloop.core.ids import new_id
 from everloop.core.schema import canonical_json
 from everloop.core.seal import SCHEME, key_id, mac_of
-from everloop.data.erase import Change, Eraser
-from everloop.data.erase_catalog import looked
-from everloop.data.seek import Sought
 from everloop.data.versions import version_of
 from everloop.errors import BackendError, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore, CanErase
+
+if TYPE_CHECKING:
+    from everloop.data.erase import Change, Eraser
+    from everloop.data.seek import Sought
 
 __all__ = ["EraseMethods"]
 
@@ -89,6 +90,9 @@ class EraseMethods:
             StateError: If a legal hold is on what would be erased; its name is told.
             BackendError: If bytes could not be written or removed; the next call goes on.
         """
+        from everloop.data.erase import Eraser
+        from everloop.data.seek import Sought
+
         sought = Sought(where)
         self.finish_erasures()
         eraser = Eraser(self._catalog, self._blobs, sought, dataset, dry_run=dry_run)
@@ -115,6 +119,8 @@ class EraseMethods:
         return self._erase(eraser, asked, dataset)
 
     def _erase(self, eraser: Eraser, asked: Receipt, dataset: str) -> Receipt:
+        from everloop.data.erase_catalog import looked
+
         for turn in range(_ROUNDS + 1):
             seen = eraser.look()
             unnamed = eraser.unnamed()
@@ -191,6 +197,8 @@ class EraseMethods:
             ) from error
 
     def _check_columns(self, sought: Sought, dataset: str) -> None:
+        from everloop.data.erase_catalog import looked
+
         with self._catalog.read() as tx:
             if dataset:
                 version_of(tx, dataset)
@@ -232,6 +240,8 @@ class EraseMethods:
         present = tuple(o.before for o in receipt.erased.objects if self._blobs.exists(o.before))
         matches = None
         if where is not None:
+            from everloop.data.seek import Sought
+
             whole, each = Sought(where).hashes(key)
             matches = whole == receipt.subject or bool(each and {*each} <= {*receipt.subjects})
         if receipt.key != key_id(key):

@@ -21,10 +21,11 @@ from everloop.core.dataset import Block, DatasetVersion
 from everloop.data.arrow import arrow_type
 from everloop.data.blocks import BLOCK_ROWS, open_block, version_digest
 from everloop.data.rows import read_rows
+from everloop.data.upkeep import copies_in
 from everloop.errors import BackendError, InvalidInput
 from everloop.ports.blobs import BlobStore, HasPaths
 
-__all__ = ["Holder", "copies_in", "parquet_paths"]
+__all__ = ["Holder", "parquet_paths"]
 
 #: Lists that nobody asked for in so long are removed when another one is made.
 _KEPT_S = 14 * 86_400
@@ -42,11 +43,6 @@ class Holder(Protocol):
     def folder(self) -> Path:
         """Where the workspace keeps what is of this machine."""
         ...
-
-
-def copies_in(folder: Path) -> Path:
-    """Where a workspace keeps versions as plain files."""
-    return folder.absolute() / "cache" / "parquet"
 
 
 def parquet_paths(home: Holder, version: DatasetVersion) -> list[Path]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
-import polars as pl
-import pyarrow as pa
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
@@ -13,15 +13,14 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Check, Schema
-from everloop.data.commit import Draft, LostRace, publish
-from everloop.data.history import Past, judge_over_time
-from everloop.data.judge import judge_parts, schema_of
-from everloop.data.profile import profile_of
-from everloop.data.quarantine import ID, SUFFIX, released
 from everloop.data.referring import Referring
-from everloop.data.rows import read_rows, row_parts
 from everloop.data.versions import version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from everloop.data.history import Past
 
 __all__ = ["QualityMethods"]
 
@@ -60,6 +59,10 @@ class QualityMethods(Referring):
             InvalidInput: If it is no table, or a check cannot be evaluated.
             UserCodeError: If a function that a check names raises.
         """
+        from everloop.data.history import judge_over_time
+        from everloop.data.judge import judge_parts, schema_of
+        from everloop.data.rows import row_parts
+
         with self._catalog.read() as tx:
             version = version_of(tx, name, number)
         if version.kind != "table":
@@ -96,6 +99,11 @@ class QualityMethods(Referring):
             version = version_of(tx, name, number)
         if version.kind != "table":
             raise InvalidInput(f"{version.ref} is a {version.kind} and has no columns")
+        import polars as pl
+
+        from everloop.data.profile import profile_of
+        from everloop.data.rows import read_rows
+
         # Tags of personal data are not part of the rows, but of the schema, and so of the digest.
         found = _profiles.get(version.holds)
         if found is None:
@@ -127,6 +135,9 @@ class QualityMethods(Referring):
             InvalidInput: With every fault of the rows.
             NotFound: If nothing was ever set aside.
         """
+        from everloop.data.commit import Draft, LostRace, publish
+        from everloop.data.quarantine import ID, SUFFIX, released
+
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = version_of(tx, name, None)
@@ -159,6 +170,9 @@ class QualityMethods(Referring):
         raise Conflict(f"others commit to {name} all the time", hint="release again")
 
     def _past(self, version: DatasetVersion) -> Past:
+        from everloop.data.history import Past
+        from everloop.data.rows import read_rows
+
         with self._catalog.read() as tx:
             every = versions_of(tx, version.dataset, version.branch)
             tags = {tag.tag: tag.number for tag in statements.tags(tx, version.dataset)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import polars as pl
+from typing import TYPE_CHECKING
 
 from everloop.catalog.engine import Catalog
-from everloop.data.rows import read_rows
 from everloop.data.versions import version_of
 from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Referring"]
 
@@ -19,6 +21,10 @@ class Referring:
     _blobs: BlobStore
 
     def _values_of(self, dataset: str, column: str) -> pl.Series:
+        import polars as pl
+
+        from everloop.data.rows import read_rows
+
         with self._catalog.read() as tx:
             version = version_of(tx, dataset, None)
         version.schema.field(column)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
@@ -22,19 +20,17 @@ from everloop.core.dataset import (
     RowChangeSummary,
 )
 from everloop.core.schema import Schema
-from everloop.data.blocks import write_block
 from everloop.data.branches import BranchMethods
-from everloop.data.commit import Draft, Told, publish_last, unless_erased
-from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
-from everloop.data.ledger import rows_of
 from everloop.data.quality import QualityMethods
-from everloop.data.rows import read_rows
 from everloop.data.source_service import SourceMethods
 from everloop.data.versions import check_names, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["DataService"]
 
@@ -113,6 +109,10 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             NotFound: If there is no such branch.
             BackendError: If bytes or rows could not be stored; then no version was made.
         """
+        import pyarrow as pa
+
+        from everloop.data.commit import Draft, Told, publish_last
+
         check_names(name, sources)
         if not isinstance(rows, pa.Table):
             raise InvalidInput(
@@ -167,6 +167,9 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             NotFound: If there is no such dataset, version or column.
             BackendError: If a stored block is damaged.
         """
+        from everloop.data.commit import unless_erased
+        from everloop.data.rows import read_rows
+
         version = self.version(name, number)
         if version.kind != "table":
             raise InvalidInput(
@@ -204,6 +207,8 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             owner: Who answers for the rule.
             rows: Key columns and the values that the rows had.
         """
+        from everloop.data.blocks import write_block
+
         faults = [(n, "is empty") for n, v in (("scope", scope), ("rule", rule)) if not v]
         if faults:
             raise InvalidInput("the change cannot be recorded", faults)
@@ -265,6 +270,8 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             NotFound: If no entry has a column of `where`.
             InvalidInput: If a value of `where` does not fit its column.
         """
+        from everloop.data.ledger import rows_of
+
         with self._catalog.read() as tx:
             changes = statements.changes(tx, scope="", dataset=dataset, rule=rule)
         found: list[RowChange] = []
@@ -322,6 +329,8 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             InvalidInput: If it is no table.
             BackendError: If a stored block is damaged.
         """
+        from everloop.data.compare import difference
+
         before, after = self.version(name, old), self.version(name, new)
         if after.kind != "table":
             raise InvalidInput(f"{name} is a {after.kind} and has no rows to compare")

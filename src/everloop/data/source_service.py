@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow as pa
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
@@ -17,11 +16,13 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
 from everloop.core.source import DataSource, Pull, PullDraft, SourceState
 from everloop.core.time import utc
-from everloop.data.commit import Draft, Since, Told, publish_last
 from everloop.data.referring import Referring
 from everloop.data.source_rules import source_faults
 from everloop.data.versions import check_names, version_of
 from everloop.errors import Conflict, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["SourceMethods"]
 
@@ -131,6 +132,8 @@ class SourceMethods(Referring):
                 meanwhile.
             NotFound: If there is no such source, or there are neither rows nor a version.
         """
+        from everloop.data.commit import Draft, Since, Told, publish_last
+
         with self._catalog.read() as tx:
             known = _known(tx, name)
             latest = statements.find_version(tx, name)

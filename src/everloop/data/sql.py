@@ -12,14 +12,16 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from everloop.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    import duckdb
 
 __all__ = ["broken_rows", "evaluate", "matching_rows"]
 
@@ -48,6 +50,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _cursor() -> duckdb.DuckDBPyConnection:
+    import duckdb  # not every commit has a rule in SQL
+
     global _engine
     with _lock:
         if _engine is None:
@@ -112,6 +116,8 @@ def _rows(table: pa.Table, wanted: dict[str, str]) -> dict[str, np.ndarray]:
 def _query(
     table: pa.Table, row: str, alone: Mapping[str, str], together: str | None = None
 ) -> pa.Table:
+    import duckdb
+
     _refuse_ambiguous(table, alone)
     cursor = _cursor()
     numbered = _as_seen(table).append_column(row, pa.array(np.arange(table.num_rows)))
@@ -146,6 +152,8 @@ _HINT = 'a rule is an SQL condition over the columns; quote names that SQL reser
 
 
 def _faults(cursor: duckdb.DuckDBPyConnection, alone: Mapping[str, str]) -> list[Fault]:
+    import duckdb
+
     faults = []
     for name, query in alone.items():
         try:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from everloop.core.backup import BackedUp
     from everloop.core.fsck import Checked
 
-__all__ = ["Upkeep"]
+__all__ = ["Upkeep", "copies_in"]
+
+
+def copies_in(folder: Path) -> Path:
+    """Where a workspace keeps versions as plain files."""
+    return folder.absolute() / "cache" / "parquet"
 
 
 class Upkeep:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import Row, Select, and_, bindparam, delete, func, or_, select
@@ -18,7 +18,9 @@ from everloop.catalog.edges import link, link_all
 from everloop.catalog.transaction import Transaction
 from everloop.core.monitor import Alert, Monitor, Window
 from everloop.core.time import from_micros, parse_instant
-from everloop.monitoring.tally import Tally
+
+if TYPE_CHECKING:
+    from everloop.monitoring.tally import Tally
 
 __all__ = [
     "News",
@@ -191,6 +193,8 @@ def tallies(
 ) -> dict[datetime, dict[int, Tally]]:
     """Tallies by version of the units that start within ``[since, until)``."""
     span = {"since": since, "until": until}
+    from everloop.monitoring.tally import Tally
+
     rows = _all(tx, _TALLIES, deployment=deployment, kind=_unit(unit_s), **span)
     return {
         row.start: {int(version): Tally.from_json(part) for version, part in row.body.items()}

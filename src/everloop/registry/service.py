@@ -35,8 +35,6 @@ from everloop.errors import BackendError, Conflict, InvalidInput, NotFound, Stat
 from everloop.ports.blobs import BlobStore
 from everloop.registry import seal, search, write
 from everloop.registry.aliases import AliasMethods
-from everloop.registry.flavors import true_tier
-from everloop.registry.folder import adopted
 from everloop.registry.intake import IntakeMethods
 from everloop.registry.manifest import NO_SIGNATURE, check_paths, make_manifest
 from everloop.registry.stages import StageMethods
@@ -217,6 +215,8 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             InvalidInput: If the name, the alias or a file's path is malformed, or it has no files.
             GateRefused: If the alias is protected; nothing is registered then.
         """
+        from everloop.registry.flavors import true_tier  # NumPy, for this alone
+
         write.check_name(name)
         if alias:
             write.check_alias(alias)
@@ -279,6 +279,8 @@ class RegistryService(AliasMethods, StageMethods, TrashMethods, IntakeMethods, S
             NotFound: If there is no such model, or no such file in the store.
             InvalidInput: If `source` is blank or a path is no plain relative one.
         """
+        from everloop.registry.folder import adopted
+
         if not source.strip():
             raise InvalidInput("the version is wrong", [("source", "must not be blank")])
         check_tags(tags or {}, longest=_MAX_TAG)
