@@ -8,7 +8,6 @@ serves both.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -103,7 +102,7 @@ def marks(count: int) -> str:
 
 def to_json(value: Any) -> str:
     """JSON text; NaN and infinities become null, as JSON has none."""
-    return msgspec.json.encode(_finite(msgspec.to_builtins(value))).decode()
+    return msgspec.json.encode(value).decode()
 
 
 def from_json(text: str) -> Any:
@@ -115,16 +114,6 @@ def from_json(text: str) -> Any:
 def instant(micros: int | None) -> datetime | None:
     """The time in a column that may be empty."""
     return None if micros is None else from_micros(micros)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def connect_sqlite(path: str | Path, *, shared_memory: bool) -> sqlite3.Connection:

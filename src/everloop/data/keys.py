@@ -2,11 +2,13 @@
 
 The answer is exact: a block is passed over only where its statistics show that some key column
 lies wholly below or above the new rows; of any other block the key columns are read. With a time
-in the key and rows that arrive in its order, nothing is read but footers.
+in the key and rows that arrive in its order, nothing is read but footers, and of each block once in
+a process: whoever appends a thousand times does not open a million files.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +26,10 @@ from everloop.ports.blobs import BlobStore
 __all__ = ["repeated"]
 
 _Ranges = dict[str, tuple[Any, Any]]
+
+#: Of blocks and key columns, as far as footers tell; a block never changes under its digest.
+_footers: dict[tuple[str, tuple[str, ...]], _Ranges] = {}
+_MOST_FOOTERS = 65_536
 
 
 def repeated(
@@ -47,9 +53,9 @@ def repeated(
     fresh = _frame(rows, key).with_row_index("__row")
     found = []
     for block, mask in blocks:
+        if _apart(_told(blobs, block.digest, tuple(key)), ranges):
+            continue
         with open_block(blobs, block.digest) as file:
-            if _apart(file.metadata, ranges):
-                continue
             earlier = _frame(file.read(columns=list(key)), key)
         if mask is not None:
             earlier = earlier.filter(pl.Series(mask))
@@ -70,17 +76,36 @@ def _range(column: pa.ChunkedArray) -> tuple[Any, Any]:
     return found["min"].as_py(), found["max"].as_py()
 
 
-def _apart(metadata: pq.FileMetaData, ranges: _Ranges) -> bool:
+def _told(blobs: BlobStore, digest: str, key: tuple[str, ...]) -> _Ranges:
+    """What the footer of a block says of its key columns: the least and the greatest value."""
+    found = _footers.get((digest, key))
+    if found is None:
+        with open_block(blobs, digest) as file:
+            found = _ranges(file.metadata, key)
+        while len(_footers) >= _MOST_FOOTERS:  # the oldest half; other threads may do so, too
+            for old in list(itertools.islice(_footers, _MOST_FOOTERS // 2)):
+                _footers.pop(old, None)
+        _footers[digest, key] = found
+    return found
+
+
+def _ranges(metadata: pq.FileMetaData, key: tuple[str, ...]) -> _Ranges:
     group = metadata.row_group(0)  # a block is one row group
+    found = {}
     for position in range(metadata.num_columns):
         column = group.column(position)
-        if column.path_in_schema not in ranges or not column.is_stats_set:
+        if column.path_in_schema not in key or not column.is_stats_set:
             continue
         statistics = column.statistics
-        if statistics is None or not statistics.has_min_max:
-            continue
-        low, high = ranges[column.path_in_schema]
-        if _aware(statistics.max) < low or _aware(statistics.min) > high:
+        if statistics is not None and statistics.has_min_max:
+            found[column.path_in_schema] = _aware(statistics.min), _aware(statistics.max)
+    return found
+
+
+def _apart(told: _Ranges, ranges: _Ranges) -> bool:
+    for name, (least, greatest) in told.items():
+        low, high = ranges[name]
+        if greatest < low or least > high:
             return True
     return False
 

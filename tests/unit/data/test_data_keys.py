@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from everloop.backends.blobs.local import LocalBlobs
 from everloop.core.schema import FIELD_TYPES
+from everloop.data import keys
 from everloop.data.arrow import arrow_type
-from everloop.data.blocks import write_block
+from everloop.data.blocks import open_block, write_block
 from everloop.data.keys import repeated
 from tests.unit.data.strategies import values
 
@@ -82,3 +83,32 @@ def test_block_that_lies_apart_is_not_read(tmp_path: Path, monkeypatch: pytest.M
     assert repeated(blobs, [(block, None)], table([(0, "a")]), ["a", "b"]).tolist() == []
     with pytest.raises(AssertionError, match="was read"):
         repeated(blobs, [(block, None)], table([(2, "a")]), ["a", "b"])
+
+
+def test_the_footer_of_a_block_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def counting(blobs: LocalBlobs, digest: str) -> pq.ParquetFile:
+        opened.append(digest)
+        return open_block(blobs, digest)
+
+    blobs = LocalBlobs(tmp_path)
+    monkeypatch.setattr(keys, "open_block", counting)
+    monkeypatch.setattr(keys, "_footers", {})
+    blocks = [write_block(blobs, table([(n, "a")])) for n in range(5)]
+    for _ in range(3):
+        assert not repeated(blobs, [(b, None) for b in blocks], table([(9, "a")]), ["a"]).size
+    assert sorted(opened) == sorted(b.digest for b in blocks)
+    # Of other columns the footer is another matter.
+    assert repeated(blobs, [(blocks[0], None)], table([(9, "a")]), ["b"]).tolist() == [0]
+
+
+def test_footers_that_are_known_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = LocalBlobs(tmp_path)
+    monkeypatch.setattr(keys, "_MOST_FOOTERS", 4)
+    monkeypatch.setattr(keys, "_footers", {})
+    blocks = [(write_block(blobs, table([(n, "a")])), None) for n in range(9)]
+    assert repeated(blobs, blocks, table([(3, "a"), (20, "a")]), ["a"]).tolist() == [0]
+    assert len(keys._footers) <= 4
