@@ -29,6 +29,7 @@ from everloop.data.check_rules import ValuesOf
 from everloop.data.checks import MOST_FAULTS, CheckReport, faulty, insist, row_faults
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
+from everloop.data.layout import covered
 from everloop.data.ledger import Entry, entries_of, repairs_of
 from everloop.data.quarantine import SUFFIX, Aside, joined, set_aside
 from everloop.data.rebase import rebased
@@ -36,6 +37,7 @@ from everloop.data.repairs import mended
 from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
+from everloop.data.tail import Together, put_together
 from everloop.data.upsert import plan_upsert, without_known
 from everloop.data.versions import (
     base_of,
@@ -185,14 +187,17 @@ class Draft:
         there = {block.digest for block, mask in counted if mask is None and self.schema.key}
         given = self._blocks() if self._since is None or base is None else self._news(base)
         fresh = [(block, rows) for block, rows in given if block.digest not in there]
-        if base is not None and self.schema.key:
-            self._compare_keys(base, counted, fresh)
+        if base is not None and self.schema.key and self._is_known(base, counted, fresh):
+            fresh = []
         added = [block for block, _ in fresh]
         objects = [(block.digest, block.size) for block in added]
         earlier, layout = (base.blocks, base.layout) if base else ((), "")
         count = (base.rows if base else 0) + sum(block.rows for block in added)
         if base is None or not (are_hashed(base) and self.schema.key):
             blocks = (*earlier, *added)
+            if added and base is not None:
+                blocks, more = self._fewer(base, blocks, hashed=False)
+                objects += more
             digest = version_digest(self.schema, blocks, layout)
             return Plan(blocks, layout, digest, count, objects, is_same=False)
         known = hashed(self._blobs, base)
@@ -204,7 +209,14 @@ class Draft:
             objects.append((kept, size))
         digest = set_digest(self.schema, count, Hashes.concat(every).total())
         blocks = (*known.blocks, *added)
+        if added:
+            blocks, more = self._fewer(base, blocks, hashed=True)
+            objects += more
         return Plan(blocks, layout, digest, count, objects + known.made, is_same=False)
+
+    def _fewer(self, base: DatasetVersion, blocks: tuple[Block, ...], *, hashed: bool) -> Together:
+        fixed = covered(self._blobs, base)
+        return put_together(self._blobs, self.schema, blocks, fixed, hashed=hashed)
 
     def _news(self, base: DatasetVersion) -> list[tuple[Block, pa.Table]]:
         """The rows that the version before has not, stored."""
@@ -255,19 +267,30 @@ class Draft:
             self._written = list(write_blocks(self._blobs, self._kept))
         return self._written
 
-    def _compare_keys(
+    def _is_known(
         self,
         base: DatasetVersion,
         counted: list[tuple[Block, np.ndarray | None]],
         fresh: list[tuple[Block, pa.Table]],
-    ) -> None:
+    ) -> bool:
+        """Whether all of the rows are there already, as they are: this commit done again.
+
+        Raises:
+            InvalidInput: If the keys of some stand in `base` already.
+        """
         news = [part for part in counted if part[0].digest not in self._compared]
         if fresh and news:
             rows = pa.concat_tables([rows for _, rows in fresh])
             found = repeated(self._blobs, news, rows, self.schema.key)
             if found.size:
+                # Blocks are put together after a while, so that rows tell what they were.
+                if len(found) == rows.num_rows and not without_known(
+                    self._blobs, base, rows, self.schema
+                ):
+                    return True
                 raise self._repeats(base, rows.take(pa.array(found)))
         self._compared.update(block.digest for block, _ in news)
+        return False
 
     def _repeats(self, base: DatasetVersion, rows: pa.Table) -> Exception:
         # Rows of a block are numbered after drops; people count in the frame that they gave.

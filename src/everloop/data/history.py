@@ -7,7 +7,7 @@ bins that are taken from the reference.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -24,10 +24,11 @@ from everloop.core.time import utc
 from everloop.data.bins import BINS, NULL, UNSEEN, fit_feature
 from everloop.data.statistics import ks_distance, total_variation
 
-__all__ = ["Past", "judge_over_time"]
+__all__ = ["MOST_PAST", "Past", "judge_over_time"]
 
 #: Versions that an anomaly is told from: fewer have no spread, more are of other times.
-_FEWEST, _MOST = 5, 60
+_FEWEST = 5
+MOST_PAST = 60
 #: Earlier versions of the same weekday from which on only those are looked at.
 _WEEKDAYS = 5
 #: Robust standard deviations from the median. Source: Iglewicz and Hoaglin, How to Detect and
@@ -43,6 +44,7 @@ class Past(NamedTuple):
         now: The catalog's clock.
         values: A column of a version.
         find: A version by number or tag.
+        grown: Numbers of those that came to be by rows being added to the one before.
     """
 
     version: DatasetVersion
@@ -50,6 +52,7 @@ class Past(NamedTuple):
     now: datetime
     values: Callable[[DatasetVersion, str], pa.ChunkedArray]
     find: Callable[[str], DatasetVersion]
+    grown: Set[int]
 
 
 def judge_over_time(past: Past, schema: Schema) -> tuple[list[RuleResult], dict[str, str]]:
@@ -133,7 +136,7 @@ def _drift(check: Check, past: Past) -> _Answer:
 def _anomaly(check: Check, past: Past) -> _Answer:
     if len(past.earlier) < _FEWEST:
         return "", None, f"{len(past.earlier)} versions before it; {_FEWEST} have a spread"
-    earlier = list(past.earlier[-_MOST:])
+    earlier = list(past.earlier[-MOST_PAST:])
     same = [v for v in earlier if v.created_at.weekday() == past.version.created_at.weekday()]
     by_weekday = len(same) >= _WEEKDAYS
     asked = same if by_weekday else earlier
@@ -162,7 +165,7 @@ def _figures(
     def rows(version: DatasetVersion) -> float | None:
         # Of a table that is appended to, what came with each version.
         before = numbers.get(version.parent)
-        if before is not None and version.blocks[: len(before.blocks)] == before.blocks:
+        if before is not None and version.number in past.grown:
             return float(version.rows - before.rows)
         return float(version.rows)
 

@@ -22,6 +22,7 @@ __all__ = [
     "Positions",
     "Runs",
     "block_of",
+    "covered",
     "offsets",
     "positions",
     "runs",
@@ -71,13 +72,26 @@ def runs(blobs: BlobStore, version: DatasetVersion) -> Runs:
     )
     if not version.layout:
         return Runs(*every)
-    table = pq.read_table(pa.BufferReader(blobs.get(version.layout)), use_threads=False)
-    found = [table.column(n).to_numpy().astype(np.int64) for n in range(3)]
-    # Every block of a layout has a row in it: what no run names was appended later.
-    later = slice(int(found[0].max()) + 1, None)
+    found = _stored(blobs, version.layout)
+    later = slice(_covered(found), None)
     return Runs(
         *(np.concatenate(pair) for pair in zip(found, (e[later] for e in every), strict=True))
     )
+
+
+def covered(blobs: BlobStore, version: DatasetVersion) -> int:
+    """How many leading blocks the layout of a version tells of; all behind count wholly."""
+    return _covered(_stored(blobs, version.layout)) if version.layout else 0
+
+
+def _covered(stored: Runs) -> int:
+    # Every block of a layout has a row in it: what no run names was appended later.
+    return int(stored.block.max()) + 1
+
+
+def _stored(blobs: BlobStore, layout: str) -> Runs:
+    table = pq.read_table(pa.BufferReader(blobs.get(layout)), use_threads=False)
+    return Runs(*(table.column(n).to_numpy().astype(np.int64) for n in range(3)))
 
 
 def positions(blobs: BlobStore, version: DatasetVersion) -> Positions:

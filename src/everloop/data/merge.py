@@ -19,7 +19,7 @@ from everloop.catalog.transaction import Transaction
 from everloop.core.dataset import DatasetVersion, MergeConflict
 from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type, conform
-from everloop.data.blocks import version_digest
+from everloop.data.blocks import version_digest, write_blocks
 from everloop.data.check_rules import ValuesOf
 from everloop.data.commit import Draft, Mode, Prepared, publish
 from everloop.data.layout import Positions
@@ -110,6 +110,7 @@ class _Table:
 class _Ready(msgspec.Struct, kw_only=True):
     """A version whose blocks are all stored already."""
 
+    blobs: BlobStore
     name: str
     branch: str
     schema: Schema
@@ -120,9 +121,9 @@ class _Ready(msgspec.Struct, kw_only=True):
     dropped: int = 0
     first: DatasetVersion | None = None
 
-    def exists(self, _digest: str) -> bool:
-        """It names what versions name, and those are held against the catalog."""
-        return True
+    def exists(self, digest: str) -> bool:
+        """Whether an object is in the store."""
+        return self.blobs.exists(digest)
 
     def forget(self) -> None:
         """A merge is made anew from its beginning."""
@@ -140,12 +141,13 @@ def merged(
     base, ours, theirs = three
     conflicts = Conflicts()
     if base.number == ours.number or ours.holds == theirs.holds:
-        return _Table(_taken(theirs, branch), three, conflicts)
+        return _Table(_taken(blobs, theirs, branch), three, conflicts)
     if base.holds == theirs.holds and base.schema == theirs.schema:
-        return _Table(_taken(ours, branch), three, conflicts)
+        return _Table(_taken(blobs, ours, branch), three, conflicts)
     keys = {version.schema.key for version in three}
     if len(keys) > 1 or not ours.schema.key:
-        return _Table(_whole(three, branch, strategy, conflicts), three, conflicts)
+        whole = _whole(blobs, three, branch, strategy, conflicts)
+        return _Table(whole, three, conflicts)
     schema, faults = merged_schema(base.schema, ours.schema, theirs.schema, strategy)
     conflicts.add(faults)
     schema = _kept_columns(blobs, three, schema, strategy, conflicts)
@@ -167,23 +169,29 @@ def merged(
     return _Table(draft, three, conflicts)
 
 
-def _taken(version: DatasetVersion, branch: str) -> Prepared:
+def _taken(blobs: BlobStore, version: DatasetVersion, branch: str) -> Prepared:
     """The content of a version, as it is."""
     plan = Plan(version.blocks, version.layout, version.holds, version.rows, [], is_same=False)
-    return _Ready(name=version.dataset, branch=branch, schema=version.schema, plan=plan)
+    name, schema = version.dataset, version.schema
+    return _Ready(blobs=blobs, name=name, branch=branch, schema=schema, plan=plan)
 
 
-def _whole(three: Three, branch: str, strategy: Strategy, conflicts: Conflicts) -> Prepared:
+def _whole(
+    blobs: BlobStore, three: Three, branch: str, strategy: Strategy, conflicts: Conflicts
+) -> Prepared:
     """Tables that cannot be merged by key: appended to on both lines, or one of the two."""
     base, ours, theirs = three
-    count = len(base.blocks)
     plain_lists = not any(v.layout for v in three) and len({v.schema for v in three}) == 1
-    if plain_lists and all(v.blocks[:count] == base.blocks for v in three):
-        blocks = (*ours.blocks, *theirs.blocks[count:])
+    came = _came(blobs, base, theirs) if plain_lists else None
+    if came is not None and _came(blobs, base, ours) is not None:
+        added = [block for block, _ in write_blocks(blobs, came)]
+        blocks = (*ours.blocks, *added)
         digest = version_digest(ours.schema, blocks)
         rows = sum(block.rows for block in blocks)
-        plan = Plan(blocks, "", digest, rows, [], is_same=False)
-        return _Ready(name=ours.dataset, branch=branch, schema=ours.schema, plan=plan)
+        objects = [(block.digest, block.size) for block in added]
+        plan = Plan(blocks, "", digest, rows, objects, is_same=False)
+        name, schema = ours.dataset, ours.schema
+        return _Ready(blobs=blobs, name=name, branch=branch, schema=schema, plan=plan)
     kind: Literal["table", "schema"] = "schema" if any(v.schema.key for v in three) else "table"
     said = [", ".join(v.schema.key) if kind == "schema" else f"{v.rows} rows" for v in three]
     what = "key" if kind == "schema" else ""
@@ -191,7 +199,27 @@ def _whole(three: Three, branch: str, strategy: Strategy, conflicts: Conflicts) 
     conflicts.add([found])
     if strategy == "refuse":
         conflicts.refuse(three)
-    return _taken(ours if strategy == "ours" else theirs, branch)
+    return _taken(blobs, ours if strategy == "ours" else theirs, branch)
+
+
+def _came(blobs: BlobStore, base: DatasetVersion, later: DatasetVersion) -> pa.Table | None:
+    """The rows that were appended to `base` since; None if it was changed otherwise.
+
+    Blocks are put together as they become many, so that it is the rows that tell.
+    """
+    same = 0
+    for old, new in zip(base.blocks, later.blocks, strict=False):
+        if old != new:
+            break
+        same += 1
+    before, after = (
+        read_rows(blobs, msgspec.structs.replace(v, blocks=v.blocks[same:]), base.schema.names)
+        for v in (base, later)
+    )
+    known, found = row_hashes(before), row_hashes(after.slice(0, before.num_rows))
+    if not all(np.array_equal(one, other) for one, other in zip(known, found, strict=True)):
+        return None
+    return after.slice(before.num_rows)
 
 
 class _Side:

@@ -8,6 +8,7 @@ import msgspec
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
+from everloop.catalog.edges import linked
 from everloop.core.check import OVER_TIME
 from everloop.core.dataset import DatasetVersion
 from everloop.core.profile import Profile
@@ -170,13 +171,16 @@ class QualityMethods(Referring):
         raise Conflict(f"others commit to {name} all the time", hint="release again")
 
     def _past(self, version: DatasetVersion) -> Past:
-        from everloop.data.history import Past
+        from everloop.data.history import MOST_PAST, Past
         from everloop.data.rows import read_rows
 
         with self._catalog.read() as tx:
             every = versions_of(tx, version.dataset, version.branch)
             tags = {tag.tag: tag.number for tag in statements.tags(tx, version.dataset)}
             now = tx.now
+            until = [one for one in every if one.number <= version.number]
+            refs = {f"dataset:{one.ref}": one.number for one in until[-MOST_PAST - 1 :]}
+            grown = {refs[ref] for ref in linked(tx, list(refs), "parent")}
 
         def values(of: DatasetVersion, column: str) -> pa.ChunkedArray:
             of.schema.field(column)
@@ -189,5 +193,4 @@ class QualityMethods(Referring):
                 raise NotFound.named(f"version or tag of {version.dataset}", which, tags)
             return known[number]
 
-        earlier = [one for one in every if one.number < version.number]
-        return Past(version, earlier, now, values, find)
+        return Past(version, until[:-1], now, values, find, grown)

@@ -71,8 +71,8 @@ def without_known(
     base: DatasetVersion,
     rows: pa.Table,
     schema: Schema,
-    column: str,
-    value: Any,
+    column: str = "",
+    value: Any = None,
 ) -> pa.Table:
     """The rows that `base` has not: a row that it has once, and that comes twice, is new once.
 
