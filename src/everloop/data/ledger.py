@@ -20,6 +20,7 @@ from everloop.core.quality import MASKED
 from everloop.core.schema import Schema
 from everloop.core.time import parse_instant
 from everloop.data.blocks import open_block, write_block
+from everloop.data.by_key import places
 from everloop.data.checks import BrokenRule, CheckReport
 from everloop.data.repairs import Change
 from everloop.errors import Fault, InvalidInput
@@ -36,6 +37,7 @@ __all__ = [
     "plain",
     "repairs_of",
     "rows_of",
+    "rows_of_keys",
     "store_entry",
 ]
 
@@ -162,6 +164,34 @@ def _parts(file: pq.ParquetFile, where: Mapping[str, Any]) -> Iterator[pa.Table]
             start += len(batch)
             if rows.num_rows:
                 yield rows
+
+
+def rows_of_keys(
+    blobs: BlobStore, change: RowChangeSummary, keys: pa.Table, hidden: Collection[str] = ()
+) -> Iterator[tuple[int, RowChange]]:
+    """The rows of one entry that have one of these keys, each with the number of the key.
+
+    Only the key columns are read of an entry that has none.
+
+    Args:
+        keys: Key columns; an entry that lacks one of them has no such row.
+        hidden: Columns of personal data, whose values are masked.
+    """
+    names = keys.column_names
+    with open_block(blobs, change.detail) as file:
+        if not set(names) <= set(file.schema_arrow.names):
+            return
+        for group in range(file.num_row_groups):
+            there = file.read_row_group(group, columns=names)
+            try:
+                at = places(keys, there.select(names).cast(keys.schema))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                return  # of a time when the key was of another type
+            hits = np.flatnonzero(at >= 0)
+            if len(hits):
+                rows = file.read_row_group(group).take(pa.array(hits))
+                for n, row in zip(at[hits].tolist(), plain(masked(rows, hidden)), strict=True):
+                    yield n, _row(change, row)
 
 
 def page_of(blobs: BlobStore, detail: str, start: int, limit: int) -> pa.Table:
