@@ -41,7 +41,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         {
             "flight": 1500 + n, "scheduled": START + timedelta(minutes=n, microseconds=n),
             "arrived_at_the_gate": START + timedelta(hours=n), "delay": -62.0 + n / 2,
-            "temp": 123.0 + n, "mail": f"secret-{n}@example.org", "note": HOSTILE * (2 if n == 6 else 1),
+            "temp": 123.0 + n, "mail": f"secret-{n}@example.org",
+            "note": HOSTILE * (2 if n == 6 else 1),
         }
         for n in range(20)
     ]  # fmt: skip
