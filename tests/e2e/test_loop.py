@@ -148,6 +148,10 @@ def test_why_a_flight_is_not_in_the_training_set(lived: Lived) -> None:
     found = lived.workspace.data.changed_rows(dataset="flights", where={"flight_id": cancelled})
     assert {change.rule for change in found} == {"cancelled"}
     assert all("never left" in change.reason for change in found)
+    run = lived.workspace.registry.version("flights-delay", 1).run_id
+    why = lived.workspace.data.why_absent("flights", {"flight_id": cancelled}, run=run)
+    assert why.present is False
+    assert "dropped by rule cancelled: cancelled: it never left" in why.answer
 
 
 def test_why_walks_from_a_prediction_to_the_rows_and_the_owner(lived: Lived) -> None:
@@ -166,6 +170,26 @@ def test_why_walks_from_a_prediction_to_the_rows_and_the_owner(lived: Lived) -> 
         "cancelled",
     ):
         assert wanted in text
+
+
+def test_a_prediction_leads_to_the_flights_it_was_learned_from(lived: Lived) -> None:
+    day = datetime(2013, 6, 12, tzinfo=UTC)
+    log = lived.workspace.predictions.read(
+        "flights-delay", since=day, until=day + timedelta(days=1), columns=["id", "arm"]
+    )
+    found = lived.workspace.governance.neighbours(log.column("id")[100].as_py(), 3)
+    assert found.source.startswith("flights@")
+    assert found.step.endswith("features")
+    assert [one.distance for one in found.neighbours] == sorted(
+        one.distance for one in found.neighbours
+    )
+    world = sys.modules["world"]
+    for one in found.neighbours:
+        [flight] = world.flights().filter(pl.col("flight_id") == one.key["flight_id"]).to_dicts()
+        assert one.row is not None
+        assert one.row["dep_delay"] == flight["dep_delay"]
+        assert one.features["distance"] == flight["distance"]
+        assert sys.modules["loop"].OWNER in one.owners
 
 
 def test_a_rerun_with_nothing_changed_runs_no_step(lived: Lived) -> None:

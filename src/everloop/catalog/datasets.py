@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.engine import Row
 
 from everloop.catalog.tables import (
@@ -34,7 +34,6 @@ __all__ = [
     "add_version",
     "all_datasets",
     "branches",
-    "changes",
     "drop_branch",
     "drop_tag",
     "find_branch",
@@ -224,27 +223,6 @@ def has_change(tx: Transaction, change: RowChangeSummary, *, scope: str = "") ->
     return tx.first(query.limit(1)) is not None
 
 
-def changes(tx: Transaction, *, scope: str, dataset: str, rule: str) -> list[RowChangeSummary]:
-    """The ledger, newest first; a `scope` includes what lies below it (``run:id/step``)."""
-    table = row_changes
-    wanted: list[ColumnElement[bool]] = []
-    if scope:
-        below = table.c.scope.startswith(scope + "/", autoescape=True)
-        wanted.append(or_(table.c.scope == scope, below))
-    if dataset:
-        wanted.append(table.c.dataset == dataset)
-    if rule:
-        wanted.append(table.c.rule == rule)
-    query = select(table).where(*wanted).order_by(table.c.pk.desc())
-    return [_change(row) for row in tx.all(query)]
-
-
 def _version(row: Row[Any]) -> DatasetVersion:
     # Names come as a subclass of str, which msgspec does not take for a key.
     return msgspec.convert({str(k): v for k, v in row._asdict().items()}, DatasetVersion)
-
-
-def _change(row: Row[Any]) -> RowChangeSummary:
-    values: dict[str, Any] = row._asdict()
-    del values["pk"]
-    return RowChangeSummary(**values)

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange, quality, sources
+from everloop.cli import branches, erase, files, interchange, ledger, quality, sources
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -25,6 +25,7 @@ for _command in (
     *files.COMMANDS,
     *sources.COMMANDS,
     *quality.COMMANDS,
+    *ledger.COMMANDS,
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,
@@ -214,51 +215,3 @@ def _beside(row: dict[str, Value], key: dict[str, Value]) -> dict[str, Value]:
 
 def _cell(row: dict[str, Value]) -> str:
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in row.items())
-
-
-@data.command("changes")
-@click.argument("name")
-@click.option("--rule", default="", help="Only what this rule did.")
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    help="Show the rows themselves that have this value (may be given again).",
-)
-@common
-def changes(
-    name: str, rule: str, where: tuple[str, ...], location: str | None, as_json: bool
-) -> None:
-    """What rules dropped or changed in a dataset, with the reason and the owner."""
-    with open_workspace(location) as workspace:
-        if where:
-            rows = workspace.data.changed_rows(dataset=name, where=_pairs(where), rule=rule)
-            if as_json:
-                return json_document(rows)
-            return table(
-                ("rule", "action", "reason", "owner", "row"),
-                [
-                    (r.rule, r.action, r.reason, r.owner, json.dumps(r.row, default=str))
-                    for r in rows
-                ],
-            )
-        found = workspace.data.changes(dataset=name, rule=rule)
-    if as_json:
-        return json_document(found)
-    table(
-        ("rule", "action", "rows", "reason", "owner", "where"),
-        [(c.rule, c.action, c.rows, c.reason, c.owner, c.scope) for c in found],
-    )
-
-
-def _pairs(where: tuple[str, ...]) -> dict[str, object]:
-    pairs: dict[str, object] = {}
-    for item in where:
-        column, equals, value = item.partition("=")
-        if not equals or not column:
-            raise InvalidInput(f"--where {item!r} is not COLUMN=VALUE")
-        try:
-            pairs[column] = json.loads(value)
-        except ValueError:
-            pairs[column] = value
-    return pairs

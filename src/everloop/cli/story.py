@@ -14,12 +14,19 @@ __all__ = ["events", "maturity", "story", "why"]
 
 @click.command()
 @click.argument("prediction")
+@click.option(
+    "--neighbours", "count", type=int, metavar="N",
+    help="Instead: the N training rows that are most like it, with their source rows and owners.",
+)  # fmt: skip
 @common
-def why(prediction: str, location: str | None, as_json: bool) -> None:
+def why(prediction: str, count: int | None, location: str | None, as_json: bool) -> None:
     """Everything behind one PREDICTION id: model, run, code, features, rows, owners."""
-    from everloop.governance.render import why_text
+    from everloop.governance.render import neighbours_text, why_text
 
     with open_workspace(location) as workspace:
+        if count is not None:
+            near = workspace.governance.neighbours(prediction, count)
+            return json_document(near) if as_json else click.echo(neighbours_text(near))
         found = workspace.governance.why(prediction)
     if as_json:
         return json_document(found)

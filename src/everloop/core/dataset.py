@@ -22,6 +22,7 @@ __all__ = [
     "DatasetVersion",
     "FileChange",
     "MergeConflict",
+    "RowAction",
     "RowChange",
     "RowChangeSummary",
     "RowDiff",
@@ -34,6 +35,9 @@ MAIN = "main"
 
 #: A value of a row as JSON has it.
 Value = str | int | float | bool | None
+
+#: What happened to a row.
+RowAction = Literal["dropped", "changed", "warned", "quarantined", "found", "fixed", "dismissed"]
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +303,7 @@ class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scope: ``dataset:name@number`` for a commit, ``run:id/step`` for a pipeline step.
+        action: ``fixed`` and ``dismissed`` rows are those of the work list that the version closed.
         detail: Digest of the Parquet object that holds each row: key columns and old values.
         dataset: The dataset that the rows come from, or empty.
     """
@@ -306,7 +311,7 @@ class RowChangeSummary(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     dataset: str = ""
     rule: str
-    action: Literal["dropped", "changed", "warned", "quarantined"]
+    action: RowAction
     reason: str
     owner: str
     rows: int

@@ -27,11 +27,15 @@ __all__ = [
 BLOCK_ROWS = 524_288
 
 
-def write_block(blobs: BlobStore, rows: pa.Table) -> Block:
-    """Store `rows` as one Parquet file; equal rows give an equal digest (same Arrow release)."""
+def write_block(blobs: BlobStore, rows: pa.Table, *, group: int = 0) -> Block:
+    """Store `rows` as one Parquet file; equal rows give an equal digest (same Arrow release).
+
+    Args:
+        group: Rows of a row group; 0 makes one of all.
+    """
     sink = pa.BufferOutputStream()
     bare = rows.replace_schema_metadata(None)
-    pq.write_table(bare, sink, compression="zstd", row_group_size=max(rows.num_rows, 1))
+    pq.write_table(bare, sink, compression="zstd", row_group_size=group or max(rows.num_rows, 1))
     digest, size = blobs.put(sink.getvalue().to_pybytes())
     return Block(digest, rows.num_rows, size)
 

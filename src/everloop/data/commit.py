@@ -8,7 +8,7 @@ its own changes where both changed different rows, and refused where they did no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from everloop.catalog import datasets as statements
+from everloop.catalog import ledger
 from everloop.catalog.edges import link_all
 from everloop.catalog.engine import Catalog
 from everloop.catalog.erasures import lift
@@ -26,12 +27,19 @@ from everloop.core.lineage import external_ref
 from everloop.core.schema import Schema
 from everloop.data.blocks import version_digest, write_blocks
 from everloop.data.check_rules import ValuesOf
-from everloop.data.checks import MOST_FAULTS, CheckReport, faulty, insist, row_faults
+from everloop.data.checks import (
+    MOST_FAULTS,
+    BrokenRule,
+    CheckReport,
+    faulty,
+    insist,
+    row_faults,
+)
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
 from everloop.data.layout import covered
 from everloop.data.ledger import Entry, entries_of, repairs_of
-from everloop.data.quarantine import SUFFIX, Aside, joined, set_aside
+from everloop.data.quarantine import SUFFIX, Aside, set_aside
 from everloop.data.rebase import rebased
 from everloop.data.repairs import mended
 from everloop.data.replace import Plan, plan_whole, set_digest
@@ -46,6 +54,8 @@ from everloop.data.versions import (
     refuse_other,
     tell_committed,
 )
+from everloop.data.work import SUFFIX as WORK
+from everloop.data.work import Beside, Closing, Commit, follow
 from everloop.errors import Conflict, InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
@@ -56,6 +66,7 @@ __all__ = [
     "Prepared",
     "Since",
     "Told",
+    "beside_of",
     "publish",
     "publish_last",
     "unless_erased",
@@ -99,7 +110,8 @@ class Draft:
         keep_last: bool = False,
         since: Since | None = None,
         values_of: ValuesOf | None = None,
-        is_release: bool = False,
+        must: Mapping[str, np.ndarray] | None = None,
+        closing: Closing | None = None,
     ) -> None:
         self.name = name
         self.branch = branch
@@ -111,7 +123,10 @@ class Draft:
         self.dropped = 0
         self.aside: Aside | None = None
         self._values_of = values_of
-        self._is_release = is_release
+        self._must = must
+        self._closing = closing or Closing()
+        self._told: list[Entry] = []
+        self._base: DatasetVersion | None = None
         self._blobs = blobs
         self._given = rows
         self._stated = stated
@@ -133,6 +148,7 @@ class Draft:
                 replaced meanwhile what this one would.
         """
         refuse_other(self.name, base, self.expect)
+        self._base = base
         schema = schema_for(self._given, self._stated, base, append=self.mode != "replace")
         if self._report is None or schema != self.schema:
             self.schema = schema
@@ -141,13 +157,13 @@ class Draft:
             self._report, changes = mended(
                 self._given, schema, self._values_of, keep_last=self._keep_last
             )
-            if self._is_release:  # who corrects a row must not see it leave again unseen
-                left = [r for r in self._report.broken if r.on_fail in ("quarantine", "drop")]
-                self._report = insist(self._report, left, "")
+            if self._must is not None:
+                self._report = insist(self._report, self._still_broken(self._must), "")
             self._report.raise_faults(self.name)
             self._kept = self._report.kept()
-            self.entries = repairs_of(self._blobs, changes, owner)
-            self.entries += entries_of(self._blobs, self._report, schema, owner)
+            self._told = repairs_of(self._blobs, changes, owner)
+            self._told += entries_of(self._blobs, self._report, schema, owner)
+            self.entries = self._told
             self.aside = set_aside(self._report, schema, owner)
             self.dropped = self._report.table.num_rows - self._kept.num_rows
         if self.mode == "append":
@@ -158,14 +174,49 @@ class Draft:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
 
-    def drafted_aside(self, waiting: DatasetVersion | None, owner: str) -> Draft | None:
-        """The next version of the quarantine, if rows are set aside that do not wait yet."""
-        together = joined(self._blobs, waiting, self.aside) if self.aside is not None else None
-        if together is None:
-            return None
-        rows, schema = together
-        made = Draft(self._blobs, self.name + SUFFIX, rows, schema, mode="replace")
-        made.prepare(waiting, owner)
+    def _still_broken(self, must: Mapping[str, np.ndarray]) -> list[BrokenRule]:
+        """Of corrected rows: what would leave again unseen, and what they were to mend."""
+        assert self._report is not None
+        found = []
+        for rule in self._report.broken:
+            rows = rule.rows
+            if rule.on_fail == "warn":
+                rows = np.intersect1d(rows, must.get(rule.rule, rows[:0]))
+            if rule.on_fail not in ("fail", "repair") and rows.size:
+                found.append(rule._replace(rows=rows, failed=len(rows)))
+        return found
+
+    def drafted_beside(
+        self, beside: Beside, catalog: Catalog, owner: str
+    ) -> list[tuple[Draft, DatasetVersion | None]]:
+        """The next versions of the quarantine and of the work list, where they change.
+
+        Raises:
+            Conflict: If an item that is to be closed is not open.
+        """
+        assert self._report is not None
+        if self.branch != MAIN:  # what is wrong on a branch is nobody's work before it is merged
+            beside = beside._replace(work=None)
+        commit = Commit(
+            schema=self.schema,
+            rows=self._kept if self.branch == MAIN else self._kept.slice(0, 0),
+            report=self._report if self.branch == MAIN else self._report._replace(broken=[]),
+            aside=self.aside,
+            whole=self.mode == "replace" and self.branch == MAIN,
+            base=self._base,
+            owner=owner,
+            by=current_actor() or catalog.actor,
+            now=catalog.clock.now(),
+        )
+        followed = follow(self._blobs, commit, beside, self._closing)
+        self.entries = [*self._told, *followed.closed]
+        made = []
+        both = ((SUFFIX, followed.waiting, beside.waiting), (WORK, followed.work, beside.work))
+        for end, after, before in both:
+            if after is not None:
+                draft = Draft(self._blobs, self.name + end, *after, mode="replace")
+                draft.prepare(before, owner)
+                made.append((draft, before))
         return made
 
     @property
@@ -357,24 +408,25 @@ def publish_last(
     for _ in range(_RACES):
         with catalog.read() as tx:
             base = base_of(tx, draft.name, draft.branch)
-            waiting = statements.find_version(tx, draft.name + SUFFIX)
+            beside, owner = beside_of(tx, draft.name, told.owner)
             refuse_erased(tx, draft)
         refuse_kind(draft.name, base, "table")
         try:
-            draft.prepare(base, told.owner)
-            aside = draft.drafted_aside(waiting, told.owner)
+            draft.prepare(base, owner)
+            lying = draft.drafted_beside(beside, catalog, owner)
         except NotFound as error:  # an object of `base` was erased in the middle of it
             unless_erased(catalog, base, error)
             continue
         try:
             with catalog.write() as tx:
                 version = publish(tx, draft, base, **told._asdict())
-                if version is not None and aside is not None:
-                    note = f"set aside by the commit of {version.ref}"
-                    if not publish(
-                        tx, aside, waiting, owner=told.owner, note=note, run_id=told.run_id
-                    ):
+                for one, before in lying if version is not None else ():
+                    assert version is not None
+                    note = f"after the commit of {version.ref}"
+                    if not publish(tx, one, before, owner=owner, note=note, run_id=told.run_id):
                         raise LostRace
+                if version is not None:
+                    _tell_closed(tx, draft, version)
                 if version is not None and then is not None:
                     then(tx, version, base)
         except LostRace:
@@ -382,6 +434,24 @@ def publish_last(
         if version is not None:
             return version
     raise Conflict(f"others commit to {draft.name} all the time", hint="commit again")
+
+
+def beside_of(tx: Transaction, name: str, owner: str) -> tuple[Beside, str]:
+    """What lies beside a dataset, and who answers for it: `owner` if that says somebody."""
+    found = ledger.beside(tx, name, name + SUFFIX, name + WORK)
+    who = owner or found.owner
+    return Beside(found.found.get(name + SUFFIX), found.found.get(name + WORK), who), who
+
+
+def _tell_closed(tx: Transaction, draft: Draft, version: DatasetVersion) -> None:
+    closed = [entry for entry in draft.entries if entry.action == "fixed"]
+    if closed:
+        body = {
+            "dataset": version.dataset,
+            "rows": sum(entry.block.rows for entry in closed),
+            "rules": sorted({entry.rule for entry in closed}),
+        }
+        tx.append("dataset.WorkClosed", f"dataset:{version.ref}", body)
 
 
 def unless_erased(

@@ -58,7 +58,9 @@ class Table:
     Args:
         rows: The columns.
         sources: The dataset versions that the rows come from.
-        key: Columns that together name a row, if known; missing ones are left out.
+        key: Columns that together name a row, if known; missing ones are left out. It stays through
+            whatever works row by row; a value set in a key column ends it. Of rows without a key,
+            and of what joins and aggregations make, only `sources` are known.
         changes: Pending changes that led to these rows.
     """
 
@@ -115,7 +117,8 @@ class Table:
             raise InvalidInput(f"the tables do not fit together: {error}") from error
         sources = dict.fromkeys(source for t in tables for source in t._sources)
         changes = [change for t in tables for change in t._changes]
-        return cls(rows, sources=sources, key=tables[0]._key, changes=changes)
+        key = tables[0]._key if len({t._key for t in tables}) == 1 else ()
+        return cls(rows, sources=sources, key=key, changes=changes)
 
     @property
     def num_rows(self) -> int:
@@ -208,7 +211,8 @@ class Table:
         shown = [name for name in self.column_names if name in {*self._key_or_all(), column}]
         before = self._rows.select(shown).take(found).append_column(f"{column}.new", new)
         change = self._change(rule, "changed", reason, owner, before)
-        return self._with(rows, changes=(*self._changes, change))
+        key = () if column in self._key else self._key
+        return self._with(rows, changes=(*self._changes, change), key=key)
 
     def filter(self, condition: str) -> Table:
         """The rows for which `condition` is true. A choice, not a correction: nothing is recorded.
@@ -222,6 +226,22 @@ class Table:
     def take(self, rows: Any) -> Table:
         """The rows with these numbers, in this order."""
         return self._with(self._rows.take(pa.array(rows, pa.int64())))
+
+    def sort(self, *by: str, descending: bool = False) -> Table:
+        """The rows in the order of these columns, nulls last; equal rows stay in their order.
+
+        Raises:
+            NotFound: If there is no such column.
+            InvalidInput: If no column is named.
+        """
+        if not by:
+            raise InvalidInput("name a column to sort by")
+        for name in by:
+            self._column(name)
+        order = "descending" if descending else "ascending"
+        numbered = self._rows.select(list(by)).append_column("", pa.array(np.arange(self.num_rows)))
+        keys = [*((name, order) for name in by), ("", "ascending")]
+        return self.take(pc.sort_indices(numbered, sort_keys=keys).cast(pa.int64()))
 
     def select(self, names: Sequence[str]) -> Table:
         """Only these columns, in this order.
@@ -239,7 +259,7 @@ class Table:
         Raises:
             InvalidInput: If an expression is no SQL, or values are not one for each row.
         """
-        rows = self._rows
+        rows, key = self._rows, self._key
         for name, given in {**(columns or {}), **more}.items():
             value = self._values(name, given)
             position = rows.schema.get_field_index(name)
@@ -247,7 +267,9 @@ class Table:
                 rows = rows.append_column(name, value)
             else:
                 rows = rows.set_column(position, name, value)
-        return self._with(rows)
+            if name in key and not _same(rows.column(name), self._rows, name):
+                key = ()  # what names a row now names another one, or none
+        return self._with(rows, key=key)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column.
@@ -314,12 +336,16 @@ class Table:
         return f"<Table{came}: {self.num_rows} rows x {len(self.column_names)} columns>"
 
     def _with(
-        self, rows: pa.Table | None = None, *, changes: tuple[PendingChange, ...] | None = None
+        self,
+        rows: pa.Table | None = None,
+        *,
+        changes: tuple[PendingChange, ...] | None = None,
+        key: tuple[str, ...] | None = None,
     ) -> Table:
         return Table(
             self._rows if rows is None else rows,
             sources=self._sources,
-            key=self._key,
+            key=self._key if key is None else key,
             changes=self._changes if changes is None else changes,
         )
 
@@ -373,6 +399,13 @@ def _read(data: Any) -> pa.Table:
         names = dict.fromkeys(name for row in data for name in row)
         return pa.table({name: [row.get(name) for row in data] for name in names})
     raise TypeError("it has no Arrow stream and is no dict, list of dicts or pandas frame")
+
+
+def _same(column: pa.ChunkedArray, rows: pa.Table, name: str) -> bool:
+    if name not in rows.column_names:
+        return False
+    old = rows.column(name)
+    return bool(column.type == old.type and column.equals(old))
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:

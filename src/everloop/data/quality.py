@@ -1,4 +1,4 @@
-"""The part of DataService that judges versions, and lets rows go that were set aside."""
+"""The part of DataService that judges versions and tells what they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Check, Schema
 from everloop.data.referring import Referring
 from everloop.data.versions import version_of, versions_of
-from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["QualityMethods"]
 
-_RACES = 1000
 _KEPT_PROFILES = 64
 #: By digest of the version, which is over schema and content.
 _profiles: dict[str, Profile] = {}
 
 
 class QualityMethods(Referring):
-    """Checks of versions, and the quarantine."""
+    """Checks and profiles of versions."""
 
     @action("dataset:read", on="name")
     def check(
@@ -115,60 +114,6 @@ class QualityMethods(Referring):
                 _profiles.pop(next(iter(_profiles)), None)
             _profiles[version.holds] = found
         return msgspec.structs.replace(found, ref=version.ref, digest=version.holds)
-
-    @action("dataset:write", on="name")
-    def release_rows(self, name: str, rows: pa.Table, *, note: str = "") -> DatasetVersion:
-        """Take corrected rows out of the quarantine of `name` and append them to it.
-
-        They are checked again, and one that still breaks a rule (save one that only warns) keeps
-        all of them where they are. Both datasets change in one transaction.
-
-        Args:
-            name: The dataset, not its quarantine.
-            rows: Rows of ``<name>.quarantine``, corrected, with their ``quarantine_id``.
-            note: For people.
-
-        Returns:
-            The new version of `name`.
-
-        Raises:
-            Conflict: If one of them does not wait, as it was released before.
-            InvalidInput: With every fault of the rows.
-            NotFound: If nothing was ever set aside.
-        """
-        from everloop.data.commit import Draft, LostRace, publish
-        from everloop.data.quarantine import ID, SUFFIX, released
-
-        for _ in range(_RACES):
-            with self._catalog.read() as tx:
-                base = version_of(tx, name, None)
-                waiting = statements.find_version(tx, name + SUFFIX)
-            fresh, rest = released(self._blobs, name, waiting, rows)
-            assert waiting is not None
-            draft = Draft(
-                self._blobs, name, fresh, None, mode="append", values_of=self._values_of,
-                is_release=True,
-            )  # fmt: skip
-            draft.prepare(base, "")
-            aside = Draft(self._blobs, name + SUFFIX, rest, waiting.schema, mode="replace")
-            aside.prepare(waiting, "")
-            told = note or f"{fresh.num_rows} rows released from quarantine"
-            try:
-                with self._catalog.write() as tx:
-                    version = publish(tx, draft, base, owner="", note=told, run_id="")
-                    left = publish(tx, aside, waiting, owner="", note=told, run_id="")
-                    if version is None or left is None:
-                        raise LostRace
-                    ids = rows.column(ID).to_pylist()
-                    tx.append(
-                        "dataset.RowsReleased",
-                        f"dataset:{version.ref}",
-                        {"dataset": name, "from": waiting.ref, "rows": len(ids)},
-                    )
-                    return version
-            except LostRace:
-                continue
-        raise Conflict(f"others commit to {name} all the time", hint="release again")
 
     def _past(self, version: DatasetVersion) -> Past:
         from everloop.data.history import MOST_PAST, Past

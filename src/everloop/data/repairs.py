@@ -13,7 +13,7 @@ from everloop.data.check_rules import ValuesOf
 from everloop.data.checks import BrokenRule, CheckReport, check, insist
 from everloop.data.functions import repaired
 
-__all__ = ["Change", "Mended", "mended"]
+__all__ = ["Change", "Mended", "differing", "mended"]
 
 
 class Change(NamedTuple):
@@ -67,7 +67,7 @@ def mended(
 def _put(
     rows: pa.Table, rule: BrokenRule, old: pa.Table, new: pa.Table, schema: Schema
 ) -> tuple[pa.Table, Change | None]:
-    differs = {name: _differs(old.column(name), new.column(name)) for name in old.column_names}
+    differs = {name: differing(old.column(name), new.column(name)) for name in old.column_names}
     changed = [name for name, mask in differs.items() if mask.any()]
     if not changed:
         return rows, None
@@ -86,7 +86,8 @@ def _put(
     return rows, Change(rule, kept)
 
 
-def _differs(old: pa.ChunkedArray, new: pa.ChunkedArray) -> np.ndarray:
+def differing(old: pa.ChunkedArray, new: pa.ChunkedArray) -> np.ndarray:
+    """Which values of two columns are unlike; nulls are alike, and so are NaN."""
     same = pc.fill_null(pc.equal(old, new), False)
     if pa.types.is_floating(old.type):
         same = pc.or_(same, pc.and_(pc.is_nan(old), pc.is_nan(new)))

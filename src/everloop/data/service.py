@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
 from everloop.access.signing import SigningKey
 from everloop.catalog import datasets as statements
 from everloop.catalog.engine import Catalog
-from everloop.catalog.erasures import lift
-from everloop.core.dataset import (
-    MAIN,
-    Dataset,
-    DatasetDiff,
-    DatasetVersion,
-    RowChange,
-    RowChangeSummary,
-)
+from everloop.core.dataset import MAIN, Dataset, DatasetDiff, DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.branches import BranchMethods
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
+from everloop.data.ledger_service import LedgerMethods
 from everloop.data.quality import QualityMethods
 from everloop.data.source_service import SourceMethods
 from everloop.data.versions import check_names, version_of, versions_of
-from everloop.errors import Conflict, InvalidInput, NotFound
+from everloop.data.work_service import WorkMethods
+from everloop.errors import InvalidInput, NotFound
 from everloop.ports.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -35,7 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["DataService"]
 
 
-class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, KeepMethods, Service):
+class DataService(
+    BranchMethods,
+    SourceMethods,
+    QualityMethods,
+    LedgerMethods,
+    WorkMethods,
+    EraseMethods,
+    KeepMethods,
+    Service,
+):
     """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
 
     area = "data"
@@ -74,7 +77,7 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
 
         Rows are held against the schema first. A broken rule with ``on_fail="fail"`` refuses the
         frame; ``drop`` leaves rows out and records them in the ledger; ``warn`` records them;
-        ``quarantine`` leaves them out until ``release_rows``; ``repair`` corrects them first.
+        ``quarantine`` leaves them out until ``fix_rows``; ``repair`` corrects them first.
         Content equal to the latest version's makes no version, and neither do rows that a keyed
         dataset was given before in an equal commit: a commit may be repeated after a failure.
         Several processes may append at once: every one's rows are kept, none twice.
@@ -184,108 +187,6 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
                 return read_rows(self._blobs, version, names)
             except NotFound as error:
                 version = unless_erased(self._catalog, version, error)
-
-    @action("dataset:write", on="dataset")
-    def record_changes(
-        self,
-        scope: str,
-        dataset: str,
-        rule: str,
-        act: Literal["dropped", "changed", "warned"],
-        reason: str,
-        owner: str,
-        rows: pa.Table,
-    ) -> RowChangeSummary:
-        """Record in the ledger what a step did to rows; the same again is recorded once.
-
-        Args:
-            scope: ``run:<id>/<step>``.
-            dataset: Where the rows come from; may be empty.
-            rule: Name of the rule.
-            act: What happened to the rows.
-            reason: Why.
-            owner: Who answers for the rule.
-            rows: Key columns and the values that the rows had.
-        """
-        from everloop.data.blocks import write_block
-
-        faults = [(n, "is empty") for n, v in (("scope", scope), ("rule", rule)) if not v]
-        if faults:
-            raise InvalidInput("the change cannot be recorded", faults)
-        block = write_block(self._blobs, rows)
-        with self._catalog.write() as tx:
-            change = RowChangeSummary(
-                scope=scope,
-                dataset=dataset,
-                rule=rule,
-                action=act,
-                reason=reason,
-                owner=owner,
-                rows=block.rows,
-                detail=block.digest,
-                at=tx.now,
-            )
-            if not statements.has_change(tx, change, scope=scope):
-                if lift(tx, [block.digest], self._blobs.exists):
-                    raise Conflict(
-                        "these rows were erased while they were recorded", hint="record them again"
-                    )
-                statements.add_objects(tx, [(block.digest, block.size)])
-                statements.add_change(tx, change)
-                tx.append("dataset.RowsChanged", scope, {"rule": rule, "rows": block.rows})
-        return change
-
-    @action("dataset:read", on="dataset")
-    def changes(
-        self, *, scope: str = "", dataset: str = "", rule: str = ""
-    ) -> list[RowChangeSummary]:
-        """The ledger by commit or step and rule, newest first.
-
-        Args:
-            scope: ``dataset:name@number``, ``run:<id>/<step>``, or ``run:<id>`` for all its steps.
-            dataset: Where the rows come from.
-            rule: Name of the rule.
-        """
-        with self._catalog.read() as tx:
-            return statements.changes(tx, scope=scope, dataset=dataset, rule=rule)
-
-    @action("dataset:read", on="dataset")
-    def changed_rows(
-        self,
-        *,
-        dataset: str,
-        where: dict[str, Any] | None = None,
-        rule: str = "",
-        limit: int = 100,
-    ) -> list[RowChange]:
-        """The rows that rules dropped, changed or warned of: why is this row not there?
-
-        Args:
-            dataset: Where the rows come from.
-            where: Values that columns of the row must equal; times may be ISO 8601 text.
-            rule: Only what this rule did.
-            limit: Most rows, those of the newest commit or step first.
-
-        Raises:
-            NotFound: If no entry has a column of `where`.
-            InvalidInput: If a value of `where` does not fit its column.
-        """
-        from everloop.data.ledger import rows_of
-
-        with self._catalog.read() as tx:
-            changes = statements.changes(tx, scope="", dataset=dataset, rule=rule)
-        found: list[RowChange] = []
-        columns: set[str] = set()
-        for change in changes:
-            if len(found) >= limit:
-                break
-            part = rows_of(self._blobs, change, where or {}, limit - len(found))
-            columns.update(part.columns)
-            found += part.rows
-        for name in where or {}:
-            if changes and name not in columns:
-                raise NotFound.named("column", name, columns)
-        return found
 
     @action("dataset:read", on="name")
     def note_export(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +12,7 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.arrow import arrow_type
 from everloop.data.blocks import open_block
+from everloop.data.by_key import places
 from everloop.data.layout import Positions
 from everloop.data.match import match
 from everloop.data.replace import Plan, plan_updates, plan_whole
@@ -35,24 +35,11 @@ def plan_upsert(
     columns of `base` are read, except now and then, when the small blocks that updates leave are
     put together.
     """
-    at_old = _places(read_rows(blobs, base, list(schema.key)), rows.select(list(schema.key)))
+    at_old = places(read_rows(blobs, base, list(schema.key)), rows.select(list(schema.key)))
     if sum(block.delta for block in base.blocks) >= _MOST_DELTAS:
         whole = _whole(read_rows(blobs, base, list(base.schema.names)), rows, at_old)
         return plan_whole(blobs, base, schema, whole, row_hashes(whole))
     return plan_updates(blobs, base, schema, rows, hashes, at_old)
-
-
-def _places(old: pa.Table, new: pa.Table) -> Positions:
-    """For each row of `new` the number of the row of `old` with its key, or -1."""
-    there = pl.from_arrow(old)
-    asked = pl.from_arrow(new)
-    assert isinstance(there, pl.DataFrame)
-    assert isinstance(asked, pl.DataFrame)
-    found = asked.join(
-        there.with_row_index("__at"), on=new.column_names, how="left", maintain_order="left"
-    )
-    places: Positions = found["__at"].cast(pl.Int64).fill_null(-1).to_numpy()
-    return places
 
 
 def _whole(old: pa.Table, new: pa.Table, at_old: Positions) -> pa.Table:

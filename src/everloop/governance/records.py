@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from everloop.core.dataset import RowChangeSummary
+from everloop.core.dataset import RowChange, RowChangeSummary, Value
 from everloop.core.gate import Verdict
 from everloop.core.model import ModelVersion
 from everloop.core.predict import Prediction
 from everloop.core.run import Run
 
-__all__ = ["DatasetUse", "FeatureValue", "SourceRow", "StoryLine", "Why"]
+__all__ = ["DatasetUse", "FeatureValue", "Neighbour", "Neighbours", "SourceRow", "StoryLine", "Why"]
 
 
 class StoryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,3 +99,45 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[RowChangeSummary, ...]
     owners: dict[str, str]
     not_stated: tuple[str, ...]
+
+
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that a model was trained on.
+
+    Attributes:
+        distance: From the prediction, 0 upwards, no unit.
+        features: Its values of what the model gets.
+        key: Names the row in the source; empty where it is not known.
+        row: The whole row of the source, as it was then; None where it is not known. Personal data
+            is masked.
+        changes: What rules did to this very row.
+        owners: Who answers for it: of the dataset, and of those rules.
+    """
+
+    distance: float
+    features: dict[str, Value]
+    key: dict[str, Value]
+    row: dict[str, Value] | None = None
+    changes: tuple[RowChange, ...] = ()
+    owners: tuple[str, ...] = ()
+
+
+class Neighbours(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of its training table that a prediction is nearest to.
+
+    Attributes:
+        run, step: Where the table was made; the last one that has every feature.
+        rows: How many it has.
+        method: How distance is measured.
+        neighbours: The nearest first.
+        source: The version that the rows come from, ``name@number``; empty if that is not known.
+        followed: How they were followed to it, or why they were not.
+    """
+
+    run: str
+    step: str
+    rows: int
+    method: str
+    neighbours: tuple[Neighbour, ...]
+    source: str
+    followed: str

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from everloop.core.gate import Verdict
 from everloop.governance.maturity import Grade, Maturity
-from everloop.governance.records import StoryLine, Why
+from everloop.governance.records import Neighbours, StoryLine, Why
 
-__all__ = ["maturity_text", "story_text", "why_text"]
+__all__ = ["maturity_text", "neighbours_text", "story_text", "why_text"]
 
 _INDENT = "  "
 
@@ -89,6 +89,28 @@ def _why_lines(why: Why) -> Iterator[str]:
         yield f"  {what}: {who}"
     if why.not_stated:
         yield "not stated: " + ", ".join(why.not_stated)
+
+
+def neighbours_text(found: Neighbours) -> str:
+    """The training rows nearest to a prediction, from the distance to the owner."""
+    return "\n".join(_neighbour_lines(found))
+
+
+def _neighbour_lines(found: Neighbours) -> Iterator[str]:
+    yield f"nearest of the {found.rows} rows of {found.step} in run {found.run}"
+    yield f"  distance: {found.method}"
+    yield f"  followed {found.followed}" if found.source else f"  not followed: {found.followed}"
+    for n, one in enumerate(found.neighbours, 1):
+        key = ", ".join(f"{name}={value}" for name, value in one.key.items())
+        yield f"{n}. distance {one.distance:.4g}" + (f": {found.source}, {key}" if key else "")
+        yield "   features: " + ", ".join(f"{k}={_value(v)}" for k, v in one.features.items())
+        if one.row is not None:
+            yield "   row: " + ", ".join(f"{k}={_value(v)}" for k, v in one.row.items())
+        for change in one.changes:
+            told = f"   {change.scope}: {change.rule} {change.action}: {change.reason}"
+            yield told + _by(change.owner)
+        if one.owners:
+            yield f"   owners: {', '.join(one.owners)}"
 
 
 def _verdict(verdict: Verdict | None) -> Iterator[str]:

@@ -21,7 +21,7 @@ from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.governance.card import make_card
 from everloop.governance.maturity import Maturity, grade
 from everloop.governance.maturity_records import Sources, collect
-from everloop.governance.records import DatasetUse, StoryLine, Why
+from everloop.governance.records import DatasetUse, Neighbours, StoryLine, Why
 from everloop.governance.rows import feature_set_body, feature_values, source_rows
 from everloop.governance.story import tell
 from everloop.monitoring.levels import measure_levels
@@ -56,6 +56,7 @@ class GovernanceService(Service):
         predictions: PredictionService,
     ) -> None:
         self._catalog = catalog
+        self._blobs = blobs
         self._authorizer = authorizer
         self._data = data
         self._tracking = tracking
@@ -151,6 +152,30 @@ class GovernanceService(Service):
             changes=tuple(self._changes(version, datasets)),
             owners={what: who for what, who in owners.items() if who},
             not_stated=tuple(what for what, said in stated.items() if not said),
+        )
+
+    @action("prediction:read", on="prediction_id")
+    def neighbours(self, prediction_id: str, count: int = 5) -> Neighbours:
+        """The rows that the model learned from and that are most like what it was asked here.
+
+        Each with its row in the source, what rules did to it, and who answers for it.
+
+        Args:
+            prediction_id: Of a logged prediction.
+            count: How many, 1 to 100.
+
+        Raises:
+            NotFound: If there is no such prediction, the run of the model is not known, or no
+                table of it has every feature.
+            InvalidInput: If `count` is not in its range.
+        """
+        from everloop.governance.neighbours import find_neighbours
+
+        prediction = self._predictions.get(prediction_id)
+        deployment = self._deployment.deployment(prediction.deployment)
+        version = self._registry.version(deployment.model, prediction.version)
+        return find_neighbours(
+            self._catalog, self._blobs, version.run_id, prediction.features, count
         )
 
     @action("loop:read", on="loop")

@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 from everloop.core.profile import Profile
 from everloop.core.time import span_text
 from everloop.errors import EverloopError, InvalidInput, http_status
-from everloop.ui import views
+from everloop.ui import ledger_views, views
 from everloop.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,10 +94,18 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     loop = page("loop.html", lambda name: views.loop_page(workspace, name))
     maturity = page("maturity.html", lambda name: workspace.governance.maturity(name))
     profile = page("profile.html", lambda ref: _profile(workspace, ref))
+    ledger = page("ledger.html", lambda name: ledger_views.ledger_page(workspace, name))
+    work = page("work.html", lambda owner: ledger_views.work_page(workspace, owner))
     return [
         Route("/", first),
         Route("/datasets/{name}/profile.json", profile),
         Route("/datasets/{name}/profile", profile),
+        Route("/datasets/{name}/ledger.json", ledger),
+        Route("/datasets/{name}/ledger", ledger),
+        Route("/work.json", work),
+        Route("/work", work),
+        Route("/work/{name}.json", work),
+        Route("/work/{name}", work),
         Route("/overview.json", first),
         Route("/approvals/{run_id}", answer, methods=["POST"]),
         Route("/loops/{name}/maturity.json", maturity),
@@ -166,6 +174,8 @@ def _templates() -> Environment:
     environment.filters["date"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     environment.filters["metrics"] = _metrics
     environment.filters["value"] = _value
+    environment.filters["moment"] = _moment
+    environment.filters["place"] = lambda scope: str(scope).removeprefix("dataset:")
     environment.filters["figure"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment
 
@@ -181,6 +191,14 @@ def _value(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _moment(value: object, kind: str) -> str:
+    """A value of a column of this type; of a time without what says nothing."""
+    told = _value(value)
+    if kind != "timestamp" or not isinstance(value, str):
+        return told
+    return told.replace("T", " ", 1).removesuffix("+00:00").removesuffix(":00")
 
 
 def _minute(at: datetime | None) -> str:

@@ -72,30 +72,30 @@ def test_rows_are_set_aside_corrected_and_released_once(ws: Workspace) -> None:
     assert isinstance(frame, pl.DataFrame)
     two = frame.filter(pl.col("id") == 2)
     with pytest.raises(InvalidInput, match=r"t\.le 1"):
-        ws.data.release_rows("weather", two.to_arrow())
+        ws.data.fix_rows("weather", two.to_arrow())
     fixed = two.with_columns(t=37.2)
-    version = ws.data.release_rows("weather", fixed.to_arrow(), note="units were swapped")
+    version = ws.data.fix_rows("weather", fixed.to_arrow(), note="units were swapped")
     assert ws.data.read("weather").column("id").to_pylist() == [1, 2]
     assert (version.number, version.note) == (2, "units were swapped")
     assert sorted(ws.data.read("weather.quarantine").column("id").to_pylist()) == [3, 4]
-    with pytest.raises(Conflict, match="released already"):
-        ws.data.release_rows("weather", fixed.to_arrow())
+    with pytest.raises(Conflict, match="are not open"):
+        ws.data.fix_rows("weather", fixed.to_arrow())
     four = frame.filter(pl.col("id") == 4).with_columns(t=1.0).to_arrow()
     with pytest.raises(InvalidInput, match=r"place\.among"):  # nobody sees it leave again
-        ws.data.release_rows("weather", four)
+        ws.data.fix_rows("weather", four)
     assert ws.data.version("weather").number == 2
 
 
-def test_release_needs_ids_that_wait(ws: Workspace) -> None:
+def test_a_fix_needs_ids_that_wait(ws: Workspace) -> None:
     ws.data.commit("weather", rows((1, 10.0, "EWR")), schema=SET_ASIDE)
-    with pytest.raises(NotFound, match="was ever set aside"):
-        ws.data.release_rows("weather", rows((1, 1.0, "EWR")))
+    with pytest.raises(InvalidInput, match="work_id"):
+        ws.data.fix_rows("weather", rows((1, 1.0, "EWR")))
     ws.data.commit("weather", rows((2, 99.0, "EWR")), schema=SET_ASIDE)
-    with pytest.raises(InvalidInput, match="quarantine_id"):
-        ws.data.release_rows("weather", rows((2, 1.0, "EWR")))
+    with pytest.raises(NotFound, match="no dataset 'wether'"):
+        ws.data.fix_rows("wether", rows((2, 1.0, "EWR")))
     waiting = ws.data.read("weather.quarantine")
     with pytest.raises(InvalidInput, match="once for each row"):
-        ws.data.release_rows("weather", pa.concat_tables([waiting, waiting]))
+        ws.data.fix_rows("weather", pa.concat_tables([waiting, waiting]))
 
 
 @pytest.mark.parametrize("ws", ["sqlite"], indirect=True)
