@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange, quality, sources
+from everloop.cli import branches, data_tests, erase, files, interchange, quality, sources
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -25,6 +25,7 @@ for _command in (
     *files.COMMANDS,
     *sources.COMMANDS,
     *quality.COMMANDS,
+    *data_tests.COMMANDS,
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,

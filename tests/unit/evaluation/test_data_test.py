@@ -19,7 +19,7 @@ from everloop.core.context import using
 from everloop.core.data_test import TEST_TAG, DataTestReport
 from everloop.core.run import PARENT_TAG
 from everloop.errors import InvalidInput, NotFound, StateError, UserCodeError
-from everloop.evaluation.data_tests.api import stored_report
+from everloop.evaluation.data_tests.stored import report_of
 from everloop.workspace import Workspace
 
 COLUMNS = ("age", "income")
@@ -204,10 +204,10 @@ def test_each_training_is_a_run_below_the_test_with_its_data(place: Workspace) -
 def test_the_report_is_kept_and_is_json(place: Workspace) -> None:
     found = compared(slices="purpose")
     found.blame()
-    assert stored_report(found.id) == found.report
+    assert report_of(place.tracking, found.id) == found.report
     assert msgspec.convert(json.loads(json.dumps(found.to_dict())), DataTestReport) == found.report
     with pytest.raises(NotFound, match="is no data test"):
-        stored_report(found.report.version("loans@1").runs[0])
+        report_of(place.tracking, found.report.version("loans@1").runs[0])
 
 
 def test_worker_processes_give_the_same(place: Workspace) -> None:

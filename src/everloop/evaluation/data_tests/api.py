@@ -9,7 +9,6 @@ import msgspec
 
 from everloop.core.context import current_workspace
 from everloop.core.data_test import (
-    ARTIFACT,
     TEST_TAG,
     Blame,
     DataTestReport,
@@ -29,10 +28,11 @@ from everloop.evaluation.data_tests.inputs import (
 )
 from everloop.evaluation.data_tests.judging import Judging
 from everloop.evaluation.data_tests.plan import Plan, check, seeds_of, specs_of
+from everloop.evaluation.data_tests.stored import keep_report
 from everloop.evaluation.data_tests.text import summary_of
 from everloop.evaluation.data_tests.training import training_step
 
-__all__ = ["DataTest", "data_test", "stored_report"]
+__all__ = ["DataTest", "data_test"]
 
 
 def data_test(
@@ -93,21 +93,6 @@ def data_test(
     step = training_step(train, held.task)
     plan = Plan(train, step, specs, chosen, held, tuple(found), label, level, workers, tuple(key))
     return DataTest(plan, Judging(plan, *plan.run()))
-
-
-def stored_report(run_id: str) -> DataTestReport:
-    """The report of a data test that was done, by the id of its run.
-
-    Raises:
-        NotFound: If there is no such run, or it is no data test.
-    """
-    tracking = current_workspace().tracking
-    run = tracking.run(run_id)
-    if run.tags.get(TEST_TAG) != "test":
-        raise NotFound(f"run {run_id} is no data test", hint="everloop data tests lists them")
-    return msgspec.json.decode(
-        tracking.artifact(f"{run.experiment}/{run.id}/artifacts/{ARTIFACT}"), type=DataTestReport
-    )
 
 
 class DataTest:
@@ -233,11 +218,7 @@ class DataTest:
         return next(c for c in self._plan.contenders if c.name == name)
 
     def _keep(self) -> None:
-        place = current_workspace()
-        run = place.tracking.run(self.id)
-        digest, size = place.blobs.put(msgspec.json.encode(self.report))
-        path = f"{run.experiment}/{run.id}/artifacts/{ARTIFACT}"
-        place.tracking.link_artifact(path, digest, size)
+        keep_report(current_workspace(), self.report)
 
     def summary(self) -> str:
         """In sentences."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,13 +216,21 @@ def _rules(old: Contender, new: Contender, key: Sequence[str]) -> dict[str, set[
         return found
     data, name = current_workspace().data, new.source.dataset
     first = old.source.version if old.source and old.source.dataset == name else 0
-    scopes = {f"dataset:{name}@{number}" for number in range(first + 1, new.source.version + 1)}
-    summaries = [one for one in data.changes(dataset=name) if one.scope in scopes]
+    is_ours = _scopes(data, name, range(first + 1, new.source.version + 1))
+    summaries = [one for one in data.changes(dataset=name) if is_ours(one.scope)]
     for rule in dict.fromkeys(one.rule for one in summaries if one.action != "warned"):
         for entry in data.changed_rows(dataset=name, rule=rule, limit=_MOST_LEDGER):
-            if entry.scope in scopes and set(key) <= set(entry.row):
+            if is_ours(entry.scope) and set(key) <= set(entry.row):
                 found.setdefault(_text({n: entry.row[n] for n in key}), set()).add(rule)
     return found
+
+
+def _scopes(data: Any, name: str, numbers: range) -> Callable[[str], bool]:
+    """Whether an entry of the ledger is about these versions: of their commits, or their runs."""
+    made = [one for one in data.versions(name, branch=None) if one.number in numbers]
+    commits = {f"dataset:{one.ref}" for one in made}
+    runs = tuple(f"run:{one.run_id}/" for one in made if one.run_id)
+    return lambda scope: scope in commits or scope.startswith(runs)
 
 
 def _by_rule(

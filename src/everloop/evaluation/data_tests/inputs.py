@@ -123,7 +123,7 @@ def _contender(name: str, given: Any, place: int, dataset: str, label: str) -> C
     shown = name or (f"{source.dataset}@{source.version}" if source else f"table {place}")
     error, notes = "", []
     if label not in rows.column_names:
-        error = str(NotFound.named(f"label column in {shown}", label, rows.column_names))
+        error = str(NotFound.named(f"column of {shown}", label, rows.column_names))
     elif not len(rows):
         error = f"{shown} has no rows"
     else:
@@ -193,7 +193,7 @@ def holdout_rows(
     rows, source = _rows(given, "holdout", "")
     name = f"{source.dataset}@{source.version}" if source else "the hold-out"
     if label not in rows.column_names:
-        raise NotFound.named(f"label column in {name}", label, rows.column_names)
+        raise NotFound.named(f"column of {name}", label, rows.column_names)
     known = ~np.asarray(pc.is_null(rows.column(label), nan_is_null=True))
     unlabelled = int(np.count_nonzero(~known))
     if not known.any():
