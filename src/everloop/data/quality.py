@@ -18,8 +18,9 @@ from everloop.data.history import Past, judge_over_time
 from everloop.data.judge import judge_parts, schema_of
 from everloop.data.profile import profile_of
 from everloop.data.quarantine import ID, SUFFIX, released
-from everloop.data.referring import Referring
 from everloop.data.rows import read_rows, row_parts
+from everloop.data.shown import Shown
+from everloop.data.terms import with_tags
 from everloop.data.versions import version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
 
@@ -31,7 +32,7 @@ _KEPT_PROFILES = 64
 _profiles: dict[str, Profile] = {}
 
 
-class QualityMethods(Referring):
+class QualityMethods(Shown):
     """Checks of versions, and the quarantine."""
 
     @action("dataset:read", on="name")
@@ -64,16 +65,23 @@ class QualityMethods(Referring):
             version = version_of(tx, name, number)
         if version.kind != "table":
             raise InvalidInput(f"{version.ref} is a {version.kind} and has no rows to check")
+        view = self._privacy.view(version)
+        # A rule that the caller brings would be a question about values that they may not see.
+        masks = view.masks if contract is not None else {}
         schema = schema_of(contract, version.schema)
+        schema = with_tags(schema, view.kinds, keep=contract is not None)
         parts = row_parts(self._blobs, version, version.schema.names)
-        report = judge_parts(parts, schema, values_of=self._values_of, show=rows)
-        late, unjudged = judge_over_time(self._past(version), schema)
+        seen = (view.mask(part) for part in parts) if masks else parts
+        report = judge_parts(seen, schema, values_of=self._values_of, show=rows)
+        late, unjudged = judge_over_time(self._past(version, masked=bool(masks)), schema)
+        if masks:
+            unjudged |= {"personal data": f"rules saw {', '.join(masks)} masked, as you do"}
         over_time = tuple(check.name for check in schema.checks if check.kind in OVER_TIME)
         return msgspec.structs.replace(
             report,
             ref=version.ref,
             rules=(*report.rules, *(name for name in over_time if name not in unjudged)),
-            broken=(*report.broken, *late),
+            broken=tuple(view.without_figures(rule) for rule in (*report.broken, *late)),
             unjudged=unjudged,
         )
 
@@ -96,15 +104,17 @@ class QualityMethods(Referring):
             version = version_of(tx, name, number)
         if version.kind != "table":
             raise InvalidInput(f"{version.ref} is a {version.kind} and has no columns")
-        # Tags of personal data are not part of the rows, but of the schema, and so of the digest.
-        found = _profiles.get(version.holds)
+        kinds = self._privacy.view(version).kinds
+        # The digest is over the schema and its tags, and not over what was tagged beside it.
+        known = f"{version.holds} {' '.join(sorted(kinds))}"
+        found = _profiles.get(known)
         if found is None:
             rows = pl.from_arrow(read_rows(self._blobs, version, version.schema.names))
             assert isinstance(rows, pl.DataFrame)
-            found = profile_of(rows, version.schema)
+            found = profile_of(rows, with_tags(version.schema, kinds))
             while len(_profiles) >= _KEPT_PROFILES:
                 _profiles.pop(next(iter(_profiles)), None)
-            _profiles[version.holds] = found
+            _profiles[known] = found
         return msgspec.structs.replace(found, ref=version.ref, digest=version.holds)
 
     @action("dataset:write", on="name")
@@ -127,6 +137,7 @@ class QualityMethods(Referring):
             InvalidInput: With every fault of the rows.
             NotFound: If nothing was ever set aside.
         """
+        self._refuse_masked(name, rows)
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = version_of(tx, name, None)
@@ -158,7 +169,7 @@ class QualityMethods(Referring):
                 continue
         raise Conflict(f"others commit to {name} all the time", hint="release again")
 
-    def _past(self, version: DatasetVersion) -> Past:
+    def _past(self, version: DatasetVersion, *, masked: bool) -> Past:
         with self._catalog.read() as tx:
             every = versions_of(tx, version.dataset, version.branch)
             tags = {tag.tag: tag.number for tag in statements.tags(tx, version.dataset)}
@@ -166,6 +177,8 @@ class QualityMethods(Referring):
 
         def values(of: DatasetVersion, column: str) -> pa.ChunkedArray:
             of.schema.field(column)
+            if masked:
+                return self._seen(of, [column]).column(column)
             return read_rows(self._blobs, of, [column]).column(column)
 
         def find(which: str) -> DatasetVersion:

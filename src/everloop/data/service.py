@@ -28,9 +28,9 @@ from everloop.data.commit import Draft, Told, publish_last, unless_erased
 from everloop.data.compare import difference
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
-from everloop.data.ledger import rows_of
+from everloop.data.personal_service import PersonalMethods
+from everloop.data.privacy import Privacy
 from everloop.data.quality import QualityMethods
-from everloop.data.rows import read_rows
 from everloop.data.source_service import SourceMethods
 from everloop.data.versions import check_names, version_of, versions_of
 from everloop.errors import Conflict, InvalidInput, NotFound
@@ -39,7 +39,15 @@ from everloop.ports.blobs import BlobStore
 __all__ = ["DataService"]
 
 
-class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, KeepMethods, Service):
+class DataService(
+    BranchMethods,
+    SourceMethods,
+    QualityMethods,
+    EraseMethods,
+    KeepMethods,
+    PersonalMethods,
+    Service,
+):
     """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
 
     area = "data"
@@ -57,6 +65,7 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
         self._authorizer = authorizer
         self._signing = signing or SigningKey(None)
         self._copies = copies
+        self._privacy = Privacy(catalog, authorizer, self._signing)
 
     @action("dataset:write", on="name")
     def commit(
@@ -119,6 +128,8 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
+        self._refuse_masked(name, rows)
+        self._check_owner(name, owner)
         draft = Draft(
             self._blobs,
             name,
@@ -154,14 +165,23 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
 
     @action("dataset:read", on="name")
     def read(
-        self, name: str, number: int | None = None, *, columns: list[str] | None = None
+        self,
+        name: str,
+        number: int | None = None,
+        *,
+        columns: list[str] | None = None,
+        purpose: str = "",
     ) -> pa.Table:
         """The rows of a version, in its order (see ``commit``).
+
+        Columns of personal data come masked to whoever may not see them, in the types that they
+        have; the metadata of the table names them under ``everloop.masked``.
 
         Args:
             name: The dataset.
             number: The version; None is the latest.
             columns: Only these are read, in this order; None is all.
+            purpose: What for; kept in the access log, if there is personal data among it.
 
         Raises:
             NotFound: If there is no such dataset, version or column.
@@ -178,7 +198,7 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
             version.schema.field(column)
         while True:
             try:
-                return read_rows(self._blobs, version, names)
+                return self._shown(version, names, purpose)
             except NotFound as error:
                 version = unless_erased(self._catalog, version, error)
 
@@ -272,7 +292,7 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
         for change in changes:
             if len(found) >= limit:
                 break
-            part = rows_of(self._blobs, change, where or {}, limit - len(found))
+            part = self._of_ledger(change, where or {}, limit - len(found))
             columns.update(part.columns)
             found += part.rows
         for name in where or {}:
@@ -325,4 +345,4 @@ class DataService(BranchMethods, SourceMethods, QualityMethods, EraseMethods, Ke
         before, after = self.version(name, old), self.version(name, new)
         if after.kind != "table":
             raise InvalidInput(f"{name} is a {after.kind} and has no rows to compare")
-        return difference(self._blobs, before, after, rows=rows)
+        return self._compared(difference(self._blobs, before, after, rows=rows), before, after)
