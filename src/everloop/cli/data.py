@@ -6,7 +6,7 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange, quality, sources
+from everloop.cli import branches, erase, files, interchange, personal, quality, sources
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -28,6 +28,7 @@ for _command in (
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,
+    *personal.COMMANDS,
 ):
     data.add_command(_command)
 

@@ -17,8 +17,8 @@ from everloop.core.personal import (
     PersonalColumn,
     TermsChange,
 )
+from everloop.data.pii_service import PiiMethods
 from everloop.data.privacy import ACCESSED
-from everloop.data.shown import Shown
 from everloop.data.terms import DESCRIBED, GRANTED, MASKED, REVOKED, TAGGED, history_of
 from everloop.data.versions import version_of
 from everloop.errors import Fault, InvalidInput, NotAllowed, NotFound
@@ -32,7 +32,7 @@ _LONGEST = 2000
 GOVERN = "dataset:govern"
 
 
-class PersonalMethods(Shown):
+class PersonalMethods(PiiMethods):
     """What is stated of datasets, what in them is personal, who may see it, and who did."""
 
     _authorizer: Authorizer
