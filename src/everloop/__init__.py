@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from everloop.data.files import Files
     from everloop.data.frame import Table
     from everloop.data.functions import check_function, repair
+    from everloop.data.personal_api import find_pii, k_anonymity
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.evaluation.data_tests.api import data_test
@@ -101,6 +102,7 @@ _NAMES = {
     "everloop.data.functions": ("check_function", "repair"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
+    "everloop.data.personal_api": ("find_pii", "k_anonymity"),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.evaluation.data_tests.api": ("data_test",),
@@ -158,10 +160,12 @@ __all__ = [
     "feature_set",
     "feature_view",
     "files",
+    "find_pii",
     "gate_failed",
     "import_table",
     "integers",
     "invariant",
+    "k_anonymity",
     "lineage",
     "log",
     "loguniform",

@@ -240,6 +240,15 @@ class Workspace(Upkeep, Imports):
             from everloop.data.remote_blobs import RemoteBlobs
 
             return RemoteBlobs(self.objects)
+        from everloop.data.guarded import Guard, guarded
+        from everloop.data.privacy import Privacy
+
+        privacy = Privacy(self._catalog, self._authorizer, self._signing)
+        return guarded(self._store, Guard(self._catalog, privacy))
+
+    @cached_property
+    def _store(self) -> BlobStore:
+        """The object store of what masks by itself; all others have the guarded one."""
         return self._opened(self._object_place)
 
     @cached_property
@@ -293,7 +302,7 @@ class Workspace(Upkeep, Imports):
         if self._transport is not None:
             return self._remote(DataService)
         return DataService(
-            self._catalog, self.blobs, self._authorizer, self._signing, copies_in(self.folder)
+            self._catalog, self._store, self._authorizer, self._signing, copies_in(self.folder)
         )
 
     @cached_property

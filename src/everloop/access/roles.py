@@ -43,7 +43,8 @@ RIGHTS: dict[Role, frozenset[str]] = {
     }),
     # Who may log in; what could rewrite who did what (an import keeps the names it brings).
     "admin": frozenset({
-        "dataset:erase", "dataset:expire", "dataset:hold",
+        "dataset:erase", "dataset:expire", "dataset:govern", "dataset:hold",
+        "dataset:read-personal",
         "logged_model:import", "model:import", "package:import", "run:import", "trace:import",
         "user:read", "user:write", "workspace:collect",
     }),

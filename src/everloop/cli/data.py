@@ -13,6 +13,7 @@ from everloop.cli import (
     files,
     interchange,
     ledger,
+    personal,
     quality,
     sources,
 )
@@ -39,6 +40,7 @@ for _command in (
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,
+    *personal.COMMANDS,
 ):
     data.add_command(_command)
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from everloop.cli.main import common, open_workspace
-from everloop.cli.output import json_document, key_values, table
+from everloop.cli.output import json_document, key_values, say, table
 from everloop.core.quality import SHOWN_ROWS
 from everloop.core.schema import Check, Schema
 from everloop.errors import InvalidInput, UserCodeError
@@ -44,6 +44,7 @@ def check(name: str, contract: str | None, rows: int, location: str | None, as_j
     with open_workspace(location) as workspace:
         version = workspace.data.find(name)
         report = workspace.data.check(version.dataset, wanted, version.number, rows=rows)
+        found = workspace.data.find_pii(version.dataset, version.number)
     if as_json:
         json_document(report)
     else:
@@ -62,6 +63,8 @@ def check(name: str, contract: str | None, rows: int, location: str | None, as_j
                     for r in report.broken
                 ],
             )  # fmt: skip
+    for one in found.untagged:
+        say(f"warning: {one.column} looks like {one.kind} and is not tagged ({one.reason})")
     if not report.ok:
         sys.exit(_REFUSED)
 

@@ -18,6 +18,7 @@ import msgspec
 from everloop.core.canonical import canonical_json
 from everloop.core.check import Check, OnFail
 from everloop.core.kinds import FIELD_TYPES, FieldType
+from everloop.core.mask import mask_fault
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = [
@@ -62,6 +63,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         owner: Who must correct it.
         description: For people.
         repair: Name of the function that corrects rows; with ``on_fail="repair"``.
+        mask: What whoever may not see personal data gets instead, such as ``"hash"``; see
+            ``everloop.core.mask``. Empty, with `pii`: ``redact`` for text, else ``null``.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     owner: str = ""
     description: str = ""
     repair: str = ""
+    mask: str = ""
 
     def __post_init__(self) -> None:
         # 60 and 60.0, a list and a tuple: what is equal must have one digest, also after a journey.
@@ -116,6 +120,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
                 )
         if (self.on_fail == "repair") != bool(self.repair):
             yield Fault(f"fields.{self.name}", "on_fail='repair' and repair=NAME go together")
+        if self.mask and (reason := mask_fault(self.mask, self.type)):
+            yield Fault(f"fields.{self.name}", reason)
 
 
 def _regex_fault(regex: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from everloop.core.context import current_workspace
 from everloop.core.dataset import MAIN, DatasetVersion
+from everloop.core.personal import TERMS
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.reads import asking_run, fixed
@@ -32,6 +33,7 @@ def read(
     *,
     at: str | datetime = "",
     columns: list[str] | None = None,
+    purpose: str = "",
 ) -> Any:
     """Read a dataset: a :class:`Table`, or :class:`Files` of a directory or file.
 
@@ -45,6 +47,7 @@ def read(
         at: A time: the version that was the latest then, of a branch if one is named. ISO 8601 text
             or a ``datetime``; a date is its first instant, and what has no zone is in UTC.
         columns: Only these, of a table.
+        purpose: What for; kept in the access log of personal data. The run that asks, if not given.
 
     Raises:
         NotFound: If there is no such dataset, version, tag or column; with the nearest names.
@@ -55,9 +58,29 @@ def read(
         if columns is not None:
             raise InvalidInput(f"{found.ref} is a {found.kind} and has no columns")
         return open_files(current_workspace(), found)
-    rows = current_workspace().data.read(found.dataset, found.number, columns=columns)
+    rows = current_workspace().data.read(
+        found.dataset, found.number, columns=columns, purpose=purpose or _asking()
+    )
+    told = rows.schema.metadata or {}
+    if (view := told.get(b"everloop.view")) is not None:
+        # What others may see, and so what comes of it, may be something else.
+        note_read("masked", found.ref, view.decode())
+        if b"everloop.masked" not in told:
+            rows = rows.replace_schema_metadata(None)
     source = (found.dataset, found.number, found.digest)
     return Table(rows, sources=[source], key=found.schema.key)
+
+
+def _asking() -> str:
+    run = asking_run()
+    return f"run:{run}" if run else ""
+
+
+def _noted(found: DatasetVersion, door: str) -> None:
+    """Keep in the access log that blocks are read here; a server does so itself."""
+    workspace = current_workspace()
+    if not workspace.is_remote and found.kind == "table":
+        workspace.data.note_access(found.dataset, found.number, door=door, purpose=_asking())
 
 
 def _found(ref: str) -> DatasetVersion:
@@ -99,6 +122,7 @@ def paths(
         return [str(path) for path in sorted(made.glob("*.parquet"))]
     from everloop.data.paths import parquet_paths
 
+    _noted(found, "scan")
     return [str(path) for path in parquet_paths(current_workspace(), found)]
 
 
@@ -251,6 +275,7 @@ def commit(
     expect: int | None = None,
     sources: Sequence[str] = (),
     on_duplicate: Literal["error", "last"] = "error",
+    **terms: str,
 ) -> DatasetVersion:
     """Store `rows` as a version of a dataset; content that equals the latest version makes none.
 
@@ -270,12 +295,17 @@ def commit(
             and changed; None replaces whatever was committed since.
         sources: Where the rows come from outside, as URIs such as ``s3://lake/flights``.
         on_duplicate: Of rows with the same key, refuse all (``error``) or keep the ``last`` one.
+        terms: What holds of the dataset: ``purpose``, ``licence``, ``description``, ``source``,
+            ``sensitivity``, ``retention``, as ``DataService.describe`` takes them.
 
     Raises:
+        TypeError: If something else is stated of it.
         InvalidInput: With every fault, by column and row or by path; no version is made then.
         Conflict: If the latest version is another than `expect`, or came just now; or if the
             dataset is of another kind.
     """
+    if unknown := [term for term in terms if term not in TERMS]:
+        raise TypeError(f"commit() has no argument {unknown[0]!r}; terms are {', '.join(TERMS)}")
     service = current_workspace().data
     known = fixed("commit", name)
     if known is not None:  # the repetition of a run changes nothing
@@ -314,6 +344,8 @@ def commit(
         if not asking_run():  # a run records them itself, with the step
             _record(made, table)
     note_read("commit", name, str(made.number))
+    if terms:
+        service.describe(dataset, **terms)
     return made
 
 

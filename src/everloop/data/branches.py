@@ -9,7 +9,7 @@ from everloop.catalog import datasets as statements
 from everloop.catalog.transaction import Transaction
 from everloop.core.context import current_actor
 from everloop.core.dataset import MAIN, DatasetBranch, DatasetMerge, DatasetVersion
-from everloop.data.referring import Referring
+from everloop.data.shown import Shown
 from everloop.data.tags import TagMethods
 from everloop.data.versions import check_label, line_of, refuse_other, version_of
 from everloop.errors import Conflict
@@ -20,7 +20,7 @@ __all__ = ["BranchMethods"]
 _RACES = 1000
 
 
-class BranchMethods(TagMethods, Referring):
+class BranchMethods(TagMethods, Shown):
     """Branches of datasets: a line of versions that nobody reads who does not name it."""
 
     @action("dataset:write", on="name")
@@ -177,7 +177,10 @@ class BranchMethods(TagMethods, Referring):
                 return found  # there is nothing that this line lacks
             three = merge.Three(base, ours, theirs)
             if ours.kind == "table":
-                done = merge.merged(self._blobs, three, into, strategy, values_of=self._values_of)
+                with self._hiding(ours, theirs):
+                    done = merge.merged(
+                        self._blobs, three, into, strategy, values_of=self._values_of
+                    )
             else:
                 done = merge_files.merged(self._blobs, three, into, strategy)
             text = note or f"merge of {name}@{branch}"
@@ -190,7 +193,7 @@ class BranchMethods(TagMethods, Referring):
                     ours=ours.number,
                     theirs=theirs.number,
                     conflicted=done.conflicts.total,
-                    conflicts=tuple(done.conflicts.first),
+                    conflicts=self._conflicts_shown(done.conflicts.first, ours, theirs),
                 )
         raise Conflict(f"others commit to {name} all the time", hint="merge again")
 

@@ -46,6 +46,7 @@ from everloop.data.replace import Plan, plan_whole, set_digest
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.data.rows import are_hashed, counting, hashed, store_hashes
 from everloop.data.tail import Together, put_together
+from everloop.data.terms import keep_tags
 from everloop.data.upsert import plan_upsert, without_known
 from everloop.data.versions import (
     base_of,
@@ -588,4 +589,5 @@ def _tell(
         "run_id": version.run_id,
         "digest": version.digest,
     }
+    keep_tags(tx, version, base)
     tell_committed(tx, version, body)

@@ -25,10 +25,19 @@ import pyarrow.parquet as pq
 from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
 from everloop.data.blocks import BLOCK_ROWS
+from everloop.data.privacy import MARK as MASKED_COLUMNS
 from everloop.data.rows import read_rows
 from everloop.data.service import DataService
 from everloop.data.tree import shown
-from everloop.errors import BackendError, Conflict, Fault, InvalidInput, MissingExtra, NotFound
+from everloop.errors import (
+    BackendError,
+    Conflict,
+    Fault,
+    InvalidInput,
+    MissingExtra,
+    NotAllowed,
+    NotFound,
+)
 from everloop.ports.blobs import BlobStore
 
 __all__ = ["FORMATS", "MARK", "Format", "Home", "Origin", "export"]
@@ -44,12 +53,17 @@ _SIGNED = {pa.uint8(): pa.int32(), pa.uint16(): pa.int32(), pa.uint32(): pa.int6
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """What an exported folder is of: a version by name, number and digest, and its schema."""
+    """What an exported folder is of: a version by name, number and digest, and its schema.
+
+    Attributes:
+        masked: Columns that whoever exported it may not see.
+    """
 
     dataset: str
     number: int
     digest: str
     schema: Schema
+    masked: tuple[str, ...] = ()
 
 
 class Home(Protocol):
@@ -100,7 +114,8 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
     _refuse_full(target)
     begun = target.parent / f".{target.name[:200]}.begun-{secrets.token_hex(6)}"
     try:
-        rows = _holdable(read_rows(home.blobs, version, version.schema.names), version, format)
+        rows, masked = _rows(home, version)
+        rows = _holdable(rows, version, format)
         _forget_begun(target)
         begun.mkdir()
         (begun / ".owner").write_text(f"{socket.gethostname()}\n{os.getpid()}")
@@ -110,6 +125,7 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
             number=version.number,
             digest=version.digest,
             schema=version.schema,
+            masked=masked,
         )
         (begun / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(origin)))
         _settle(begun)
@@ -127,6 +143,18 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
     finally:
         shutil.rmtree(begun, ignore_errors=True)
     return target
+
+
+def _rows(home: Home, version: DatasetVersion) -> tuple[pa.Table, tuple[str, ...]]:
+    """All rows as whoever asks may see them, and the columns that came masked."""
+    try:
+        rows = read_rows(home.blobs, version, version.schema.names)
+    except NotAllowed:  # the blocks hold personal data: rows are masked where the catalog is
+        rows = home.data.read(version.dataset, version.number, purpose="export")
+        told = (rows.schema.metadata or {}).get(MASKED_COLUMNS, b"").decode()
+        return rows.replace_schema_metadata(None), tuple(filter(None, told.split(",")))
+    home.data.note_access(version.dataset, version.number, door="export")
+    return rows, ()
 
 
 def _refuse_full(target: Path) -> None:

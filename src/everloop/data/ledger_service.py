@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from everloop.access.service import action
 from everloop.access.signing import SigningKey
@@ -15,17 +13,19 @@ from everloop.catalog.engine import Catalog
 from everloop.catalog.erasures import lift, receipts
 from everloop.core.dataset import RowAction, RowChange, RowChangeSummary
 from everloop.core.work import LedgerTotal, WhyAbsent
-from everloop.data.ledger import masked, page_of, rows_of, store_entry
-from everloop.data.whereabouts import Follower
+from everloop.data.shown import Shown
 from everloop.errors import Conflict, InvalidInput, NotFound, StateError
 from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["LedgerMethods"]
 
 _MOST_PAGE = 100_000
 
 
-class LedgerMethods:
+class LedgerMethods(Shown):
     """The row ledger."""
 
     _catalog: Catalog
@@ -54,6 +54,8 @@ class LedgerMethods:
             owner: Who answers for the rule; empty is who answers for the dataset.
             rows: Key columns and the values that the rows had.
         """
+        from everloop.data.ledger import store_entry
+
         faults = [(n, "is empty") for n, v in (("scope", scope), ("rule", rule)) if not v]
         if faults:
             raise InvalidInput("the change cannot be recorded", faults)
@@ -154,7 +156,7 @@ class LedgerMethods:
         for change in changes:
             if len(found) >= limit:
                 break
-            part = rows_of(self._blobs, change, where or {}, limit - len(found), hidden)
+            part = self._of_ledger(change, where or {}, limit - len(found), hidden)
             columns.update(part.columns)
             found += part.rows
         for name in where or {}:
@@ -178,6 +180,8 @@ class LedgerMethods:
             NotFound: If there is no such entry.
             InvalidInput: If `start` or `limit` cannot be.
         """
+        from everloop.data.ledger import masked, page_of
+
         if start < 0 or not 0 < limit <= _MOST_PAGE:
             raise InvalidInput(f"rows from 0 on, 1 to {_MOST_PAGE} of them, not {limit} at {start}")
         with self._catalog.read() as tx:
@@ -188,7 +192,8 @@ class LedgerMethods:
                     hint="everloop data changes --json lists them",
                 )
             hidden = ledger.personal(tx, [change])
-        return masked(page_of(self._blobs, detail, start, limit), hidden)
+        rows = page_of(self._blobs, detail, start, limit)
+        return masked(rows, hidden | self._hidden_of_entry(change, rows.column_names))
 
     @action("dataset:read", on="name")
     def why_absent(
@@ -208,6 +213,8 @@ class LedgerMethods:
             InvalidInput: If nothing is asked, a value does not fit its column, or the dataset is no
                 table.
         """
+        from everloop.data.whereabouts import Follower
+
         if not where:
             raise InvalidInput("say which row is meant", [("where", "is empty")])
         with self._catalog.read() as tx:
@@ -216,4 +223,5 @@ class LedgerMethods:
         if has_receipts:
             with suppress(StateError):  # without the key nobody can say whom a receipt is of
                 key = self._signing.get()
-        return Follower(self._catalog, self._blobs, name, where, number, run, key).answer()
+        hidden = self._hidden_in([name], where)
+        return Follower(self._catalog, self._blobs, name, where, number, run, key, hidden).answer()

@@ -14,7 +14,8 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Check, Schema
-from everloop.data.referring import Referring
+from everloop.data.shown import Shown
+from everloop.data.terms import with_tags
 from everloop.data.versions import version_of, versions_of
 from everloop.errors import InvalidInput, NotFound
 
@@ -30,7 +31,7 @@ _KEPT_PROFILES = 64
 _profiles: dict[str, Profile] = {}
 
 
-class QualityMethods(Referring):
+class QualityMethods(Shown):
     """Checks and profiles of versions."""
 
     @action("dataset:read", on="name")
@@ -67,16 +68,23 @@ class QualityMethods(Referring):
             version = version_of(tx, name, number)
         if version.kind != "table":
             raise InvalidInput(f"{version.ref} is a {version.kind} and has no rows to check")
+        view = self._privacy.view(version)
+        # A rule that the caller brings would be a question about values that they may not see.
+        masks = view.masks if contract is not None else {}
         schema = schema_of(contract, version.schema)
+        schema = with_tags(schema, view.kinds, keep=contract is not None)
         parts = row_parts(self._blobs, version, version.schema.names)
-        report = judge_parts(parts, schema, values_of=self._values_of, show=rows)
-        late, unjudged = judge_over_time(self._past(version), schema)
+        seen = (view.mask(part) for part in parts) if masks else parts
+        report = judge_parts(seen, schema, values_of=self._values_of, show=rows)
+        late, unjudged = judge_over_time(self._past(version, masked=bool(masks)), schema)
+        if masks:
+            unjudged |= {"personal data": f"rules saw {', '.join(masks)} masked, as you do"}
         over_time = tuple(check.name for check in schema.checks if check.kind in OVER_TIME)
         return msgspec.structs.replace(
             report,
             ref=version.ref,
             rules=(*report.rules, *(name for name in over_time if name not in unjudged)),
-            broken=(*report.broken, *late),
+            broken=tuple(view.without_figures(rule) for rule in (*report.broken, *late)),
             unjudged=unjudged,
         )
 
@@ -104,18 +112,20 @@ class QualityMethods(Referring):
         from everloop.data.profile import profile_of
         from everloop.data.rows import read_rows
 
-        # Tags of personal data are not part of the rows, but of the schema, and so of the digest.
-        found = _profiles.get(version.holds)
+        kinds = self._privacy.view(version).kinds
+        # The digest is over the schema and its tags, and not over what was tagged beside it.
+        known = f"{version.holds} {' '.join(sorted(kinds))}"
+        found = _profiles.get(known)
         if found is None:
             rows = pl.from_arrow(read_rows(self._blobs, version, version.schema.names))
             assert isinstance(rows, pl.DataFrame)
-            found = profile_of(rows, version.schema)
+            found = profile_of(rows, with_tags(version.schema, kinds))
             while len(_profiles) >= _KEPT_PROFILES:
                 _profiles.pop(next(iter(_profiles)), None)
-            _profiles[version.holds] = found
+            _profiles[known] = found
         return msgspec.structs.replace(found, ref=version.ref, digest=version.holds)
 
-    def _past(self, version: DatasetVersion) -> Past:
+    def _past(self, version: DatasetVersion, *, masked: bool) -> Past:
         from everloop.data.history import MOST_PAST, Past
         from everloop.data.rows import read_rows
 
@@ -129,6 +139,8 @@ class QualityMethods(Referring):
 
         def values(of: DatasetVersion, column: str) -> pa.ChunkedArray:
             of.schema.field(column)
+            if masked:
+                return self._seen(of, [column]).column(column)
             return read_rows(self._blobs, of, [column]).column(column)
 
         def find(which: str) -> DatasetVersion:

@@ -57,7 +57,7 @@ def _schema(schema: Schema) -> Schema:
     fields = [
         Field(
             f.name, f.type, unit=f.unit, semantic=f.semantic, pii=f.pii, owner=f.owner,
-            description=f.description,
+            description=f.description, mask=f.mask,
         )
         for f in schema.fields
     ]  # fmt: skip

@@ -16,6 +16,8 @@ from everloop.data.branches import BranchMethods
 from everloop.data.erasing import EraseMethods
 from everloop.data.keeping import KeepMethods
 from everloop.data.ledger_service import LedgerMethods
+from everloop.data.personal_service import PersonalMethods
+from everloop.data.privacy import Privacy
 from everloop.data.quality import QualityMethods
 from everloop.data.source_service import SourceMethods
 from everloop.data.versions import check_names, version_of, versions_of
@@ -37,6 +39,7 @@ class DataService(
     WorkMethods,
     EraseMethods,
     KeepMethods,
+    PersonalMethods,
     Service,
 ):
     """Datasets: commit, read, tag, branch, merge, compare, and ask why a row is not there."""
@@ -56,6 +59,7 @@ class DataService(
         self._authorizer = authorizer
         self._signing = signing or SigningKey(None)
         self._copies = copies
+        self._privacy = Privacy(catalog, authorizer, self._signing)
 
     @action("dataset:write", on="name")
     def commit(
@@ -122,6 +126,8 @@ class DataService(
                 f"rows must be an Arrow table, not {type(rows).__name__}",
                 hint="everloop.Table.of(rows).to_arrow() reads frames, dicts and lists of dicts",
             )
+        self._refuse_masked(name, rows)
+        self._check_owner(name, owner)
         draft = Draft(
             self._blobs,
             name,
@@ -157,21 +163,29 @@ class DataService(
 
     @action("dataset:read", on="name")
     def read(
-        self, name: str, number: int | None = None, *, columns: list[str] | None = None
+        self,
+        name: str,
+        number: int | None = None,
+        *,
+        columns: list[str] | None = None,
+        purpose: str = "",
     ) -> pa.Table:
         """The rows of a version, in its order (see ``commit``).
+
+        Columns of personal data come masked to whoever may not see them, in the types that they
+        have; the metadata of the table names them under ``everloop.masked``.
 
         Args:
             name: The dataset.
             number: The version; None is the latest.
             columns: Only these are read, in this order; None is all.
+            purpose: What for; kept in the access log, if there is personal data among it.
 
         Raises:
             NotFound: If there is no such dataset, version or column.
             BackendError: If a stored block is damaged.
         """
         from everloop.data.commit import unless_erased
-        from everloop.data.rows import read_rows
 
         version = self.version(name, number)
         if version.kind != "table":
@@ -184,7 +198,7 @@ class DataService(
             version.schema.field(column)
         while True:
             try:
-                return read_rows(self._blobs, version, names)
+                return self._shown(version, names, purpose)
             except NotFound as error:
                 version = unless_erased(self._catalog, version, error)
 
@@ -235,4 +249,4 @@ class DataService(
         before, after = self.version(name, old), self.version(name, new)
         if after.kind != "table":
             raise InvalidInput(f"{name} is a {after.kind} and has no rows to compare")
-        return difference(self._blobs, before, after, rows=rows)
+        return self._compared(difference(self._blobs, before, after, rows=rows), before, after)

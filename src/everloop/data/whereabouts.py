@@ -8,7 +8,7 @@ only is known which versions went into it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ class Follower:
         number: int | None,
         run: str,
         signing: str = "",
+        hidden: Collection[str] = (),
     ) -> None:
         self._catalog = catalog
         self._blobs = blobs
@@ -123,7 +124,7 @@ class Follower:
                 raise InvalidInput(f"{self._version.ref} is a {self._version.kind} without rows")
             for column in self._where:
                 self._version.schema.field(column)
-            self._hidden = ledger.personal_of(tx, [name, name + SUFFIX])
+            self._hidden = {*hidden, *ledger.personal_of(tx, [name, name + SUFFIX])}
             changes = ledger.changes(tx, dataset=name)
             for made_by in {step.made_by for step in self._steps} - {""}:
                 changes += [

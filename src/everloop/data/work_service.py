@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from everloop.access.service import action
 from everloop.catalog import datasets as statements
@@ -14,18 +12,17 @@ from everloop.catalog.erasures import lift
 from everloop.core.context import current_actor
 from everloop.core.dataset import DatasetVersion, RowChangeSummary
 from everloop.core.work import WorkList
-from everloop.data import quarantine
-from everloop.data.commit import Draft, LostRace, Told, beside_of, publish, publish_last
-from everloop.data.fixing import Fixing, State, added_items, dismissed, read_state
-from everloop.data.ledger import Entry, rows_of
-from everloop.data.quarantine import Aside
-from everloop.data.referring import Referring
+from everloop.data.shown import Shown
 from everloop.data.versions import version_of
-from everloop.data.work import ID
-from everloop.data.work import SUFFIX as WORK
-from everloop.data.work_list import Asked, Beside, listed, whole_rows
 from everloop.errors import Conflict, InvalidInput
 from everloop.ports.blobs import BlobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from everloop.data.fixing import State
+    from everloop.data.ledger import Entry
+    from everloop.data.quarantine import Aside
 
 __all__ = ["WorkMethods"]
 
@@ -35,7 +32,7 @@ _RACES = 1000
 _LOOKED = 200
 
 
-class WorkMethods(Referring):
+class WorkMethods(Shown):
     """Who must correct what."""
 
     _catalog: Catalog
@@ -65,6 +62,10 @@ class WorkMethods(Referring):
         Raises:
             NotFound: If there is no such dataset.
         """
+        from everloop.data import quarantine
+        from everloop.data.work import SUFFIX as WORK
+        from everloop.data.work_list import Asked, Beside, listed
+
         with self._catalog.read() as tx:
             if dataset:
                 version_of(tx, dataset)
@@ -78,6 +79,7 @@ class WorkMethods(Referring):
                 ledger.beside(tx, "", *names).found,
                 ledger.personal_of(tx, names),
             )
+        beside = beside._replace(hidden={*beside.hidden, *self._hidden_in(names)})
         asked = Asked(owner, rule, dismissed, limit)
         return listed(self._blobs, versions, beside, asked)
 
@@ -99,9 +101,12 @@ class WorkMethods(Referring):
         Raises:
             NotFound: If there is no such dataset.
         """
+        from everloop.data.work_list import whole_rows
+
         state = self._state(name)
+        hidden = self._hidden_in([name])
         with self._catalog.read() as tx:
-            hidden = ledger.personal_of(tx, [name])
+            hidden |= ledger.personal_of(tx, [name])
         return whole_rows(self._blobs, state, hidden, owner=owner, rule=rule, limit=limit)
 
     @action("dataset:write", on="dataset")
@@ -121,6 +126,8 @@ class WorkMethods(Referring):
             InvalidInput: With every fault of the rows.
             NotFound: If there is no such dataset.
         """
+        from everloop.data.fixing import added_items
+
         count = 0
 
         def change(state: State) -> _Next:
@@ -147,6 +154,8 @@ class WorkMethods(Referring):
             InvalidInput: If there is no reason or no id.
             Conflict: If one of them is not open; it says who closed it.
         """
+        from everloop.data.fixing import dismissed
+
         faults = [(n, "is empty") for n, v in (("ids", ids), ("reason", reason.strip())) if not v]
         if faults:
             raise InvalidInput("items are dismissed one by one, for a reason", faults)
@@ -186,6 +195,10 @@ class WorkMethods(Referring):
             InvalidInput: With every fault of the rows.
             NotFound: If there is no such dataset or column.
         """
+        from everloop.data.commit import Draft, Told, beside_of, publish_last
+        from everloop.data.fixing import Fixing
+
+        self._refuse_masked(name, rows)
         for _ in range(_RACES):
             state = self._state(name)
             fixing = Fixing(self._blobs, state, rows)
@@ -212,6 +225,9 @@ class WorkMethods(Referring):
     # --- inside ----------------------------------------------------------------------------------
 
     def _state(self, name: str) -> State:
+        from everloop.data.commit import beside_of
+        from everloop.data.fixing import read_state
+
         with self._catalog.read() as tx:
             base = version_of(tx, name)
             lying, owner = beside_of(tx, name, "")
@@ -229,6 +245,9 @@ class WorkMethods(Referring):
         )
 
     def _who_closed(self, name: str, ids: set[str]) -> tuple[str, dict[str, str]]:
+        from everloop.data.ledger import rows_of
+        from everloop.data.work import ID
+
         with self._catalog.read() as tx:
             changes = ledger.changes(tx, dataset=name, limit=_LOOKED)
         for change in changes:
@@ -244,6 +263,10 @@ class WorkMethods(Referring):
 
     def _change_work(self, name: str, change: Any) -> list[RowChangeSummary]:
         """Change what lies beside a dataset, without a version of it."""
+        from everloop.data import quarantine
+        from everloop.data.commit import Draft, LostRace, publish
+        from everloop.data.work import SUFFIX as WORK
+
         for _ in range(_RACES):
             state = self._state(name)
             after: _Next = change(state)

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from everloop.access.policy import Authorizer
 from everloop.access.service import Service, action
-from everloop.catalog import loops
+from everloop.catalog import lineage, loops
 from everloop.catalog.engine import Catalog
 from everloop.core.dataset import RowChangeSummary
+from everloop.core.erase import Receipt
 from everloop.core.gate import Verdict
 from everloop.core.model import ModelVersion
 from everloop.core.policy import Charter, LoopSpec, MeasuredLevel
@@ -23,6 +24,7 @@ from everloop.governance.maturity import Maturity, grade
 from everloop.governance.maturity_records import Sources, collect
 from everloop.governance.records import DatasetUse, Neighbours, StoryLine, Why
 from everloop.governance.rows import feature_set_body, feature_values, source_rows
+from everloop.governance.sheet import DataSheet, make_sheet
 from everloop.governance.story import tell
 from everloop.monitoring.levels import measure_levels
 from everloop.ports.blobs import BlobStore
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from everloop.tracking.service import TrackingService
 
 __all__ = ["GovernanceService"]
+
+#: How far down a data sheet looks for what came of a dataset, and how many edges it follows.
+_FAR, _EDGES = 6, 2000
 
 
 class GovernanceService(Service):
@@ -110,6 +115,44 @@ class GovernanceService(Service):
             verdicts=sorted(self._evaluation.verdicts(model, version), key=lambda v: v.id),
             datasets=self._datasets(found, run),
             levels=self.service_levels(model) if loop is not None else (),
+        )
+
+    @action("dataset:read", on="name")
+    def data_sheet(self, name: str, number: int | None = None) -> DataSheet:
+        """The data sheet of a version: all that is known of it, and what nobody stated.
+
+        A table is read for it: its rules are judged, its columns counted, and a sample of its rows
+        is looked through for personal data. No value of a row is told.
+
+        Args:
+            name: The dataset.
+            number: The version; None is the latest.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+        """
+        data, version = self._data, self._data.version(name, number)
+        is_table = version.kind == "table"
+        subject = f"dataset:{version.ref}"
+        with self._catalog.read() as tx:
+            before, _ = lineage.walk(tx, subject, upstream=True, depth=1, limit=_EDGES)
+            after, _ = lineage.walk(tx, subject, upstream=False, depth=_FAR, limit=_EDGES)
+        return make_sheet(
+            next(dataset for dataset in data.datasets() if dataset.name == name),
+            version,
+            terms=data.terms(name),
+            personal=data.personal(name, version.number),
+            versions=data.versions(name, branch=None),
+            profile=data.profile(name, version.number) if is_table else None,
+            report=data.check(name, None, version.number, rows=0) if is_table else None,
+            pii=data.find_pii(name, version.number) if is_table else None,
+            run=self._run_of(version.run_id),
+            changes=data.changes(dataset=name),
+            rule=next((rule for rule in data.retention() if rule.dataset == name), None),
+            holds=[hold for hold in data.holds() if hold.dataset in ("", name)],
+            receipts=[r for r in data.receipts() if _is_about(r, name)],
+            before=[edge for edge, _ in before],
+            after=[edge for edge, _ in after],
         )
 
     @action("prediction:read", on="prediction_id")
@@ -228,8 +271,11 @@ class GovernanceService(Service):
                 return None
 
     def _run(self, version: ModelVersion) -> Run | None:
+        return self._run_of(version.run_id)
+
+    def _run_of(self, run_id: str) -> Run | None:
         try:
-            return self._tracking.run(version.run_id) if version.run_id else None
+            return self._tracking.run(run_id) if run_id else None
         except NotFound:
             return None
 
@@ -275,3 +321,9 @@ class GovernanceService(Service):
         if version.run_id:
             found += self._data.changes(scope=f"run:{version.run_id}")
         return found
+
+
+def _is_about(receipt: Receipt, name: str) -> bool:
+    """Whether an erasure was of this dataset, or took rows from it."""
+    touched = {found.ref.partition("@")[0] for found in receipt.erased.versions}
+    return receipt.dataset == name or name in touched

@@ -31,6 +31,9 @@ def _means(workspace: Any, kind: str, name: str) -> str:
     try:
         if kind == "dataset":
             return str(workspace.data.find(name).number)
+        if kind == "masked":
+            version = workspace.data.find(name)
+            return ",".join(workspace.data.masked(version.dataset, version.number))
         if kind == "champion":
             return str(workspace.registry.by_alias(name, "champion").version)
     except NotFound:

@@ -31,7 +31,9 @@ from everloop.workspace import Workspace
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["SECURITY_HEADERS", "routes"]
+    from everloop.governance.sheet import DataSheet
+
+__all__ = ["SECURITY_HEADERS", "routes", "sheet_html"]
 
 _HERE = Path(__file__).parent
 _METRICS_SHOWN = 3
@@ -78,7 +80,8 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
                 return _told(error, root)
             if as_json:
                 return Response(msgspec.json.encode(found), media_type="application/json")
-            return _html(_templates().get_template(template).render(page=found, root=root))
+            html = _templates().get_template(template).render(page=found, root=root, linked=True)
+            return _html(html)
 
         return handler
 
@@ -99,20 +102,23 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     work = page("work.html", lambda owner: ledger_views.work_page(workspace, owner))
     data_test = page("data_test.html", lambda name: report_of(workspace.tracking, name))
     data_tests = page("data_tests.html", lambda _: data_tests_done(workspace.tracking))
+    sheet = page("sheet.html", lambda ref: _sheet(workspace, ref))
     return [
         Route("/", first),
         Route("/datasets/{name}/profile.json", profile),
         Route("/datasets/{name}/profile", profile),
         Route("/datasets/{name}/ledger.json", ledger),
         Route("/datasets/{name}/ledger", ledger),
-        Route("/work.json", work),
-        Route("/work", work),
-        Route("/work/{name}.json", work),
-        Route("/work/{name}", work),
+        Route("/work-lists.json", work),
+        Route("/work-lists", work),
+        Route("/work-lists/{name}.json", work),
+        Route("/work-lists/{name}", work),
         Route("/data-tests.json", data_tests),
         Route("/data-tests", data_tests),
         Route("/data-tests/{name}.json", data_test),
         Route("/data-tests/{name}", data_test),
+        Route("/datasets/{name}/sheet.json", sheet),
+        Route("/datasets/{name}/sheet", sheet),
         Route("/overview.json", first),
         Route("/approvals/{run_id}", answer, methods=["POST"]),
         Route("/loops/{name}/maturity.json", maturity),
@@ -150,6 +156,18 @@ def _answer(workspace: Workspace, run_id: str, fields: dict[str, str]) -> None:
 def _profile(workspace: Workspace, ref: str) -> Profile:
     version = workspace.data.find(ref)
     return workspace.data.profile(version.dataset, version.number)
+
+
+def _sheet(workspace: Workspace, ref: str) -> DataSheet:
+    version = workspace.data.find(ref)
+    return workspace.governance.data_sheet(version.dataset, version.number)
+
+
+def sheet_html(sheet: DataSheet) -> str:
+    """A data sheet as one file: a page without a server, so without links to other pages."""
+    style = (_HERE / "static" / "everloop.css").read_text()
+    html = _templates().get_template("sheet_file.html").render(page=sheet, root="", style=style)
+    return html + "\n"
 
 
 def _told(error: EverloopError, root: str) -> Response:

@@ -16,8 +16,8 @@ from everloop.core.context import acting, authenticated, current_actor
 from everloop.errors import NotAllowed
 from everloop.workspace import AREAS
 
-#: Asked by a door itself, as inference calls no service.
-OF_DOORS = {"prediction:ask"}
+#: Asked by a door itself, as inference calls no service, or within a method about its rows.
+OF_DOORS = {"prediction:ask", "dataset:read-personal"}
 
 
 @pytest.fixture(scope="module")
