@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from everloop.data.functions import check_function, repair
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
+    from everloop.evaluation.findings.folds import out_of_fold
+    from everloop.evaluation.findings.issues import label_issues
+    from everloop.evaluation.findings.value import data_value
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
     from everloop.features.define import agg, col, feature_set, feature_view, source
@@ -102,6 +105,9 @@ _NAMES = {
     "everloop.data.frame": ("Table",),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
+    "everloop.evaluation.findings.folds": ("out_of_fold",),
+    "everloop.evaluation.findings.issues": ("label_issues",),
+    "everloop.evaluation.findings.value": ("data_value",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
     "everloop.core.stop": ("stop_if",),
@@ -148,6 +154,7 @@ __all__ = [
     "col",
     "commit",
     "data_source",
+    "data_value",
     "directional",
     "drift",
     "export",
@@ -159,6 +166,7 @@ __all__ = [
     "import_table",
     "integers",
     "invariant",
+    "label_issues",
     "lineage",
     "log",
     "loguniform",
@@ -173,6 +181,7 @@ __all__ = [
     "not_worse",
     "on",
     "open",
+    "out_of_fold",
     "paths",
     "performance",
     "pipeline",
