@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from everloop.evaluation.findings.folds import out_of_fold
     from everloop.evaluation.findings.issues import label_issues
     from everloop.evaluation.findings.value import data_value
+    from everloop.evaluation.findings.worst import slices
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
     from everloop.features.define import agg, col, feature_set, feature_view, source
@@ -108,6 +109,7 @@ _NAMES = {
     "everloop.evaluation.findings.folds": ("out_of_fold",),
     "everloop.evaluation.findings.issues": ("label_issues",),
     "everloop.evaluation.findings.value": ("data_value",),
+    "everloop.evaluation.findings.worst": ("slices",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
     "everloop.core.stop": ("stop_if",),
@@ -200,6 +202,7 @@ __all__ = [
     "scan",
     "schedule",
     "sla",
+    "slices",
     "slo",
     "source",
     "step",

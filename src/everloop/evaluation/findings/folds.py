@@ -15,7 +15,7 @@ from everloop.errors import EverloopError, Fault, InvalidInput, UserCodeError
 from everloop.evaluation.findings.looked import Classes, classes_of, look
 from everloop.evaluation.order import Floats
 
-__all__ = ["Fit", "OutOfFold", "fold_numbers", "out_of_fold", "predicted"]
+__all__ = ["Fit", "OutOfFold", "fold_numbers", "instants", "out_of_fold", "predicted"]
 
 #: Trains on a table; what it returns predicts another: a function, or what has ``predict_proba``.
 Fit = Callable[[Table], Any]
@@ -151,10 +151,7 @@ def fold_numbers(
         raise InvalidInput(f"{folds} folds of {many} {what}", hint="2 folds at least, and no more")
     fold = np.empty(count, np.int64)
     if time:
-        at = table.column(time)
-        if at.null_count:
-            raise InvalidInput("every row needs a time", [Fault(time, "holds missing values")])
-        order = np.argsort(_instants(at, time), kind="stable")
+        order = np.argsort(instants(table.column(time), time), kind="stable")
         fold[order] = np.arange(count) * folds // count
         return fold
     random = np.random.default_rng(seed)
@@ -169,11 +166,20 @@ def fold_numbers(
     return fold
 
 
-def _instants(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
+def instants(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
+    """Times as microseconds since 1970; whole numbers are taken as they are.
+
+    Raises:
+        InvalidInput: If they are no times, or one is missing.
+    """
     kind = column.type
-    if pa.types.is_date32(kind):
+    if column.null_count:
+        raise InvalidInput("every row needs a time", [Fault(name, "holds missing values")])
+    if pa.types.is_date(kind):
         column = column.cast(pa.timestamp("us"))
-    if not pa.types.is_temporal(kind) and not pa.types.is_integer(kind):
+    elif pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    elif not pa.types.is_integer(kind):
         raise InvalidInput("a time is wanted", [Fault(name, f"{kind} is no time")])
-    found: npt.NDArray[np.int64] = column.cast(pa.int64(), safe=False).to_numpy()
+    found: npt.NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
     return found
