@@ -62,8 +62,11 @@ if TYPE_CHECKING:
     from everloop.data.functions import check_function, repair
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
+    from everloop.evaluation.findings.balances import balance
+    from everloop.evaluation.findings.cover import coverage
     from everloop.evaluation.findings.folds import out_of_fold
     from everloop.evaluation.findings.issues import label_issues
+    from everloop.evaluation.findings.leaks import leakage
     from everloop.evaluation.findings.value import data_value
     from everloop.evaluation.findings.worst import slices
     from everloop.experiments.query import runs
@@ -106,8 +109,11 @@ _NAMES = {
     "everloop.data.frame": ("Table",),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
+    "everloop.evaluation.findings.balances": ("balance",),
+    "everloop.evaluation.findings.cover": ("coverage",),
     "everloop.evaluation.findings.folds": ("out_of_fold",),
     "everloop.evaluation.findings.issues": ("label_issues",),
+    "everloop.evaluation.findings.leaks": ("leakage",),
     "everloop.evaluation.findings.value": ("data_value",),
     "everloop.evaluation.findings.worst": ("slices",),
     "everloop.experiments.query": ("runs",),
@@ -145,6 +151,7 @@ __all__ = [
     "alias_moved",
     "answers",
     "approve",
+    "balance",
     "beats_champion",
     "calibrated",
     "canary",
@@ -155,6 +162,7 @@ __all__ = [
     "choice",
     "col",
     "commit",
+    "coverage",
     "data_source",
     "data_value",
     "directional",
@@ -169,6 +177,7 @@ __all__ = [
     "integers",
     "invariant",
     "label_issues",
+    "leakage",
     "lineage",
     "log",
     "loguniform",

@@ -101,7 +101,8 @@ def cut_column(name: str, column: pa.ChunkedArray, *, is_category: bool = False)
     """Cut a column into at most 25 parts; None if no rule can be made of its type.
 
     Text and booleans go by value, the 12 most frequent; numbers, dates and times by eighths of
-    their rows, at edges of few digits, or by value where there are at most 24; what is missing is a part of its own.
+    their rows, at edges of few digits, or by value where there are at most 24; what is missing is a
+    part of its own.
 
     Args:
         name: Of the column.

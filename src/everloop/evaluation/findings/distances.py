@@ -44,21 +44,24 @@ def squared_distances(these: Singles, others: Singles) -> Iterator[tuple[int, Si
 
 
 def nearest(
-    these: Singles, others: Singles, *, is_same: bool = False
+    these: Singles, others: Singles, *, leave_out: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """For each of `these` the nearest of `others` and the distance to it.
 
     Args:
         these: Shape (n, features).
-        others: Shape (m, features), m >= 1 (2 if `is_same`).
-        is_same: Whether both are the same rows, of which none is its own neighbour.
+        others: Shape (m, features), m >= 1; 2 if one is left out.
+        leave_out: For each of `these` the one of `others` that is itself, shape (n,).
     """
     place = np.empty(len(these), np.int64)
     for start, block in squared_distances(these, others):
-        rows = np.arange(len(block))
-        if is_same:
-            block[rows, start + rows] = np.inf
-        place[start : start + len(block)] = block.argmin(axis=1)
+        end = start + len(block)
+        if leave_out is not None:
+            block[np.arange(len(block)), leave_out[start:end]] = np.inf
+        place[start:end] = block.argmin(axis=1)
     # Again and exactly, for the one that was found.
-    apart = these.astype(np.float64) - others[place]
-    return place, np.sqrt((apart**2).sum(axis=1))
+    apart = np.empty(len(these))
+    for start in range(0, len(these), 1 << 16):
+        part = slice(start, start + (1 << 16))
+        apart[part] = ((these[part].astype(np.float64) - others[place[part]]) ** 2).sum(axis=1)
+    return place, np.sqrt(apart)

@@ -16,7 +16,7 @@ from everloop.data.api import read
 from everloop.data.frame import Source, Table
 from everloop.errors import Fault, InvalidInput, NotFound
 
-__all__ = ["Classes", "Looked", "classes_of", "features_of", "look", "matrix_of"]
+__all__ = ["Classes", "Looked", "classes_of", "features_of", "look", "matrix_of", "number_columns"]
 
 
 class Looked(NamedTuple):
@@ -167,6 +167,23 @@ def features_of(
     if not names:
         raise InvalidInput("there is no feature to measure by", hint='give features=["...", ...]')
     return names
+
+
+def number_columns(
+    one: Looked, other: Looked, wanted: Sequence[str] | None, without: Iterable[str]
+) -> list[str]:
+    """The columns of numbers that both have: of those `wanted`, or of all that are no names."""
+    left_out = {*without, *one.key, *one.personal, *other.personal} if wanted is None else set()
+    there = {field.name: field.type for field in other.table.schema}
+    return [
+        field.name
+        for field in one.table.schema
+        if field.name in (there if wanted is None else wanted)
+        and field.name not in left_out
+        and (wanted is not None or one.semantic(field.name) not in ("id", "target", "timestamp"))
+        and _is_number(field.type)
+        and _is_number(there[field.name])
+    ]
 
 
 def _is_number(kind: pa.DataType) -> bool:
