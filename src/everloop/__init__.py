@@ -64,6 +64,13 @@ if TYPE_CHECKING:
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.evaluation.data_tests.api import data_test
+    from everloop.evaluation.findings.balances import balance
+    from everloop.evaluation.findings.cover import coverage
+    from everloop.evaluation.findings.folds import out_of_fold
+    from everloop.evaluation.findings.issues import label_issues
+    from everloop.evaluation.findings.leaks import leakage
+    from everloop.evaluation.findings.value import data_value
+    from everloop.evaluation.findings.worst import slices
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
     from everloop.features.define import agg, col, feature_set, feature_view, source
@@ -106,6 +113,13 @@ _NAMES = {
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.evaluation.data_tests.api": ("data_test",),
+    "everloop.evaluation.findings.balances": ("balance",),
+    "everloop.evaluation.findings.cover": ("coverage",),
+    "everloop.evaluation.findings.folds": ("out_of_fold",),
+    "everloop.evaluation.findings.issues": ("label_issues",),
+    "everloop.evaluation.findings.leaks": ("leakage",),
+    "everloop.evaluation.findings.value": ("data_value",),
+    "everloop.evaluation.findings.worst": ("slices",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
     "everloop.core.stop": ("stop_if",),
@@ -141,6 +155,7 @@ __all__ = [
     "alias_moved",
     "answers",
     "approve",
+    "balance",
     "beats_champion",
     "calibrated",
     "canary",
@@ -151,8 +166,10 @@ __all__ = [
     "choice",
     "col",
     "commit",
+    "coverage",
     "data_source",
     "data_test",
+    "data_value",
     "directional",
     "drift",
     "export",
@@ -166,6 +183,8 @@ __all__ = [
     "integers",
     "invariant",
     "k_anonymity",
+    "label_issues",
+    "leakage",
     "lineage",
     "log",
     "loguniform",
@@ -180,6 +199,7 @@ __all__ = [
     "not_worse",
     "on",
     "open",
+    "out_of_fold",
     "paths",
     "performance",
     "pipeline",
@@ -198,6 +218,7 @@ __all__ = [
     "scan",
     "schedule",
     "sla",
+    "slices",
     "slo",
     "source",
     "step",
