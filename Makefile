@@ -4,7 +4,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-BUILT := pyproject.toml tools/bootstrap.sh
+BUILT := pyproject.toml tools/bootstrap.sh tools/install.sh
 # Two workers whatever the machine, so that a run here and a run elsewhere are the same run.
 PYTEST := $(PY) -m pytest tests -n 2 --dist loadfile
 ARGS ?=
@@ -30,13 +30,13 @@ help:
 # The demo's environment is a part of the tests' one, so it installs in a fraction of the time.
 $(VENV)/demo.stamp: requirements-demo.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --no-compile --use-pep517 --require-hashes -r requirements-demo.lock
+	sh tools/install.sh $(VENV) requirements-demo.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements.lock $(BUILT)
 	sh tools/bootstrap.sh $(VENV)
-	$(PIP) install --quiet --no-compile --use-pep517 --require-hashes -r requirements.lock
+	sh tools/install.sh $(VENV) requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
