@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from everloop.data.functions import check_function, repair
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
+    from everloop.evaluation.data_tests.api import data_test
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
     from everloop.features.define import agg, col, feature_set, feature_view, source
@@ -102,6 +103,7 @@ _NAMES = {
     "everloop.data.frame": ("Table",),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
+    "everloop.evaluation.data_tests.api": ("data_test",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
     "everloop.core.stop": ("stop_if",),
@@ -148,6 +150,7 @@ __all__ = [
     "col",
     "commit",
     "data_source",
+    "data_test",
     "directional",
     "drift",
     "export",

@@ -227,6 +227,10 @@ class BackendError(EverloopError):
     status = 503
 
 
+#: Frames that stand between whoever started something and the user's own function.
+_OURS = ("/everloop/pipelines/", "/everloop/evaluation/data_tests/")
+
+
 class UserCodeError(EverloopError):
     """The user's function raised. The user's traceback comes first, without our own frames."""
 
@@ -237,7 +241,7 @@ class UserCodeError(EverloopError):
     def caught(cls, where: str, error: BaseException, *, hint: str = "") -> UserCodeError:
         """Wrap `error`, raised by the user's code in `where`, dropping the frames above it."""
         frames = traceback.extract_tb(error.__traceback__)
-        inside = [f for f in frames if "/everloop/pipelines/" not in f.filename] or list(frames)
+        inside = [f for f in frames if not any(o in f.filename for o in _OURS)] or list(frames)
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(inside)]
         text = storable("".join([*lines, *traceback.format_exception_only(error)]))
         wrapped = cls(f"{text.rstrip()}\n\n{where} raised {type(error).__name__}", hint=hint)

@@ -6,7 +6,16 @@ import json
 
 import click
 
-from everloop.cli import branches, erase, files, interchange, ledger, quality, sources
+from everloop.cli import (
+    branches,
+    data_tests,
+    erase,
+    files,
+    interchange,
+    ledger,
+    quality,
+    sources,
+)
 from everloop.cli.files import tell_difference
 from everloop.cli.main import common, open_workspace
 from everloop.cli.output import json_document, key_values, table
@@ -26,6 +35,7 @@ for _command in (
     *sources.COMMANDS,
     *quality.COMMANDS,
     *ledger.COMMANDS,
+    *data_tests.COMMANDS,
     *branches.COMMANDS,
     *interchange.COMMANDS,
     *erase.COMMANDS,

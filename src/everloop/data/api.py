@@ -11,7 +11,7 @@ from everloop.core.context import current_workspace
 from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
-from everloop.core.reads import fixed
+from everloop.core.reads import asking_run, fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Check, Schema
 from everloop.core.time import parse_instant, utc
@@ -255,7 +255,8 @@ def commit(
     """Store `rows` as a version of a dataset; content that equals the latest version makes none.
 
     With a key, a replacement stores only the rows that differ, in whichever order they come; see
-    ``DataService.commit``.
+    ``DataService.commit``. What ``drop_where`` and ``set_where`` of a table dropped or changed goes
+    to the row ledger, as of this version; within a run it is the run's.
 
     Args:
         name: Of the dataset, or ``flights@fix-weather``: that branch of it.
@@ -297,9 +298,10 @@ def commit(
             branch=branch or MAIN,
         )
     else:
+        table = Table.of(rows)
         made = service.commit(
             dataset,
-            Table.of(rows).to_arrow(),
+            table.to_arrow(),
             schema=schema,
             mode=mode,
             owner=owner,
@@ -309,8 +311,25 @@ def commit(
             branch=branch or MAIN,
             on_duplicate=on_duplicate,
         )
+        if not asking_run():  # a run records them itself, with the step
+            _record(made, table)
     note_read("commit", name, str(made.number))
     return made
+
+
+def _record(made: DatasetVersion, table: Table) -> None:
+    """Put what rules dropped or changed on the way into the ledger, as of this version."""
+    service = current_workspace().data
+    for change in table.changes:
+        service.record_changes(
+            f"dataset:{made.ref}",
+            change.dataset or made.dataset,
+            change.rule,
+            change.action,
+            change.reason,
+            change.owner,
+            change.rows,
+        )
 
 
 def import_table(path: str | Path, name: str, **options: Any) -> DatasetVersion:

@@ -27,7 +27,17 @@ from everloop.evaluation.metrics import MetricSpec
 from everloop.evaluation.order import Floats, Ordered, auc_of_bins, precision_of_bins
 from everloop.evaluation.sums import row_sums
 
-__all__ = ["AUC_BINS", "MIN_DAYS", "RESAMPLES", "Interval", "day_blocks", "difference", "single"]
+__all__ = [
+    "AUC_BINS",
+    "MIN_DAYS",
+    "RESAMPLES",
+    "Interval",
+    "day_blocks",
+    "difference",
+    "draws",
+    "resampled",
+    "single",
+]
 
 RESAMPLES = 2_000
 AUC_BINS = 512
@@ -98,9 +108,9 @@ def difference(
     if not len(labels):
         return _NOTHING
     days = day_blocks(at_us)
-    drawn = _draws(spec, days, resamples)
-    one, of_one = _resampled(spec, labels, first, days, drawn, weights, query)
-    other, of_other = _resampled(spec, labels, second, days, drawn, weights, query)
+    drawn = draws(spec, days, resamples)
+    one, of_one = resampled(spec, labels, first, days, drawn, weights, query)
+    other, of_other = resampled(spec, labels, second, days, drawn, weights, query)
     return _interval(one - other, of_one - of_other, drawn, level)
 
 
@@ -119,12 +129,12 @@ def single(
     if not len(labels):
         return _NOTHING
     days = day_blocks(at_us)
-    drawn = _draws(spec, days, resamples)
-    estimate, of_drawn = _resampled(spec, labels, scores, days, drawn, weights, query)
+    drawn = draws(spec, days, resamples)
+    estimate, of_drawn = resampled(spec, labels, scores, days, drawn, weights, query)
     return _interval(estimate, of_drawn, drawn, level)
 
 
-def _draws(spec: MetricSpec, days: npt.NDArray[np.intp], resamples: int) -> Floats:
+def draws(spec: MetricSpec, days: npt.NDArray[np.intp], resamples: int) -> Floats:
     """How often each day is drawn, shape (1 + resamples, days); the first row is the sample itself.
 
     The seed follows from what is asked, so that the same question gets the same answer, in
@@ -138,16 +148,21 @@ def _draws(spec: MetricSpec, days: npt.NDArray[np.intp], resamples: int) -> Floa
     return np.vstack([np.ones((1, count)), drawn])
 
 
-def _resampled(
+def resampled(
     spec: MetricSpec,
     labels: Floats,
     scores: Floats,
     days: npt.NDArray[np.intp],
     drawn: Floats,
-    weights: Floats | None,
-    query: npt.NDArray[Any] | None,
+    weights: Floats | None = None,
+    query: npt.NDArray[Any] | None = None,
 ) -> tuple[float, Floats]:
-    """The metric, and that of each resample, shape (1 + resamples,); NaN where not defined."""
+    """The metric, and that of each resample, shape (1 + resamples,); NaN where not defined.
+
+    Args:
+        days: The block of each row, from 0.
+        drawn: How often each block is drawn, as :func:`draws` gives it.
+    """
     count = drawn.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         if spec.is_ratio:

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from everloop.core.profile import Profile
 from everloop.core.time import span_text
 from everloop.errors import EverloopError, InvalidInput, http_status
+from everloop.evaluation.data_tests.stored import data_tests_done, report_of
 from everloop.ui import ledger_views, views
 from everloop.workspace import Workspace
 
@@ -96,6 +97,8 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
     profile = page("profile.html", lambda ref: _profile(workspace, ref))
     ledger = page("ledger.html", lambda name: ledger_views.ledger_page(workspace, name))
     work = page("work.html", lambda owner: ledger_views.work_page(workspace, owner))
+    data_test = page("data_test.html", lambda name: report_of(workspace.tracking, name))
+    data_tests = page("data_tests.html", lambda _: data_tests_done(workspace.tracking))
     return [
         Route("/", first),
         Route("/datasets/{name}/profile.json", profile),
@@ -106,6 +109,10 @@ def routes(workspace: Workspace) -> list[BaseRoute]:
         Route("/work", work),
         Route("/work/{name}.json", work),
         Route("/work/{name}", work),
+        Route("/data-tests.json", data_tests),
+        Route("/data-tests", data_tests),
+        Route("/data-tests/{name}.json", data_test),
+        Route("/data-tests/{name}", data_test),
         Route("/overview.json", first),
         Route("/approvals/{run_id}", answer, methods=["POST"]),
         Route("/loops/{name}/maturity.json", maturity),
@@ -160,6 +167,7 @@ def _html(text: str, status: int = 200) -> Response:
 def _templates() -> Environment:
     # Loaded with the first page: clients of the API start the server and never see one.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
@@ -168,7 +176,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    from everloop.evaluation.data_tests.html import fragment
+    from everloop.evaluation.data_tests.text import headline
+
     environment.globals["legend"] = _LEGEND
+    environment.filters["headline"] = headline
+    # It escapes what it shows itself, as notebooks and files get it too.
+    environment.filters["data_test"] = lambda report: Markup(fragment(report, titled=False))
     environment.filters["minute"] = _minute
     environment.filters["span"] = lambda length: "-" if length is None else span_text(length)
     environment.filters["date"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"

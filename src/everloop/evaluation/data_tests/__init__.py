@@ -1,0 +1,1 @@
+"""Data tests: one training, several versions of the data, and what each is worth."""
