@@ -200,8 +200,8 @@ def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:
 
 PAGES = (
     "/", "/overview.json", "/loops/x", "/loops/x.json", "/loops/x/maturity", "/datasets/x/profile",
-    "/datasets/x/ledger", "/datasets/x/sheet", "/data-tests", "/data-tests/x", "/work-lists",
-    "/work-lists/x",
+    "/datasets/x/ledger", "/datasets/x/sheet", "/data-tests", "/data-tests/x", "/worklist",
+    "/worklist/x",
 )  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/datasets/\{name\}/(profile|ledger|sheet)(\.json)?|/work-lists(/\{name\})?(\.json)?|/data-tests(/\{name\})?(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/datasets/\{name\}/(profile|ledger|sheet)(\.json)?|/worklist(/\{name\})?(\.json)?|/data-tests(/\{name\})?(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
         r"|/hooks/\{name:str\}"  # by a signature: test_hooks.py
     )
     framework: Any = app

@@ -81,8 +81,8 @@ def test_the_ledger_page_leads_to_the_work_of_an_owner(browser_page: Page, url: 
 def test_pages_have_json_twins_and_hide_personal_data(url: str) -> None:
     paths = (
         "/datasets/flights/ledger",
-        "/work-lists",
-        f"/work-lists/{DESK}",
+        "/worklist",
+        f"/worklist/{DESK}",
         "/datasets/flights/profile",
     )
     for path in paths:
@@ -90,14 +90,14 @@ def test_pages_have_json_twins_and_hide_personal_data(url: str) -> None:
             with urlopen(url + path + end) as answer:
                 text = answer.read().decode()
             assert "secret" not in text
-    with urlopen(f"{url}/work-lists/{DESK}.json") as answer:
+    with urlopen(f"{url}/worklist/{DESK}.json") as answer:
         assert json.load(answer)["work"]["total"] == 4
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_sticks_out_of_them(browser: Browser, url: str, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800})
-    for name in ("datasets/flights/ledger", "datasets/flights/profile", "work-lists"):
+    for name in ("datasets/flights/ledger", "datasets/flights/profile", "worklist"):
         page.goto(f"{url}/{name}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         shoot(page, f"{name.replace('/', '-')}-{width}")

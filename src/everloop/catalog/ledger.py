@@ -97,12 +97,15 @@ def changes(
     action: str = "",
     limit: int = 0,
 ) -> list[RowChangeSummary]:
-    """The ledger, newest first; a `scope` includes what lies below it (``run:id/step``).
+    """The ledger, newest first.
+
+    A `scope` includes what lies below it (``run:id/step``), and of a run what was done to the rows
+    when the results were made that it took from the store.
 
     Args:
         limit: Most entries; 0 is all.
     """
-    query = select(row_changes).where(*_wanted(scope, dataset, rule, action))
+    query = select(row_changes).where(*_wanted(tx, scope, dataset, rule, action))
     query = query.order_by(row_changes.c.pk.desc())
     return [_change(row) for row in tx.all(query.limit(limit) if limit else query)]
 
@@ -127,7 +130,7 @@ def totals(
         func.min(table.c.at).label("first_at"),
         func.max(table.c.at).label("last_at"),
     )
-    query = query.where(*_wanted(scope, dataset, rule, action)).group_by(*by)
+    query = query.where(*_wanted(tx, scope, dataset, rule, action)).group_by(*by)
     return [
         LedgerTotal(
             dataset=row.dataset,
@@ -143,12 +146,15 @@ def totals(
     ]
 
 
-def _wanted(scope: str, dataset: str, rule: str, action: str) -> list[ColumnElement[bool]]:
+def _wanted(
+    tx: Transaction, scope: str, dataset: str, rule: str, action: str
+) -> list[ColumnElement[bool]]:
     table = row_changes
     wanted: list[ColumnElement[bool]] = []
     if scope:
         below = table.c.scope.startswith(scope + "/", autoescape=True)
-        wanted.append(or_(table.c.scope == scope, below))
+        same = [scope, *_taken_from(tx, scope)]
+        wanted.append(or_(table.c.scope.in_(same), below))
     if dataset:
         wanted.append(table.c.dataset == dataset)
     if rule:
@@ -196,6 +202,20 @@ def _parts(names: set[str]) -> Iterator[list[str]]:
     every = sorted(names)
     for start in range(0, len(every), _AT_ONCE):
         yield every[start : start + _AT_ONCE]
+
+
+def _taken_from(tx: Transaction, scope: str) -> list[str]:
+    """The steps of other runs whose results a run took from the store, as scopes."""
+    kind, _, rest = scope.partition(":")
+    if kind != "run":
+        return []
+    run_id, _, step = rest.partition("/")
+    query = select(memos.c.run_id, step_runs.c.step).distinct()
+    query = query.join(step_runs, step_runs.c.key == memos.c.key)
+    query = query.where(step_runs.c.run_id == run_id, step_runs.c.outcome == "cached")
+    if step:
+        query = query.where(step_runs.c.step == step)
+    return [f"run:{row.run_id}/{row.step}" for row in tx.all(query)]
 
 
 class StepOutput(NamedTuple):

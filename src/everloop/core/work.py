@@ -100,7 +100,7 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     what: Literal[
         "there", "not there", "dropped", "changed", "warned", "quarantined", "waiting", "fixed",
-        "dismissed", "found", "erased", "not followed",
+        "dismissed", "found", "erased", "maybe erased", "not followed",
     ]  # fmt: skip
     told: str
     at: datetime | None = None

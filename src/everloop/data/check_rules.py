@@ -15,7 +15,7 @@ from everloop.data.functions import named
 from everloop.data.rules import POLARS, Rule, missing, repeats, rules_of
 from everloop.errors import Fault, InvalidInput, NotFound
 
-__all__ = ["Figure", "Outside", "Plan", "ValuesOf", "plan_of"]
+__all__ = ["Figure", "Outside", "Plan", "ValuesOf", "plan_of", "sees_other_rows"]
 
 #: The values of a column of the latest version of a dataset: ``values_of("planes", "tailnum")``.
 ValuesOf = Callable[[str, str], pl.Series]
@@ -118,10 +118,15 @@ def plan_of(
         except (InvalidInput, NotFound) as error:
             told = "; ".join(filter(None, (error.message, error.hint)))
             faults.append(Fault(f"checks.{check.name}", told))
-        needs_all = needs_all or (check.kind == "rows" and bool(_WINDOW.search(check.rule)))
+        needs_all = needs_all or sees_other_rows(check)
     if faults:
         raise InvalidInput("a check cannot be evaluated", faults)
     return plan._replace(needs_all=needs_all)
+
+
+def sees_other_rows(check: Check) -> bool:
+    """Whether a condition may hold a row against others: it has a window or a query in it."""
+    return check.kind == "rows" and bool(_WINDOW.search(check.rule))
 
 
 def _unknown_repairs(schema: Schema) -> Iterator[Fault]:

@@ -29,12 +29,12 @@ from everloop.data.blocks import version_digest, write_blocks
 from everloop.data.check_rules import ValuesOf
 from everloop.data.checks import (
     MOST_FAULTS,
-    BrokenRule,
     CheckReport,
     faulty,
     insist,
     row_faults,
 )
+from everloop.data.context_rules import broken_in_context, still_broken, without_context
 from everloop.data.evolve import schema_for
 from everloop.data.keys import repeated
 from everloop.data.layout import covered
@@ -155,11 +155,12 @@ class Draft:
             self.schema = schema
             self._compared.clear()
             self._written, self._hashes = [], None
+            rules = schema if self._must is None else without_context(schema)
             self._report, changes = mended(
-                self._given, schema, self._values_of, keep_last=self._keep_last
+                self._given, rules, self._values_of, keep_last=self._keep_last
             )
             if self._must is not None:
-                self._report = insist(self._report, self._still_broken(self._must), "")
+                self._report = self._judged_in_place(self._report, base)
             self._report.raise_faults(self.name)
             self._kept = self._report.kept()
             self._told = repairs_of(self._blobs, changes, owner)
@@ -175,17 +176,13 @@ class Draft:
             self._seen.append(base)
             self.plan = self._replace_keyed(base) if schema.key else self._replace(base)
 
-    def _still_broken(self, must: Mapping[str, np.ndarray]) -> list[BrokenRule]:
-        """Of corrected rows: what would leave again unseen, and what they were to mend."""
-        assert self._report is not None
-        found = []
-        for rule in self._report.broken:
-            rows = rule.rows
-            if rule.on_fail == "warn":
-                rows = np.intersect1d(rows, must.get(rule.rule, rows[:0]))
-            if rule.on_fail not in ("fail", "repair") and rows.size:
-                found.append(rule._replace(rows=rows, failed=len(rows)))
-        return found
+    def _judged_in_place(self, report: CheckReport, base: DatasetVersion | None) -> CheckReport:
+        """The report on corrected rows, which must not leave again unseen."""
+        assert self._must is not None
+        rules = [rule for rule in report.broken if rule.on_fail != "fail"]  # those are faults
+        rules += broken_in_context(self._blobs, base, self.schema, report.table, self._values_of)
+        left = still_broken(rules, self._must)
+        return insist(report, left, "") if left else report
 
     def drafted_beside(
         self, beside: Beside, catalog: Catalog, owner: str

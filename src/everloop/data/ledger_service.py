@@ -96,6 +96,8 @@ class LedgerMethods(Shown):
 
         Args:
             scope: ``dataset:name@number``, ``run:<id>/<step>``, or ``run:<id>`` for all its steps.
+                Of a step whose result was taken from the store it is what was done when that was
+                made, in the run that made it.
             dataset: Where the rows come from.
             rule: Name of the rule.
             act: What happened to the rows.

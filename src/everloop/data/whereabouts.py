@@ -287,7 +287,7 @@ class Follower:
             elif not hashes or set(receipt.columns) - set(self._where):
                 many = f"{len(mine)} versions, maybe this one"
                 told = f"rows were erased from {many}; receipt {receipt.id}"
-                self._add(mine[-1], "not there", told, receipt.done_at)
+                self._add(mine[-1], "maybe erased", told, receipt.done_at)
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -357,6 +357,9 @@ class Follower:
                     return f"it is not in {end}: at {station.place} {station.told}"
         known = [s for s in self._stations if s.what != "not followed"]
         there = [n for n, s in enumerate(known) if s.what == "there"]
+        erased = [s.told for s in known if s.what == "maybe erased"]
+        if not there and erased:
+            return f"it is not in {end}, and no rule left it out; {erased[-1]}"
         if not there:
             return f"it is not in {end}: it never arrived, and no rule left it out"
         lost = next((s for s in known[there[-1] + 1 :] if s.what == "not there"), None)
