@@ -136,6 +136,8 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
         )
         os.rename(begun, target)
         _sync(target.parent)
+    except NotAllowed:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             _refuse_full(target)
