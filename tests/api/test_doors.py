@@ -200,10 +200,13 @@ def test_description_refers_only_to_what_it_holds(app: ASGIApp) -> None:
 
 PAGES = (
     "/", "/overview.json", "/loops/x", "/loops/x.json", "/loops/x/maturity", "/datasets/x/profile",
+    "/datasets/x/sheet",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/loops/x/maturity.json", "/datasets/x/profile.json"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/loops/x/maturity.json", "/datasets/x/profile.json", "/datasets/x/sheet.json"]
+)
 def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403
 
@@ -236,7 +239,7 @@ def test_every_route_is_open_by_name_or_known_here(app: ASGIApp) -> None:
         r"|mlflow-artifacts/mpu/(create|complete|abort)(/\{folder:path\})?"
         r"|mlflow-artifacts/mpu/parts/\{upload\}/\{number:int\}"
         r"|mlflow/upload-artifact|mlflow/logged-models/\{model_id\}/artifacts/files"
-        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/datasets/\{name\}/profile(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
+        r"|\{rest:path\})|/(model-versions/)?get-artifact|/graphql|/|/overview\.json|/loops/\{name\}(/maturity)?(\.json)?|/datasets/\{name\}/(profile|sheet)(\.json)?|/approvals/\{run_id\}|/metrics|/v1/traces|/api/v1/lineage|/api/v1/runs/\{id\}/stream"
         r"|/hooks/\{name:str\}"  # by a signature: test_hooks.py
     )
     framework: Any = app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -74,7 +75,7 @@ class TermsChange(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     actor: str
     kind: str
-    what: dict[str, object]
+    what: dict[str, Any]
 
 
 class PersonalColumn(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+import pyarrow as pa
 
 from everloop.access.service import action
 from everloop.core.pii import SAMPLE, Anonymity, PiiReport
@@ -16,7 +17,6 @@ from everloop.errors import InvalidInput
 
 if TYPE_CHECKING:
     import polars as pl
-    import pyarrow as pa
 
     from everloop.core.dataset import DatasetVersion
 
