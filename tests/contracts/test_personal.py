@@ -243,6 +243,21 @@ def test_masked_rows_do_not_take_the_place_of_the_values(here: Workspace) -> Non
     assert mails(here)[0] == "p0@example.org"
 
 
+def test_rows_that_wait_are_corrected_by_whoever_may_not_see_them(here: Workspace) -> None:
+    old = ev.Field("age", "int64", le=30, on_fail="quarantine")
+    schema = ev.Schema((SCHEMA.fields[0], MAIL, old, SCHEMA.fields[3]), key=("id",))
+    wrong = pa.table({"id": [7, 8], "mail": ["p7@example.org", None], "age": [99, 98],
+                      "visit": rows(2).column("visit")})  # fmt: skip
+    here.data.commit("people", wrong, schema=schema)
+    with seen_by("bob", "contributor"):
+        waiting = here.data.read("people.quarantine")
+        assert waiting.column("mail").to_pylist() != ["p7@example.org", None]
+        at = waiting.column_names.index("age")
+        here.data.release_rows("people", waiting.set_column(at, "age", pa.array([29, 28])))
+    stored = here.data.read("people").to_pylist()[-2:]
+    assert [(row["mail"], row["age"]) for row in stored] == [("p7@example.org", 29), (None, 28)]
+
+
 def test_rules_that_somebody_brings_see_what_they_see(here: Workspace) -> None:
     ask = [ev.Check("ask", "mail = 'p1@example.org'", on_fail="warn")]
     assert here.data.check("people", ask).broken[0].failed == 3
@@ -259,6 +274,20 @@ def test_a_guess_against_a_column_that_is_not_seen_is_refused(here: Workspace) -
     with seen_by("bob", "contributor"), pytest.raises(NotAllowed, match="values of mail"):
         here.data.commit("guesses", guess, schema=schema)
     here.data.commit("guesses", guess, schema=schema)
+
+
+def test_blocks_are_guarded_on_postgresql_too(
+    postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERLOOP_OBJECTS", str(tmp_path / "objects"))
+    with ev.open(postgres_database) as ws:
+        ws.data.commit("people", rows(), schema=SCHEMA)
+        ws.data.commit("planes", pa.table({"id": [1]}))
+        personal, other = (ws.data.version(n).blocks[0].digest for n in ("people", "planes"))
+        with seen_by("bob", "viewer"):
+            with pytest.raises(NotAllowed, match="mail would come unmasked"):
+                ws.objects.get_many([other, personal])
+            assert ws.objects.get(other)[:4] == b"PAR1"
 
 
 def test_the_log_says_what_came_masked(here: Workspace) -> None:

@@ -121,8 +121,9 @@ class QualityMethods(Shown):
     def release_rows(self, name: str, rows: pa.Table, *, note: str = "") -> DatasetVersion:
         """Take corrected rows out of the quarantine of `name` and append them to it.
 
-        They are checked again, and one that still breaks a rule (save one that only warns) keeps
-        all of them where they are. Both datasets change in one transaction.
+        Values that came masked, and come back so, are what they were. Rows are checked again, and
+        one that still breaks a rule (save one that only warns) keeps all of them where
+        they are. Both datasets change in one transaction.
 
         Args:
             name: The dataset, not its quarantine.
@@ -137,12 +138,11 @@ class QualityMethods(Shown):
             InvalidInput: With every fault of the rows.
             NotFound: If nothing was ever set aside.
         """
-        self._refuse_masked(name, rows)
         for _ in range(_RACES):
             with self._catalog.read() as tx:
                 base = version_of(tx, name, None)
                 waiting = statements.find_version(tx, name + SUFFIX)
-            fresh, rest = released(self._blobs, name, waiting, rows)
+            fresh, rest = released(self._blobs, name, waiting, self._restored(waiting, rows))
             assert waiting is not None
             draft = Draft(
                 self._blobs, name, fresh, None, mode="append", values_of=self._values_of,
