@@ -206,7 +206,8 @@ PAGES = (
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, "/loops/x/maturity.json", "/datasets/x/profile.json", "/data-tests/x.json"]
+    "path",
+    [*PAGES, *(f"{p}.json" for p in ("/loops/x/maturity", "/datasets/x/sheet", "/data-tests/x"))],
 )
 def test_pages_ask_the_decision_point(app: ASGIApp, path: str) -> None:
     assert ask(app, "GET", path).status == 403

@@ -248,6 +248,7 @@ def calls(ws: Workspace) -> dict[str, list[dict[str, Any]]]:
             {"name": "people", "columns": ["salary", "born"]},
             {"name": "people", "columns": ["note", "planted"]},
         ],
+        "data.preview": [*names, *numbered],
         "data.untag": [{"name": "people", "tag": "t"}],
         "data.verify_receipt": [{"receipt": "none", "where": {"id": 1}}],
         "data.version": [*names, *numbered],
@@ -302,7 +303,7 @@ def test_the_other_areas_and_every_page_give_none_out_either(place: Place) -> No
             answer = place.post(area, method, **arguments)
             found += [(area, method, leak) for leak in leaks(answer)]
     pages = [r.path for r in _routes(place.app) if "GET" in (r.methods or ())]
-    assert "/datasets/{name}/profile" in pages
+    assert {"/datasets/{name}/profile", "/datasets/{name}/sheet"} <= set(pages)
     for path in pages:
         for name in ("people", "people@1", "people.quarantine", "people@side", "nobody"):
             target = path.replace("{name}", name).replace("{name:path}", name)

@@ -168,6 +168,24 @@ def _columns(found: Any, as_json: bool) -> None:
     return None
 
 
+@click.command("preview")
+@click.argument("name")
+@click.option("--rows", default=5, show_default=True, help="How many.")
+@common
+def preview(name: str, rows: int, location: str | None, as_json: bool) -> None:
+    """The first rows of a dataset as whoever may not see personal data gets them.
+
+    NAME may be NAME@2, NAME@TAG or NAME@TIME.
+    """
+    with open_workspace(location) as workspace:
+        version = workspace.data.find(name)
+        found = workspace.data.preview(version.dataset, version.number, rows=rows)
+    if as_json:
+        return json_document(found.to_pylist())
+    table(found.column_names, [tuple(row.values()) for row in found.to_pylist()])
+    return None
+
+
 @click.command("grant")
 @click.argument("name")
 @click.option("--to", required=True, metavar="USER|role:ROLE", help="Who may see.")
@@ -303,4 +321,4 @@ def sheet(name: str, form: str, output: str | None, location: str | None, as_jso
     return None
 
 
-COMMANDS = (describe, pii, mask, grant, access_log, anonymity, sheet)
+COMMANDS = (describe, pii, mask, preview, grant, access_log, anonymity, sheet)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "GOVERN",
     "READ_PERSONAL",
     "TERMS",
     "Access",
@@ -19,6 +20,8 @@ __all__ = [
 
 #: The right to see personal data of every dataset; the role that has it is in ``access/roles.py``.
 READ_PERSONAL = "dataset:read-personal"
+#: The right to say who sees it, and that a column holds none.
+GOVERN = "dataset:govern"
 
 #: What can be stated of a dataset, in the order in which a data sheet tells it.
 TERMS = ("description", "purpose", "licence", "source", "sensitivity", "retention")

@@ -16,7 +16,8 @@ class PiiFinding(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: As a field is tagged with.
         tagged: How the column is tagged already; empty if it is not.
-        matched: Values of that kind, of `values` that are there (without missing ones).
+        matched: Values of that kind, of `values` that are there (without missing ones); reckoned
+            from 4,000 distinct ones where more have the form.
         found: Whether the column counts as of this kind; else it is told for completeness.
         threshold: The share of values from which it counts.
         inside: Whether the values are longer texts that hold one.

@@ -57,6 +57,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         masked: Columns that whoever exported it may not see.
+        purpose: What the dataset may be used for, and under which licence, as it was stated.
     """
 
     dataset: str
@@ -64,6 +65,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     schema: Schema
     masked: tuple[str, ...] = ()
+    purpose: str = ""
+    licence: str = ""
 
 
 class Home(Protocol):
@@ -120,12 +123,15 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
         begun.mkdir()
         (begun / ".owner").write_text(f"{socket.gethostname()}\n{os.getpid()}")
         _writers()[format](rows, begun, target, version)
+        terms = home.data.terms(version.dataset)
         origin = Origin(
             dataset=version.dataset,
             number=version.number,
             digest=version.digest,
             schema=version.schema,
             masked=masked,
+            purpose=terms.purpose,
+            licence=terms.licence,
         )
         (begun / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(origin)))
         _settle(begun)
@@ -136,6 +142,8 @@ def export(home: Home, version: DatasetVersion, format: Format, to: str | os.Pat
         )
         os.rename(begun, target)
         _sync(target.parent)
+    except NotAllowed:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             _refuse_full(target)

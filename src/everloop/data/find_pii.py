@@ -1,6 +1,6 @@
 """Personal data in the columns of a table: the recognisers over a sample that is always the same.
 
-Polars passes over what cannot be any kind; what is left is checked, each distinct value once.
+Polars passes over what cannot be any kind; of what is left up to 4,000 distinct values are checked.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ __all__ = ["pii_in", "sampled_rows"]
 
 #: Distinct values that a weak check must have held of before it says anything by itself.
 _FEWEST = 20
+#: Distinct values that are checked of one kind; a share of them is off by 1.5 points at most.
+_CHECKED = 4_000
 #: Texts that are longer on average are looked into, and not only at.
 _LONG = 40
 #: Of random digits more pass a check than this: then a name, or all values, must speak for it.
@@ -54,6 +56,8 @@ def _column(values: pl.Series, field: Field) -> Iterator[PiiFinding]:
             yield told
         return
     counted = texts.value_counts(name="times")
+    if len(counted) > _CHECKED:  # the same ones are chosen each time
+        counted = counted.sort(texts.name)
     distinct, times = counted[texts.name], counted["times"]
     best: dict[str, PiiFinding] = {}
     for one in RECOGNISERS:
@@ -107,12 +111,12 @@ def _judged(
     if field.is_numeric:
         distinct = _padded(distinct, one)
     shaped = distinct.str.contains(f"^(?:{_ascii(one.shape)})$")
-    matched, kinds = _count(one, distinct.filter(shaped), times.filter(shaped), one.is_one)
+    matched, kinds = _count(distinct.filter(shaped), times.filter(shaped), one.is_one)
     inside = False
     if one.inside and not matched and field.type == "string" and _mean(distinct) > _LONG:
         within = distinct.str.contains(_ascii(one.inside))
         matched, kinds = _count(
-            one, distinct.filter(within), times.filter(within), lambda text: _within(one, text)
+            distinct.filter(within), times.filter(within), lambda text: _within(one, text)
         )
         inside = True
     if not matched:
@@ -150,13 +154,19 @@ def _reason(
     return f"{share:.1%} {how}, {beside} {threshold:.0%}{name}"
 
 
-def _count(
-    one: Recogniser, candidates: pl.Series, times: pl.Series, is_one: Any
-) -> tuple[int, int]:
-    """How many values are of the kind, and how many distinct ones."""
-    hits = [is_one(text) for text in candidates.to_list()]
-    mask = pl.Series(hits, dtype=pl.Boolean)
-    return int(times.filter(mask).sum() or 0), int(mask.sum() or 0)
+def _count(candidates: pl.Series, times: pl.Series, is_one: Any) -> tuple[int, int]:
+    """How many values are of the kind, and how many distinct ones, of those that look like it.
+
+    Of many distinct ones some are checked, evenly spread, and stand for the others.
+    """
+    stand_for = max(len(candidates) / _CHECKED, 1.0)
+    if stand_for > 1:
+        at = [n * len(candidates) // _CHECKED for n in range(_CHECKED)]
+        candidates, chosen = candidates[at], times[at]
+        stand_for = float(times.sum()) / float(chosen.sum())
+        times = chosen
+    mask = pl.Series([is_one(text) for text in candidates.to_list()], dtype=pl.Boolean)
+    return round(int(times.filter(mask).sum() or 0) * stand_for), int(mask.sum() or 0)
 
 
 def _within(one: Recogniser, text: str) -> bool:

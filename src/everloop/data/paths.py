@@ -22,7 +22,7 @@ from everloop.data.arrow import arrow_type
 from everloop.data.blocks import BLOCK_ROWS, open_block, version_digest
 from everloop.data.rows import read_rows
 from everloop.data.upkeep import copies_in
-from everloop.errors import BackendError, InvalidInput
+from everloop.errors import BackendError, InvalidInput, NotAllowed
 from everloop.ports.blobs import BlobStore, HasPaths
 
 __all__ = ["Holder", "parquet_paths"]
@@ -52,6 +52,7 @@ def parquet_paths(home: Holder, version: DatasetVersion) -> list[Path]:
 
     Raises:
         InvalidInput: If it is no table.
+        NotAllowed: If the blocks hold personal data that the caller may not see.
         BackendError: If a block is damaged, or the disk fails.
     """
     if version.kind != "table":
@@ -72,6 +73,8 @@ def parquet_paths(home: Holder, version: DatasetVersion) -> list[Path]:
             os.replace(begun, made)
         finally:
             shutil.rmtree(begun, ignore_errors=True)
+    except NotAllowed:
+        raise
     except OSError as error:
         if (found := _there(made)) is not None:
             return found

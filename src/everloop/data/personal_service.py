@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from everloop.access.policy import Authorizer
 from everloop.access.service import action
 from everloop.core.access import ROLES
 from everloop.core.context import current_principal
 from everloop.core.dataset import DatasetVersion
 from everloop.core.mask import mask_fault, mask_of
 from everloop.core.personal import (
+    GOVERN,
     Access,
     DatasetTerms,
     PersonalColumn,
@@ -21,7 +21,7 @@ from everloop.data.pii_service import PiiMethods
 from everloop.data.privacy import ACCESSED
 from everloop.data.terms import DESCRIBED, GRANTED, MASKED, REVOKED, TAGGED, history_of
 from everloop.data.versions import version_of
-from everloop.errors import Fault, InvalidInput, NotAllowed, NotFound
+from everloop.errors import Fault, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     pass
@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["PersonalMethods"]
 
 _LONGEST = 2000
-GOVERN = "dataset:govern"
 
 
 class PersonalMethods(PiiMethods):
     """What is stated of datasets, what in them is personal, who may see it, and who did."""
-
-    _authorizer: Authorizer
 
     @action("dataset:write", on="name")
     def describe(
@@ -257,25 +254,6 @@ class PersonalMethods(PiiMethods):
         view.log(version.schema.names if columns is None else columns, door, purpose)
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _check_owner(self, name: str, owner: str) -> None:
-        """Refuse whoever may not govern to name a new owner, who would see personal data."""
-        principal = current_principal()
-        if principal is None or not owner:
-            return
-        with self._catalog.direct(write=False) as tx:
-            row = tx.run("SELECT owner FROM datasets WHERE name = ?", (name,)).fetchone()
-        if row is None or row[0] == owner:
-            return
-        with self._catalog.read() as tx:
-            version = version_of(tx, name)
-        if self._privacy.personal(name, version.schema):
-            try:
-                self._authorizer.authorize(principal, GOVERN, name)
-            except NotAllowed as error:
-                raise NotAllowed(
-                    f"{error.message}: a new owner would see its personal data", hint=error.hint
-                ) from None
 
     def _named(self, name: str) -> DatasetVersion:
         with self._catalog.read() as tx:

@@ -15,6 +15,7 @@ from everloop.errors import InvalidInput
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
     from everloop.core.dataset import DatasetVersion
 
@@ -104,6 +105,36 @@ class PiiMethods(Shown):
         assert isinstance(frame, pl.DataFrame)
         found = anonymity_of(frame, columns, k=k, sensitive=sensitive, ref=version.ref)
         return msgspec.structs.replace(found, masked=tuple(sorted(masks)))
+
+    @action("dataset:read", on="name")
+    def preview(self, name: str, number: int | None = None, *, rows: int = 10) -> pa.Table:
+        """The first rows of a version as whoever may not see personal data gets them.
+
+        Whoever may see them gets them masked too: it shows what the masks do.
+
+        Args:
+            name: The dataset.
+            number: The version; None is the latest.
+            rows: How many, at most.
+
+        Raises:
+            NotFound: If there is no such dataset or version.
+            InvalidInput: If it is no table, or `rows` is below 0.
+        """
+        from everloop.data.masking import masked_table
+
+        if rows < 0:
+            raise InvalidInput(f"{rows} rows cannot be shown")
+        from everloop.data.rows import read_rows, row_parts
+
+        version = self._table(name, number)
+        personal = self._privacy.personal(name, version.schema)
+        parts = row_parts(self._blobs, version, version.schema.names)
+        first = next(parts, None)
+        if first is None:
+            first = read_rows(self._blobs, version, version.schema.names)
+        masks = {column: found.mask for column, found in personal.items()}
+        return masked_table(first.slice(0, rows), masks, self._privacy.key)
 
     def _table(self, name: str, number: int | None) -> DatasetVersion:
         with self._catalog.read() as tx:

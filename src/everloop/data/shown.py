@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from everloop.access.policy import Authorizer
 from everloop.catalog import datasets as statements
 from everloop.core.context import current_principal
 from everloop.core.dataset import (
@@ -17,12 +18,12 @@ from everloop.core.dataset import (
     RowChangeSummary,
     Value,
 )
-from everloop.core.personal import READ_PERSONAL
+from everloop.core.personal import GOVERN, READ_PERSONAL
 from everloop.core.quality import MASKED
 from everloop.data.privacy import MARK, Privacy, View
 from everloop.data.referring import Referring
 from everloop.data.versions import version_of
-from everloop.errors import Conflict, InvalidInput
+from everloop.errors import Conflict, InvalidInput, NotAllowed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,6 +38,7 @@ class Shown(Referring):
     """Reading, comparing, the ledger, merges and references, with masks where they are due."""
 
     _privacy: Privacy
+    _authorizer: Authorizer
 
     def _shown(self, version: DatasetVersion, columns: list[str], purpose: str) -> pa.Table:
         """Columns of a version as whoever asks may see them; it is kept in the access log."""
@@ -78,6 +80,55 @@ class Shown(Referring):
                 hint="commit without these columns under another name, or read with the right "
                 f"{READ_PERSONAL}",
             )
+
+    def _check_owner(self, name: str, owner: str) -> None:
+        """Refuse whoever may not govern to name a new owner, who would see personal data."""
+        principal = current_principal()
+        if principal is None or not owner:
+            return
+        with self._catalog.direct(write=False) as tx:
+            row = tx.run("SELECT owner FROM datasets WHERE name = ?", (name,)).fetchone()
+        if row is None or row[0] == owner:
+            return
+        with self._catalog.read() as tx:
+            version = version_of(tx, name)
+        if self._privacy.personal(name, version.schema):
+            try:
+                self._authorizer.authorize(principal, GOVERN, name)
+            except NotAllowed as error:
+                raise NotAllowed(
+                    f"{error.message}: a new owner would see its personal data", hint=error.hint
+                ) from None
+
+    def _restored(self, waiting: DatasetVersion | None, rows: pa.Table) -> pa.Table:
+        """Rows that were set aside and come back: with the values where their masks came back.
+
+        So whoever may not see a column can correct the others.
+        """
+        from everloop.data.quarantine import ID
+
+        view = None if waiting is None else self._privacy.view(waiting)
+        if waiting is None or view is None or not view.masks or ID not in rows.column_names:
+            return rows
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from everloop.data.rows import read_rows
+
+        kept = read_rows(self._blobs, waiting, waiting.schema.names)
+        shown = view.mask(kept)
+        try:
+            at = pc.index_in(rows.column(ID).cast(pa.string()), kept.column(ID).combine_chunks())
+            for n, name in enumerate(rows.column_names):
+                if name in view.masks:
+                    was, value = shown.column(name).take(at), kept.column(name).take(at)
+                    given = rows.column(name).cast(was.type)
+                    both_lack = pc.and_(pc.is_null(given), pc.is_null(was))
+                    same = pc.or_(pc.fill_null(pc.equal(given, was), False), both_lack)
+                    rows = rows.set_column(n, name, pc.if_else(same, value, given))
+        except pa.ArrowInvalid:
+            return rows  # of another type: the checks that follow say so
+        return rows.replace_schema_metadata(None)
 
     # --- the ledger ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from everloop.core.dataset import DatasetVersion
 from everloop.core.schema import Schema
 from everloop.core.source import DataSource, Pull, PullDraft, SourceState
 from everloop.core.time import utc
-from everloop.data.referring import Referring
+from everloop.data.shown import Shown
 from everloop.data.source_rules import source_faults
 from everloop.data.versions import check_names, version_of
 from everloop.errors import Conflict, InvalidInput, NotFound
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SourceMethods"]
 
 
-class SourceMethods(Referring):
+class SourceMethods(Shown):
     """Sources of datasets. They are read by whoever pulls, see ``everloop.data.pulling``."""
 
     @action("source:write")
@@ -151,6 +151,7 @@ class SourceMethods(Referring):
         since = None
         if source.mode == "append" and (source.watermark or draft.full):
             since = Since(*_since(source, draft, latest))
+        self._check_owner(name, source.owner)
         told = Told(source.owner, draft.note, draft.run_id, draft.sources)
         prepared = Draft(
             self._blobs, name, rows, schema, mode=source.mode, since=since,

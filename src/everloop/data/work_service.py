@@ -198,10 +198,11 @@ class WorkMethods(Shown):
         from everloop.data.commit import Draft, Told, beside_of, publish_last
         from everloop.data.fixing import Fixing
 
-        self._refuse_masked(name, rows)
         for _ in range(_RACES):
             state = self._state(name)
-            fixing = Fixing(self._blobs, state, rows)
+            given = self._restored(state.beside.waiting, rows)
+            self._refuse_masked(name, given)
+            fixing = Fixing(self._blobs, state, given)
             self._refuse_gone(state, fixing.ids)
             made = fixing.corrected()
             draft = Draft(

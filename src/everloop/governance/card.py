@@ -140,8 +140,9 @@ def _level(level: MeasuredLevel) -> str:
 
 def _dataset(use: DatasetUse) -> str:
     role = f" as {use.role}" if use.role else ""
-    owner = use.owner or NOT_STATED
-    return f"{use.name}@{use.version}{role}: {use.extent}, `{use.digest[:16]}`, owner {owner}"
+    owner, licence = use.owner or NOT_STATED, use.licence or NOT_STATED
+    told = f"owner {owner}, purpose {use.purpose or NOT_STATED}, licence {licence}"
+    return f"{use.name}@{use.version}{role}: {use.extent}, `{use.digest[:16]}`, {told}"
 
 
 def _pairs(facts: dict[str, str], names: Sequence[str]) -> list[str]:

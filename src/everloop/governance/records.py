@@ -70,6 +70,8 @@ class DatasetUse(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     role: str = ""
     files: int = 0
+    purpose: str = ""
+    licence: str = ""
 
     @property
     def extent(self) -> str:

@@ -16,6 +16,7 @@ from everloop.core.dataset import RowChangeSummary
 from everloop.core.erase import Receipt
 from everloop.core.gate import Verdict
 from everloop.core.model import ModelVersion
+from everloop.core.personal import DatasetTerms
 from everloop.core.policy import Charter, LoopSpec, MeasuredLevel
 from everloop.core.run import Run, RunInput
 from everloop.errors import Fault, InvalidInput, NotFound
@@ -291,9 +292,11 @@ class GovernanceService(Service):
         owners = {dataset.name: dataset.owner for dataset in self._data.datasets()}
         found = []
         for item in wanted:
+            terms = DatasetTerms(dataset=item.dataset)
             try:
                 stored = self._data.version(item.dataset, item.version)
                 rows, files, digest = stored.rows, stored.files, stored.digest
+                terms = self._data.terms(item.dataset)
             except NotFound:  # data of another tracking system is known by name alone
                 rows, files, digest = 0, 0, item.digest
             found.append(
@@ -305,6 +308,8 @@ class GovernanceService(Service):
                     owner=owners.get(item.dataset, ""),
                     role=item.role,
                     files=files,
+                    purpose=terms.purpose,
+                    licence=terms.licence,
                 )
             )
         return found

@@ -83,7 +83,7 @@ def _personal(sheet: DataSheet) -> Iterable[str]:
         yield f"- none is stated, and none was found in {sheet.looked_at} rows"
         return
     yield from (_marked(column) for column in marked)
-    yield from (f"- May see it, beside the role admin and the owner: {one}" for one in sheet.grants)
+    yield from (f"- Granted, beside the role admin and the owner: {one}" for one in sheet.grants)
     yield f"- Recognisers looked at {sheet.looked_at} rows"
 
 
