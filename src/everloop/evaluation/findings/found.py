@@ -21,7 +21,7 @@ from everloop.data.match import match
 from everloop.data.rowhash import row_hashes
 from everloop.errors import Fault, InvalidInput
 from everloop.evaluation.findings.literals import literal, quoted
-from everloop.evaluation.findings.looked import Looked
+from everloop.evaluation.findings.looked import Looked, without_views
 
 if TYPE_CHECKING:
     import polars as pl
@@ -290,7 +290,7 @@ class Finding:
         mine, every = self.table, np.arange(len(self))
         if table is None or table is mine:
             return mine, self.numbers, every
-        key = self._looked.key
+        table, key = without_views(table), self._looked.key
         if key and set(key) <= set(table.column_names):
             wanted, there = (
                 row_hashes(rows.select(key).to_arrow()) for rows in (mine.take(self.numbers), table)

@@ -16,7 +16,16 @@ from everloop.data.api import read
 from everloop.data.frame import Source, Table
 from everloop.errors import Fault, InvalidInput, NotFound
 
-__all__ = ["Classes", "Looked", "classes_of", "features_of", "look", "matrix_of", "number_columns"]
+__all__ = [
+    "Classes",
+    "Looked",
+    "classes_of",
+    "features_of",
+    "look",
+    "matrix_of",
+    "number_columns",
+    "without_views",
+]
 
 
 class Looked(NamedTuple):
@@ -63,7 +72,7 @@ def look(rows: Any, schema: Schema | None = None) -> Looked:
         rows = read(rows)
         if not isinstance(rows, Table):
             raise InvalidInput("these are files, and a table is wanted")
-    table = Table.of(rows)
+    table = without_views(Table.of(rows))
     names = table.column_names
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -74,6 +83,18 @@ def look(rows: Any, schema: Schema | None = None) -> Looked:
     if not set(key) <= set(names):
         key = ()
     return Looked(table, tuple(key), {name: fields[name] for name in names if name in fields})
+
+
+def without_views(table: Table) -> Table:
+    """The same rows, with text in one piece: of views of other memory Arrow takes no rows."""
+    views = {
+        field.name: pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
+        for field in table.schema
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type)
+    }
+    if not views:
+        return table
+    return table.with_columns({n: table.column(n).cast(kind) for n, kind in views.items()})
 
 
 def _schema_of(source: Source) -> Schema | None:
