@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from everloop.core.context import current_workspace, has_workspace
 from everloop.core.schema import Field, Schema
 from everloop.data.api import read
+from everloop.data.arrow import conform, from_arrow_schema
 from everloop.data.frame import Source, Table
+from everloop.data.rowhash import Hashes, row_hashes
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = [
@@ -21,9 +23,12 @@ __all__ = [
     "Looked",
     "classes_of",
     "features_of",
+    "hashes_of",
     "look",
     "matrix_of",
     "number_columns",
+    "plain_type",
+    "plain_values",
     "without_views",
 ]
 
@@ -95,6 +100,23 @@ def without_views(table: Table) -> Table:
     if not views:
         return table
     return table.with_columns({n: table.column(n).cast(kind) for n, kind in views.items()})
+
+
+def hashes_of(table: Table, names: Sequence[str]) -> Hashes:
+    """Hashes of the rows by these columns: equal values have equal ones, whatever Arrow calls them.
+
+    Raises:
+        InvalidInput: If a column has no field type: nested ones, decimals.
+    """
+    rows = table.select(names).to_arrow()
+    return row_hashes(conform(rows, from_arrow_schema(rows.schema)))
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Without dictionary, and of text the one that fields have."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def _schema_of(source: Source) -> Schema | None:
