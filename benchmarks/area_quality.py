@@ -1,4 +1,4 @@
-"""Quality: checks with every failing row, in memory and from a version; profiles."""
+"""Quality: checks with every failing row, in memory and from a version; profiles; findings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import polars as pl
 
 import everloop as ev
 from benchmarks.harness import Context, Missing, Row, bench, in_turns, timed
+from benchmarks.quality_findings import label_rows, slice_rows, value_rows
 from benchmarks.quality_rows import SCHEMA, frame_of, raw_checks
 from everloop.core.quality import QualityReport
 from everloop.data.arrow import from_arrow_schema
@@ -110,6 +111,21 @@ def profile(context: Context) -> Row:
         peers={"skrub 0.11.0": skrub},
         answers_equal=told == frame.null_count().row(0, named=True), repeats=repeats,
     )  # fmt: skip
+
+
+@bench
+def label_issues(context: Context) -> Iterator[Row]:
+    return label_rows(context)
+
+
+@bench
+def data_value(context: Context) -> Row:
+    return value_rows(context)
+
+
+@bench
+def slices(context: Context) -> Row:
+    return slice_rows(context)
 
 
 def _loose() -> ev.Schema:

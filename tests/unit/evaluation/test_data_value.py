@@ -95,6 +95,21 @@ def test_huge_numbers_ties_and_one_value_everywhere_are_finite() -> None:
     assert value.figures["features"] == ["x", "same"]
 
 
+def test_few_rows_are_valued_exactly_and_many_within_a_stated_bound() -> None:
+    few, many, holdout = two_clouds(20_000, 0), two_clouds(20_001, 0), two_clouds(3, 1)
+    assert ev.data_value(few, holdout, label="y", features=["x"]).figures["epsilon"] == 0
+    bounded = ev.data_value(many, holdout, label="y", features=["x"])
+    assert bounded.figures["epsilon"] == 0.0005
+    exact = ev.data_value(many, holdout, label="y", features=["x"], epsilon=0)
+    assert 0 < np.abs(bounded.values - exact.values).max() <= 0.0005
+
+
+def test_labels_of_two_types_are_no_zero_but_an_error() -> None:
+    rows = two_clouds(10, 0)
+    with pytest.raises(InvalidInput, match="string there, int64 here"):
+        ev.data_value(rows, rows | {"y": rows["y"].astype(str)}, label="y")
+
+
 def test_what_cannot_be_valued_is_told_together() -> None:
     rows = two_clouds(10, 0)
     empty = {name: np.asarray(column)[:0] for name, column in rows.items()}

@@ -120,6 +120,17 @@ def test_set_rows_takes_them_in_any_order_and_refuses_what_is_not_there() -> Non
         table().set_rows("r", "late", [0], ["x"], reason="why")
 
 
+def test_rows_are_taken_from_views_of_text_too() -> None:
+    views = table().with_columns(part=table().column("part").cast(pa.string_view()))
+    found = finding([3, 0], views)
+    assert len(found.drop_from(views)) == 4
+    assert found.rows[0].key == {"id": 1, "part": "b'"}
+    coded = views.with_columns(part=table().column("part").dictionary_encode())
+    assert len(found.drop_from(coded)) == 4
+    with pytest.raises(InvalidInput, match="is int64 where it was looked at, and double here"):
+        found.drop_from(table().with_columns(id=table().column("id").cast("float64")))
+
+
 def test_personal_values_are_in_nothing_that_is_shown() -> None:
     schema = ev.Schema(
         (ev.Field("late", "int64", pii="health"), ev.Field("mail", "string", pii="email")),

@@ -18,9 +18,9 @@ BLOCK_BYTES = 1 << 26
 def squared_distances(these: Singles, others: Singles) -> Iterator[tuple[int, Singles]]:
     """Blocks of rows of `these` with their squared distances to all `others`.
 
-    Yields the number of the first row and an array of shape (block, others), 0 and above, which the
-    next block overwrites. In float32: two rows nearer than about 0.001 of their norm may show any
-    distance up to that.
+    Yields the number of the first row and an array of shape (block, others), which the next block
+    overwrites. In float32: two rows nearer than about 0.001 of their norm may show any distance up
+    to that, and a square a little below 0.
 
     Args:
         these: Shape (n, features).
@@ -38,9 +38,7 @@ def squared_distances(these: Singles, others: Singles) -> Iterator[tuple[int, Si
     space = np.empty((block, len(turned)), np.float32)
     for start in range(0, len(left), block):
         part = left[start : start + block]
-        out = space[: len(part)]
-        np.matmul(part, right, out=out)
-        yield start, np.maximum(out, 0, out=out)
+        yield start, np.matmul(part, right, out=space[: len(part)])
 
 
 def nearest(

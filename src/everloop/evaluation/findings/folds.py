@@ -76,6 +76,8 @@ def out_of_fold(
             do not fit.
         UserCodeError: If `fit` or what it returned raises.
     """
+    if not callable(fit):
+        raise InvalidInput(f"fit is a function of a Table, got a {type(fit).__name__}")
     looked = look(rows, schema)
     found = classes_of(looked.table, label)
     if len(found.values) < 2:
@@ -146,9 +148,11 @@ def fold_numbers(
     if groups and (units < 0).any():
         raise InvalidInput("every row needs a group", [Fault(groups, "holds missing values")])
     many = int(units.max()) + 1 if count else 0
-    if not 2 <= folds <= max(many, 1):
+    if type(folds) is not int or not 2 <= folds <= max(many, 1):
         what = "groups" if groups else "rows"
-        raise InvalidInput(f"{folds} folds of {many} {what}", hint="2 folds at least, and no more")
+        raise InvalidInput(
+            f"{folds!r} folds of {many} {what}", hint="2 folds at least, and no more"
+        )
     fold = np.empty(count, np.int64)
     if time:
         order = np.argsort(instants(table.column(time), time), kind="stable")

@@ -18,10 +18,10 @@ from everloop.core.quality import MASKED, SHOWN_ROWS
 from everloop.data.frame import Table
 from everloop.data.ledger import plain
 from everloop.data.match import match
-from everloop.data.rowhash import row_hashes
+from everloop.data.rowhash import kind_of
 from everloop.errors import Fault, InvalidInput
 from everloop.evaluation.findings.literals import literal, quoted
-from everloop.evaluation.findings.looked import Looked
+from everloop.evaluation.findings.looked import Looked, hashes_of, plain_type, without_views
 
 if TYPE_CHECKING:
     import polars as pl
@@ -290,12 +290,16 @@ class Finding:
         mine, every = self.table, np.arange(len(self))
         if table is None or table is mine:
             return mine, self.numbers, every
-        key = self._looked.key
+        table, key = without_views(table), self._looked.key
         if key and set(key) <= set(table.column_names):
-            wanted, there = (
-                row_hashes(rows.select(key).to_arrow()) for rows in (mine.take(self.numbers), table)
-            )
-            places = match(wanted, there)
+            for name in key:
+                ours, theirs = (side.column(name).type for side in (mine, table))
+                if kind_of(plain_type(ours)) != kind_of(plain_type(theirs)):
+                    raise InvalidInput(
+                        "rows cannot be found by keys of two types",
+                        [Fault(name, f"is {ours} where it was looked at, and {theirs} here")],
+                    )
+            places = match(hashes_of(mine.take(self.numbers), key), hashes_of(table, key))
             return table, places[places >= 0], every[places >= 0]
         shared = [name for name in mine.column_names if name in table.column_names]
         if shared and len(table) == len(mine):

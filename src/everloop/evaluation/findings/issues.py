@@ -70,7 +70,7 @@ def label_issues(
     if unlabelled:
         codes, table = codes[labelled], table[labelled]
     _refuse_no_numbers(table, labelled)
-    present = len(np.unique(codes))
+    present = int(np.count_nonzero(np.bincount(codes)))
     if present < 2:
         reason = f"{present} class among {len(codes)} labels: nothing can be confused"
         told = FindingReport(

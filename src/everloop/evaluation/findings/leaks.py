@@ -12,13 +12,20 @@ import pyarrow as pa
 
 from everloop.core.finding import FindingKind, FindingReport
 from everloop.core.schema import Schema
-from everloop.data.arrow import conform, from_arrow_schema
-from everloop.data.rowhash import Hashes, row_hashes
+from everloop.data.arrow import from_arrow_schema
+from everloop.data.rowhash import Hashes
 from everloop.errors import InvalidInput
 from everloop.evaluation.findings.distances import nearest
 from everloop.evaluation.findings.folds import instants
 from everloop.evaluation.findings.found import Finding, Findings
-from everloop.evaluation.findings.looked import Looked, features_of, look, matrix_of, number_columns
+from everloop.evaluation.findings.looked import (
+    Looked,
+    features_of,
+    hashes_of,
+    look,
+    matrix_of,
+    number_columns,
+)
 from everloop.evaluation.findings.telling import telling_features
 
 __all__ = ["leakage"]
@@ -117,7 +124,7 @@ class _Pair(NamedTuple):
             figures["not_compared"] = skipped
         if not shared:
             return
-        hashes = [_hashes(side, shared) for side in (self.train, self.test)]
+        hashes = [hashes_of(side.table, shared) for side in (self.train, self.test)]
         for side, looked, one in zip(
             ("train", "test"), (self.train, self.test), hashes, strict=True
         ):
@@ -133,7 +140,7 @@ class _Pair(NamedTuple):
             yield from self._conflicts(shared, hashes[0])
 
     def _conflicts(self, shared: list[str], whole: Hashes) -> Iterator[Finding]:
-        without = _hashes(self.train, [name for name in shared if name != self.label])
+        without = hashes_of(self.train.table, [n for n in shared if n != self.label])
         rows = pl.DataFrame(
             {"a": without.low, "b": without.high, "x": whole.low, "row": np.arange(len(whole.low))}
         )
@@ -153,7 +160,7 @@ class _Pair(NamedTuple):
         names, skipped = _comparable(self.train, self.test, list(self.key))
         if skipped:
             raise InvalidInput(f"the key {skipped} has types that cannot be compared")
-        places = _places(_hashes(self.test, names), _hashes(self.train, names))
+        places = _places(hashes_of(self.test.table, names), hashes_of(self.train.table, names))
         numbers = np.flatnonzero(places >= 0)
         reason = f"the same {', '.join(names)} was trained on"
         yield from _some(self.test, "shared_key", "test", reason, numbers, places[numbers])
@@ -244,11 +251,6 @@ def _comparable(one: Looked, other: Looked, names: list[str]) -> tuple[list[str]
         else:
             kept.append(name)
     return kept, skipped
-
-
-def _hashes(looked: Looked, names: list[str]) -> Hashes:
-    rows = looked.table.select(names).to_arrow()
-    return row_hashes(conform(rows, from_arrow_schema(rows.schema)))
 
 
 def _first_of(hashes: Hashes) -> _Numbers:

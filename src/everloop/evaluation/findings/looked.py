@@ -13,10 +13,24 @@ import pyarrow.compute as pc
 from everloop.core.context import current_workspace, has_workspace
 from everloop.core.schema import Field, Schema
 from everloop.data.api import read
+from everloop.data.arrow import conform, from_arrow_schema
 from everloop.data.frame import Source, Table
+from everloop.data.rowhash import Hashes, row_hashes
 from everloop.errors import Fault, InvalidInput, NotFound
 
-__all__ = ["Classes", "Looked", "classes_of", "features_of", "look", "matrix_of", "number_columns"]
+__all__ = [
+    "Classes",
+    "Looked",
+    "classes_of",
+    "features_of",
+    "hashes_of",
+    "look",
+    "matrix_of",
+    "number_columns",
+    "plain_type",
+    "plain_values",
+    "without_views",
+]
 
 
 class Looked(NamedTuple):
@@ -63,7 +77,7 @@ def look(rows: Any, schema: Schema | None = None) -> Looked:
         rows = read(rows)
         if not isinstance(rows, Table):
             raise InvalidInput("these are files, and a table is wanted")
-    table = Table.of(rows)
+    table = without_views(Table.of(rows))
     names = table.column_names
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -74,6 +88,35 @@ def look(rows: Any, schema: Schema | None = None) -> Looked:
     if not set(key) <= set(names):
         key = ()
     return Looked(table, tuple(key), {name: fields[name] for name in names if name in fields})
+
+
+def without_views(table: Table) -> Table:
+    """The same rows, with text in one piece: of views of other memory Arrow takes no rows."""
+    views = {
+        field.name: pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
+        for field in table.schema
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type)
+    }
+    if not views:
+        return table
+    return table.with_columns({n: table.column(n).cast(kind) for n, kind in views.items()})
+
+
+def hashes_of(table: Table, names: Sequence[str]) -> Hashes:
+    """Hashes of the rows by these columns: equal values have equal ones, whatever Arrow calls them.
+
+    Raises:
+        InvalidInput: If a column has no field type: nested ones, decimals.
+    """
+    rows = table.select(names).to_arrow()
+    return row_hashes(conform(rows, from_arrow_schema(rows.schema)))
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Without dictionary, and of text the one that fields have."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def _schema_of(source: Source) -> Schema | None:

@@ -74,10 +74,11 @@ def knn_shapley(
     weights.step[1:] = weights.rank[:-1] - weights.rank[1:]
     by_class = {one: (labels == one) for one in np.unique(truth).tolist()}
     workers = [_Worker(by_class, n, near, weights) for _ in range(os.cpu_count() or 1)]
+    edges = np.empty(len(holdout), np.float32) if near == n else _edges(train, holdout, near)
     for start, block in squared_distances(holdout, train):
         parts = np.array_split(np.arange(len(block)), len(workers))
         on_threads(
-            lambda one: one[0].add(block, one[1], truth[start:]),  # noqa: B023 (it ends within)
+            lambda one: one[0].add(block, one[1], truth[start:], edges[start:]),  # noqa: B023 (it ends within)
             zip(workers, parts, strict=True),
         )
     total: Floats = np.sum([worker.total() for worker in workers], axis=0)
@@ -110,39 +111,50 @@ class _Worker:
             found += np.where(self._by_class[one], right, wrong)
         return found
 
-    def add(self, block: Singles, rows: npt.NDArray[np.intp], truth: npt.NDArray[np.int64]) -> None:
+    def add(
+        self,
+        block: Singles,
+        rows: npt.NDArray[np.intp],
+        truth: npt.NDArray[np.int64],
+        edges: Singles,
+    ) -> None:
         """Add the values of `rows` of a block of hold-out rows."""
+        near, n, (rank, step) = self._near, self._n, self._weights
         for row in rows.tolist():
             one = int(truth[row])
-            if self._near == self._n:
-                order = _ranked(block[row], None)
-                self._values[order] += _exact(self._by_class[one][order], 0.0, self._weights)
+            distances, mask = block[row], self._by_class[one]
+            among = None if near == n else _among_nearest(distances, near, edges[row])
+            order = _ranked(distances, among)[:near]
+            right = mask[order].astype(np.float64)
+            # The sum of the steps up to a rank, less that of all ranks, is that of those behind.
+            values = right * step[:near]
+            np.cumsum(values, out=values)
+            behind = float(values[-1])
+            if near == n:
+                right *= rank
             else:
-                self._add_near(block[row], one)
+                for_right, for_wrong, far = self._far_of(one, int(right.sum()))
+                right *= rank[:near] - (for_right - for_wrong)
+                behind += far + for_wrong
+            values += right
+            values -= behind
+            self._values[order] += values
 
-    def _add_near(self, distances: Singles, one: int) -> None:
-        near, n, weights = self._near, self._n, self._weights
-        order = _ranked(distances, _among_nearest(distances, near))[:near]
-        right = self._by_class[one][order]
-        far_right = self._sizes[one] - int(right.sum())
-        # Of the far only how many have the right label is known, not at which rank: the mean over
-        # all orders. The step of a rank, and what lies behind it, are linear in that.
-        share = far_right / (n - near)
-        edge, last = float(weights.rank[near - 1]), float(weights.rank[-1])
-        behind = share * (edge - last)
-        self._values[order] += _exact(right, behind, weights)
-        mean_rank, mean_behind = _far_means(n, near, last)
-        for_right = mean_rank - share * mean_behind
-        for_wrong = -share * mean_behind
+    def _far_of(self, one: int, near_right: int) -> tuple[float, float, float]:
+        """Means of the far rows of the right label and of others; the sum of all their steps.
+
+        Of the far only how many have the right label is known, not at which rank: these are means
+        over all orders. Every row gets them in the end, so the near ones have theirs taken off.
+        """
+        near, n, rank = self._near, self._n, self._weights.rank
+        share = (self._sizes[one] - near_right) / (n - near)
+        edge, last = float(rank[near - 1]), float(rank[-1])
+        mean = math.log((n + 0.5) / (near + 0.5)) / (n - near)
+        for_right = mean - share * (mean - last)
+        for_wrong = -share * (mean - last)
         so_right, so_wrong = self._far[one]
         self._far[one] = (so_right + for_right, so_wrong + for_wrong)
-        self._values[order] -= np.where(right, for_right, for_wrong)
-
-
-def _far_means(n: int, near: int, last: float) -> tuple[float, float]:
-    """Mean over the ranks near + 1 to n of w_i, and of the w_i - w_n that lies behind each."""
-    mean = float((math.log(n + 0.5) - math.log(near + 0.5)) / (n - near))
-    return mean, mean - last
+        return for_right, for_wrong, share * (edge - last)
 
 
 def _ranked(distances: Singles, among: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
@@ -155,7 +167,7 @@ def _ranked(distances: Singles, among: npt.NDArray[np.int64] | None) -> npt.NDAr
         among, picked = np.arange(len(distances)), distances
     else:
         picked = distances[among]
-    keys = picked.view(np.int32).astype(np.int64)
+    keys = np.maximum(picked, 0).view(np.int32).astype(np.int64)
     keys <<= 32
     keys |= among
     keys.sort()
@@ -163,25 +175,26 @@ def _ranked(distances: Singles, among: npt.NDArray[np.int64] | None) -> npt.NDAr
     return keys
 
 
-def _among_nearest(distances: Singles, near: int) -> npt.NDArray[np.int64]:
-    """Numbers of at least the `near` nearest rows, and of few more."""
-    n = len(distances)
-    step = max(1, n // _SAMPLED)
-    sample = np.sort(distances[::step])
-    share = near / n
-    slack = 4 * math.sqrt(share * (1 - share) / len(sample))
+def _edges(train: Singles, holdout: Singles, near: int) -> Singles:
+    """For each hold-out row about the distance of its nearest `near` rows, rather more than less.
+
+    From a sample of the training rows: to pick it out of all distances later would wait for memory.
+    """
+    sample = np.ascontiguousarray(train[:: max(1, len(train) // _SAMPLED)])
+    share = near / len(train)
+    slack = 3 * math.sqrt(share * (1 - share) / len(sample))
     place = min(len(sample) - 1, math.ceil((share + slack) * len(sample)))
-    found = np.flatnonzero(distances <= sample[place])
-    if len(found) < near:
-        found = np.flatnonzero(distances <= np.partition(distances, near - 1)[near - 1])
+    found = np.empty(len(holdout), np.float32)
+    for start, block in squared_distances(holdout, sample):
+        parts = np.array_split(block, os.cpu_count() or 1)
+        on_threads(lambda part: part.partition(place, axis=1), parts)
+        found[start : start + len(block)] = block[:, place]
     return found
 
 
-def _exact(right: npt.NDArray[np.bool_], behind: float, weights: _Weights) -> Floats:
-    """Values by rank, of the first ranks; `behind` is the sum of the steps of all ranks after."""
-    count = len(right)
-    steps = np.where(right, weights.step[:count], 0.0)
-    after = np.cumsum(steps[::-1])[::-1]
-    values: Floats = np.where(right, weights.rank[:count], 0.0)
-    values[:-1] -= after[1:]
-    return values - behind
+def _among_nearest(distances: Singles, near: int, edge: np.float32) -> npt.NDArray[np.int64]:
+    """Numbers of at least the `near` nearest rows, and of few more if `edge` is right."""
+    found = np.flatnonzero(distances <= edge)
+    if len(found) < near:
+        found = np.flatnonzero(distances <= np.partition(distances, near - 1)[near - 1])
+    return found

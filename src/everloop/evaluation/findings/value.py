@@ -25,7 +25,11 @@ from everloop.evaluation.findings.looked import (
 from everloop.evaluation.findings.shapley import knn_shapley
 from everloop.evaluation.order import Floats
 
-__all__ = ["DataValue", "data_value"]
+__all__ = ["EPSILON", "EXACT_ROWS", "DataValue", "data_value"]
+
+#: Most that a value of more rows than these may be off where nobody says; see ADR 0022.
+EPSILON = 5e-4
+EXACT_ROWS = 20_000
 
 
 class DataValue(Findings):
@@ -110,8 +114,8 @@ def data_value(
             identifiers if not given. Missing values count as the mean.
         k: Neighbours that vote.
         epsilon: Most that a value may be off, so that only the 1/epsilon nearest rows are ranked; 0
-            is exact. Without one, values are exact up to 10,000 training rows, and above within
-            0.0001 (as measured with 100,000 rows: within 0.000003).
+            is exact. Without one, values are exact up to 20,000 training rows, and above within
+            0.0005 (as measured with 100,000 rows: within 0.00002).
         schema: Names the key and personal columns of frames.
 
     Raises:
@@ -122,13 +126,14 @@ def data_value(
     Source:
         Jia et al., Proceedings of the VLDB Endowment 12 (2019); see ``shapley``.
     """
+    looked, held = look(train, schema), look(holdout, schema)
     faults = []
     if type(k) is not int or k < 1:
         faults.append(Fault("k", f"is 1 at least, got {k!r}"))
-    epsilon = 1e-4 if epsilon is None else epsilon
+    if epsilon is None:
+        epsilon = EPSILON if len(looked.table) > EXACT_ROWS else 0.0
     if not (math.isfinite(epsilon) and epsilon >= 0):
         faults.append(Fault("epsilon", f"is 0 or more, got {epsilon!r}"))
-    looked, held = look(train, schema), look(holdout, schema)
     sides = {"train": looked, "holdout": held}
     found = {name: classes_of(side.table, label) for name, side in sides.items()}
     faults += [Fault(name, f"has no row with a {label}") for name in sides if not _any(found[name])]
@@ -139,6 +144,11 @@ def data_value(
     tables = [side.table.take(known[name]) for name, side in sides.items()]
     near, far = matrix_of(tables, names)
     codes, truth = _common(found["train"], found["holdout"], known)
+    if not np.isin(truth, codes).any():
+        kinds = [str(side.table.column(label).type) for side in sides.values()]
+        raise InvalidInput(
+            f"no {label} of the hold-out occurs in train: {kinds[1]} there, {kinds[0]} here"
+        )
     values = np.full(len(looked.table), np.nan)
     values[known["train"]] = knn_shapley(near, codes, far, truth, k, epsilon)
     figures = {

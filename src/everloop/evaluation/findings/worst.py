@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,16 @@ def slices(
         NotFound: If there is no such dataset or column.
         InvalidInput: If the error is no number, or an option is out of range.
     """
+    asked: list[tuple[str, Any, str, Callable[[float], bool]]] = [
+        ("floor", floor, "0 or more", lambda x: math.isfinite(x) and x >= 0),
+        ("min_rows", min_rows, "2 or more", lambda x: x >= 2),
+        ("level", level, "between 0 and 1", lambda x: 0 < x < 1),
+        ("most", most, "1 or more", lambda x: x >= 1),
+    ]
     faults = [
         Fault(name, f"is {wanted}, got {value!r}")
-        for name, value, wanted, is_right in (
-            ("floor", floor, "0 or more", math.isfinite(floor) and floor >= 0),
-            ("min_rows", min_rows, "2 or more", min_rows >= 2),
-            ("level", level, "between 0 and 1", 0 < level < 1),
-            ("most", most, "1 or more", most >= 1),
-        )
-        if not is_right
+        for name, value, wanted, is_right in asked
+        if not (isinstance(value, int | float) and is_right(value))
     ]
     if faults:
         raise InvalidInput("slices cannot be searched for", faults)
