@@ -63,6 +63,13 @@ if TYPE_CHECKING:
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.evaluation.data_tests.api import data_test
+    from everloop.evaluation.findings.balances import balance
+    from everloop.evaluation.findings.cover import coverage
+    from everloop.evaluation.findings.folds import out_of_fold
+    from everloop.evaluation.findings.issues import label_issues
+    from everloop.evaluation.findings.leaks import leakage
+    from everloop.evaluation.findings.value import data_value
+    from everloop.evaluation.findings.worst import slices
     from everloop.experiments.query import runs
     from everloop.experiments.run import run
     from everloop.features.define import agg, col, feature_set, feature_view, source
@@ -104,6 +111,13 @@ _NAMES = {
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.evaluation.data_tests.api": ("data_test",),
+    "everloop.evaluation.findings.balances": ("balance",),
+    "everloop.evaluation.findings.cover": ("coverage",),
+    "everloop.evaluation.findings.folds": ("out_of_fold",),
+    "everloop.evaluation.findings.issues": ("label_issues",),
+    "everloop.evaluation.findings.leaks": ("leakage",),
+    "everloop.evaluation.findings.value": ("data_value",),
+    "everloop.evaluation.findings.worst": ("slices",),
     "everloop.experiments.query": ("runs",),
     "everloop.experiments.run": ("run",),
     "everloop.core.stop": ("stop_if",),
@@ -139,6 +153,7 @@ __all__ = [
     "alias_moved",
     "answers",
     "approve",
+    "balance",
     "beats_champion",
     "calibrated",
     "canary",
@@ -149,8 +164,10 @@ __all__ = [
     "choice",
     "col",
     "commit",
+    "coverage",
     "data_source",
     "data_test",
+    "data_value",
     "directional",
     "drift",
     "export",
@@ -162,6 +179,8 @@ __all__ = [
     "import_table",
     "integers",
     "invariant",
+    "label_issues",
+    "leakage",
     "lineage",
     "log",
     "loguniform",
@@ -176,6 +195,7 @@ __all__ = [
     "not_worse",
     "on",
     "open",
+    "out_of_fold",
     "paths",
     "performance",
     "pipeline",
@@ -194,6 +214,7 @@ __all__ = [
     "scan",
     "schedule",
     "sla",
+    "slices",
     "slo",
     "source",
     "step",

@@ -162,6 +162,15 @@ class Table:
             InvalidInput: If the condition is no SQL over these columns; names the rule.
         """
         found = sql.matching_rows(self._rows, rule, condition)
+        return self.drop_rows(rule, found, reason=reason, owner=owner)
+
+    def drop_rows(self, rule: str, rows: Any, *, reason: str, owner: str = "") -> Table:
+        """Leave out the rows with these numbers, and remember them; as :meth:`drop_where`.
+
+        Raises:
+            InvalidInput: If there is no row with one of these numbers.
+        """
+        found = np.unique(self._numbers(rule, rows))
         if not found.size:
             return self
         keep = np.ones(self.num_rows, dtype=bool)
@@ -186,29 +195,48 @@ class Table:
             NotFound: If there is no such column.
             InvalidInput: If an expression is no SQL over these columns, or a value does not fit.
         """
-        old = self._column(column)
-        found = pa.array(sql.matching_rows(self._rows, rule, condition))
-        if not len(found):
+        self._column(column)
+        found = sql.matching_rows(self._rows, rule, condition)
+        if not found.size:
             return self
-        values = sql.evaluate(self._rows.take(found), rule, value)
-        try:
-            new = values.cast(old.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            why = str(error).splitlines()[0]
-            raise InvalidInput(
-                "a value cannot be set", [Fault(rule, f"{column} is {old.type}: {why}")]
-            ) from error
+        values = sql.evaluate(self._rows.take(pa.array(found)), rule, value)
+        return self.set_rows(rule, column, found, values, reason=reason, owner=owner)
+
+    def set_rows(
+        self, rule: str, column: str, rows: Any, values: Any, *, reason: str, owner: str = ""
+    ) -> Table:
+        """Give `column` these `values` in the rows with these numbers; as :meth:`set_where`.
+
+        Args:
+            rule: Name of the rule, for the ledger.
+            column: The column; it keeps its type.
+            rows: Row numbers, each once.
+            values: One for each of `rows`.
+            reason: Why the values must change, for people.
+            owner: Who answers for the rule.
+
+        Raises:
+            NotFound: If there is no such column.
+            InvalidInput: If there is no such row, or a value does not fit.
+        """
+        old = self._column(column)
+        given = self._numbers(rule, rows)
+        if not given.size:
+            return self
+        order = np.argsort(given, kind="stable")
+        found = pa.array(given[order])
+        new = self._fitting(rule, column, values).take(pa.array(order))
         mask = np.zeros(self.num_rows, dtype=bool)
-        mask[found.to_numpy()] = True
+        mask[given] = True
         plain = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
         dense = (part.cast(plain).combine_chunks() for part in (old, new))
         replaced = pc.replace_with_mask(next(dense), mask, next(dense)).cast(old.type)
         position = self._rows.schema.get_field_index(column)
-        rows = self._rows.set_column(position, column, replaced)
+        table = self._rows.set_column(position, column, replaced)
         shown = [name for name in self.column_names if name in {*self._key_or_all(), column}]
         before = self._rows.select(shown).take(found).append_column(f"{column}.new", new)
         change = self._change(rule, "changed", reason, owner, before)
-        return self._with(rows, changes=(*self._changes, change))
+        return self._with(table, changes=(*self._changes, change))
 
     def filter(self, condition: str) -> Table:
         """The rows for which `condition` is true. A choice, not a correction: nothing is recorded.
@@ -342,6 +370,26 @@ class Table:
         if name not in self._rows.column_names:
             raise NotFound.named("column", name, self._rows.column_names)
         return self._rows.column(name)
+
+    def _numbers(self, rule: str, rows: Any) -> np.ndarray:
+        found = np.asarray(rows, dtype=np.int64)
+        wrong = (found < 0) | (found >= self.num_rows)
+        if wrong.any():
+            fault = Fault(rule, f"no row {int(found[wrong][0])} among {self.num_rows}")
+            raise InvalidInput("rows cannot be found by number", [fault])
+        return found
+
+    def _fitting(self, rule: str, column: str, values: Any) -> pa.ChunkedArray:
+        """`values` in the type of `column`."""
+        kind = self._column(column).type
+        try:
+            given = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+            return given.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            why = str(error).splitlines()[0]
+            raise InvalidInput(
+                "a value cannot be set", [Fault(rule, f"{column} is {kind}: {why}")]
+            ) from error
 
     def _values(self, name: str, given: Any) -> pa.ChunkedArray | pa.Array:
         if isinstance(given, str):
