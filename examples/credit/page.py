@@ -36,8 +36,8 @@ def _duel(found: Improved) -> str:
     report = found.duel.report
     return _section(
         "Better data beside a better model",
-        f"<p>Above: the best of {SETTINGS} random settings, found by cross-validation on the first"
-        " data. What is shown is by how much a model that nobody tuned is better or worse than it."
+        f"<p>Zero is the best of {SETTINGS} random settings, found by cross-validation on the first"
+        " data. The dots say by how much a model that nobody tuned is better or worse than that."
         "</p>" + forest_of(report, skip=(report.against,)),
     )
 

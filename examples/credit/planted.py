@@ -19,7 +19,7 @@ import everloop as ev
 #: Share of outcomes that were recorded the wrong way round, at random.
 WRONG = 0.15
 #: Whom the first sample hardly has, and the share of them that it has.
-MISSING, PRESENT = "age >= 35 OR home = 'owner'", 0.03
+MISSING, PRESENT = "age >= 35 OR coalesce(home, '') = 'owner'", 0.03
 HELD_OUT = 1500
 
 DATA = Path(__file__).parent / "data" / "credit.csv.gz"

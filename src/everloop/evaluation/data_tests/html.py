@@ -46,7 +46,7 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;col
 th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 figure{margin:0 0 1rem}figcaption,.empty{color:var(--soft);font-size:.85rem}
-pre{overflow-x:auto;font-size:.8rem}svg{max-width:100%;height:auto}
+pre{overflow-x:auto;font-size:.8rem}
 """.strip()
 
 
@@ -89,11 +89,14 @@ def _parts(report: DataTestReport, titled: bool) -> Iterator[str]:
     if titled:
         yield f"<h2>{escape(headline(report))}</h2>"
     held = report.holdout
+    others = [one.name for one in report.versions if one.train]
+    data = len(report.versions) - len(others)
+    beside = f"; beside it {escape(', '.join(others))}" if others else ""
     share = "" if held.positives is None else f", {held.positives:.1%} of them positive"
     yield (
         f"<p>The same code (<code>{escape(report.train)}</code>) with the same"
-        f" {len(report.seeds)} seeds on {len(report.versions)} versions of the data, judged on"
-        f" {held.rows} rows of {escape(held.name)}{share}. Only the data differs.</p>"
+        f" {len(report.seeds)} seeds on {data} versions of the data, judged on"
+        f" {held.rows} rows of {escape(held.name)}{share}. Only the data differs{beside}.</p>"
     )
     for place, metric in enumerate(report.metrics):
         yield _section(f"By how much better: {metric}", _versions(report, place))

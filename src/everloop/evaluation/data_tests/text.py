@@ -57,7 +57,7 @@ def _lines(report: DataTestReport) -> Iterator[str]:
     held = report.holdout
     yield (
         f"{report.train} with {_many(len(report.seeds), 'seed')} on"
-        f" {_many(len(report.versions), 'version')}, judged on"
+        f" {_many(sum(not one.train for one in report.versions), 'version')}, judged on"
         f" {held.rows} rows of {held.name}; {1 - report.level:.0%} intervals over {held.drawn} and"
         " seeds, above 0 is better"
     )
