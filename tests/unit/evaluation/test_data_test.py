@@ -363,6 +363,7 @@ def test_without_a_key_equal_rows_are_told(place: Workspace) -> None:
         ({"level": 0.5}, "0.5"),
         ({"workers": 0}, "workers"),
         ({"slices": ("purpos",)}, "purpos"),
+        ({"slices": 5}, "slices are columns"),
         ({"slices": {"x": "nothing > 3"}}, "nothing"),
         ({"at": "age"}, "at is a column of times"),
         ({"versions": []}, "needs a version"),

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Rows are drawn in so many groups at most: more would say the same and cost more.
-_MOST_BLOCKS = 400
+_MOST_BLOCKS = 256
 #: So many values of a column of `slices` are slices of their own, the most frequent ones.
 _MOST_VALUES = 20
 _SHOWN = 5
@@ -326,7 +326,12 @@ def _masks(rows: Table, slices: Any) -> dict[str, npt.NDArray[np.bool_]]:
             mask[matching_rows(rows.to_arrow(), str(name), str(condition))] = True
             masks[str(name)] = mask
         return masks
-    for column in (slices,) if isinstance(slices, str) else tuple(slices or ()):
+    columns = (slices,) if isinstance(slices, str) else slices
+    if not isinstance(columns, list | tuple) or not all(isinstance(one, str) for one in columns):
+        raise InvalidInput(
+            "slices are columns, or SQL conditions by name", [("slices", repr(slices)[:80])]
+        )
+    for column in columns:
         masks |= _by_value(column, rows.column(column))
     return masks
 

@@ -77,6 +77,10 @@ class _Begun(Watcher):
 _work: ContextVar[Callable[[], Any]] = ContextVar("everloop_data_test")
 
 
+def _do_work(_: Any) -> None:
+    _work.get()()
+
+
 def in_run(
     name: str,
     train: Any,
@@ -100,14 +104,14 @@ def in_run(
         )
 
     def data_test() -> None:
-        # Named here, so that the run keeps its code; the work is no part of that.
-        found.append((_work.get()(), train)[0])
+        # The training is named, so that the run keeps its code; the work is no part of that.
+        _do_work(train)
 
     found: list[Any] = []
     pipeline = Pipeline(as_of(train.function if isinstance(train, Step) else train, data_test))
     pipeline.name = name
     watcher = _Begun(dict(tags))
-    token = _work.set(work)
+    token = _work.set(lambda: found.append(work()))
     try:
         pipeline.run_watched(watcher, {}, workers=workers)
     finally:
