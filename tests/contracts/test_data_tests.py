@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
 import everloop as ev
+from everloop.cli.main import main
 from everloop.core.context import using
 from everloop.core.data_test import DataTestReport
+from everloop.errors import EverloopError
 from everloop.evaluation.data_tests.stored import data_tests_done, report_of
 from everloop.server import make_app
 from everloop.workspace import Workspace
@@ -66,45 +67,63 @@ def test_a_test_and_its_blame_in_every_workspace(ws: Workspace) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    (tmp_path / "train.py").write_text(TRAIN)
+def everloop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[str, str]]]:
+    """`everloop data ...` in a folder with loans and a training: what it wrote, to both streams."""
+    (tmp_path / "loan_training.py").write_text(TRAIN)
+    monkeypatch.chdir(tmp_path)
     with ev.open(tmp_path / ".everloop") as workspace, using(workspace):
         fill()
-    return tmp_path
+    before = list(sys.path)
+
+    def call(*arguments: str, status: int = 0) -> tuple[str, str]:
+        told, code = "", 0
+        try:
+            main(["data", *arguments], standalone_mode=False)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except EverloopError as error:
+            told, code = str(error), error.exit
+        out, err = capsys.readouterr()
+        assert code == status, err + told
+        return out, err + told
+
+    yield call
+    sys.path[:] = before
+    sys.modules.pop("loan_training", None)
 
 
-def everloop(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "everloop", "data", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, env=os.environ,
-    )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    return done
-
-
-def test_the_command_says_what_is_better_and_why_one_failed(project: Path) -> None:
+def test_the_command_says_what_is_better_and_why_one_failed(
+    everloop: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
     how = ("--holdout", "held", "--label", "bad", "--seeds", "3")
-    two = ("test", "train.py:fit", "loans@1", "loans@2", *how)
-    done = everloop(project, *two, "--must-improve", "--blame", "--html", "page.html")
-    assert "loans@2 is better than loans@1 by +" in done.stdout
-    assert "misread (250 rows)" in done.stdout
-    assert "/data-tests/" in done.stderr
-    assert "misread" in (project / "page.html").read_text()
-    worse = ("test", "train.py:fit", "loans@2", "loans@1", *how, "--must-improve", "--json")
-    report = msgspec.json.decode(everloop(project, *worse, status=3).stdout, type=DataTestReport)
-    assert report.versions[1].metrics[0].effect is not None
-    assert report.versions[1].metrics[0].effect.answer == "worse"
-    told = everloop(project, "test", "train.py:fit", "loans@2", "loans@3", *how, status=1).stdout
-    assert "an income cannot be so low" in told
-    assert "loans@2 (300 rows)" in told
-    wrong = everloop(project, "test", "train.py:fitt", "loans@2", *how, status=5).stderr
-    assert "did you mean 'fit'" in wrong
-    alone = everloop(project, "test", "train.py:fit", "loans@2", *how, "--must-improve", status=2)
-    assert "a second version" in alone.stderr
-    listed = json.loads(everloop(project, "tests", "--json").stdout)
-    assert [bool(row["headline"]) for row in listed] == [True] * 3
-    shown = everloop(project, "tests", report.id).stdout
-    assert shown.startswith("no version is better than loans@2")
+    run = ("test", "loan_training.py:fit")
+    out, err = everloop(
+        *run, "loans@1", "loans@2", *how, "--must-improve", "--blame", "--html", "page.html"
+    )
+    assert "loans@2 is better than loans@1 by +" in out
+    assert "misread (250 rows)" in out
+    assert "/data-tests/" in err
+    assert "misread" in (tmp_path / "page.html").read_text()
+    out, _ = everloop(*run, "loans@2", "loans@1", *how, "--must-improve", "--json", status=3)
+    report = msgspec.json.decode(out, type=DataTestReport)
+    effect = report.versions[1].metrics[0].effect
+    assert effect is not None
+    assert effect.answer == "worse"
+    out, _ = everloop(*run, "loans@2", "loans@3", *how, status=1)
+    assert "an income cannot be so low" in out
+    assert "loans@2 (300 rows)" in out
+    _, err = everloop("test", "loan_training.py:fitt", "loans@2", *how, status=5)
+    assert "did you mean 'fit'" in err
+    _, err = everloop(*run, "loans@2", *how, "--must-improve", status=2)
+    assert "a second version" in err
+    _, err = everloop(*run, "loans@2", *how, "--slice", "a=age > 4", "--slice", "age", status=2)
+    assert "not both" in err
+    out, _ = everloop("tests", "--json")
+    assert [bool(row["headline"]) for row in json.loads(out)] == [True] * 3
+    out, _ = everloop("tests", report.id)
+    assert out.startswith("no version is better than loans@2")
 
 
 @pytest.mark.parametrize("ws", ["sqlite"], indirect=True)

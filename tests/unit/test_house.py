@@ -143,12 +143,13 @@ def test_other_lines_are_left_alone(line: str) -> None:
     assert not any(pattern.search(line) for pattern in PLACES_OF_ONE_MACHINE.values())
 
 
-def test_the_wheel_has_the_example_that_the_demo_runs(tmp_path: Path) -> None:
+def test_the_wheel_has_the_examples_that_the_demo_runs(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
-    example = {path.name: path.read_bytes() for path in (ROOT / "examples/flights").glob("*.py")}
-    prefix = "everloop/examples/flights/"
+    prefix = "everloop/examples/"
+    tracked = [path for path in tracked_files() if path.is_relative_to(ROOT / "examples")]
+    example = {str(path.relative_to(ROOT / "examples")): path.read_bytes() for path in tracked}
     with zipfile.ZipFile(wheel) as archive:
         shipped = {
             name.removeprefix(prefix): archive.read(name)

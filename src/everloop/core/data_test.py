@@ -76,6 +76,7 @@ class VersionResult(msgspec.Struct, frozen=True, kw_only=True):
         dataset, number: Where it comes from; empty and 0 for rows that are in no dataset.
         digest: Of its content.
         same_as: The version before it in the test that has the same content, or empty.
+        train: Name of another training that it was trained with, beside the test's own; or empty.
         left_out: Rows that are in the hold-out too and were not trained on.
         runs: Ids of the runs of its trainings.
         error: Why it could not be trained: the user's traceback first. Empty if it was.
@@ -88,6 +89,7 @@ class VersionResult(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     rows: int
     same_as: str = ""
+    train: str = ""
     left_out: int = 0
     runs: tuple[str, ...] = ()
     error: str = ""

@@ -12,7 +12,7 @@ from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.personal import TERMS
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
-from everloop.core.reads import asking_run, fixed
+from everloop.core.reads import fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Check, Schema
 from everloop.core.time import parse_instant, utc
@@ -281,7 +281,7 @@ def commit(
 
     With a key, a replacement stores only the rows that differ, in whichever order they come; see
     ``DataService.commit``. What ``drop_where`` and ``set_where`` of a table dropped or changed goes
-    to the row ledger, as of this version; within a run it is the run's.
+    to the row ledger, as of this version, unless a step of a run recorded it already.
 
     Args:
         name: Of the dataset, or ``flights@fix-weather``: that branch of it.
@@ -341,8 +341,7 @@ def commit(
             branch=branch or MAIN,
             on_duplicate=on_duplicate,
         )
-        if not asking_run():  # a run records them itself, with the step
-            _record(made, table)
+        _record(made, table)
     note_read("commit", name, str(made.number))
     if terms:
         service.describe(dataset, **terms)

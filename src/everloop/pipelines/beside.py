@@ -26,6 +26,8 @@ Check = Callable[[], bool]
 
 _LONGEST = 1024
 _GLOB = frozenset("*?[")
+#: What makes a folder a workspace.
+CATALOG = "catalog.sqlite"
 _NOT_DATA = frozenset({"__pycache__", "node_modules", "mlruns"})
 #: Folders up to so many files and bytes count by content, larger ones by names, sizes and times.
 _BY_CONTENT_FILES, _BY_CONTENT_BYTES = 1_000, 1 << 30
@@ -75,6 +77,11 @@ def folder_content(path: str, *, with_code: bool = False) -> str:
     files: list[tuple[str, str, os.stat_result]] = []
     total = 0
     for folder, folders, names in os.walk(path):
+        if CATALOG in names:
+            # A workspace is no data beside code. And whoever closes a file that SQLite has open
+            # drops this process's locks on it: others would take the catalog for closed.
+            folders[:] = []
+            continue
         folders[:] = sorted(n for n in folders if n not in _NOT_DATA and not n.startswith("."))
         for name in sorted(names):
             if name.startswith(".") or name.endswith((".pyc", ".pyo")):

@@ -146,6 +146,34 @@ def test_days_are_drawn_where_a_time_is_named(place: Workspace) -> None:
         compared(holdout=held.filter("id % 20 = 0"), at="at")
 
 
+def poor(rows: ev.Table, seed: int) -> Any:
+    """Looks at the age alone."""
+    return lambda held: (0.7 - held.to_numpy(["age"])[:, 0] / 100).clip(0, 1)
+
+
+def test_better_data_is_held_against_a_better_or_worse_model(place: Workspace) -> None:
+    rivals = {"by age": (poor, "loans@2"), "by age on raw": (poor, "loans@1")}
+    found = compared(rivals=rivals, against="by age")
+    assert found.report.against == "by age"
+    assert found.report.version("by age").train.endswith("poor")
+    # One that looks at the age alone learns nothing from the rows.
+    assert found.effect("by age on raw").answer == "no difference shown"
+    assert found.effect("by age on raw").estimate == 0
+    assert found.effect("loans@2").answer == "better"
+    assert found.best == "loans@2"
+    assert compared(rivals=rivals).best == "loans@2"  # never one of another training
+    with pytest.raises(InvalidInput, match="trained by other code"):
+        found.blame("loans@2", against="by age")
+    for more, told in (
+        ({"rivals": {"x": poor}}, "rivals"),
+        ({"rivals": {"loans@1": (poor, 2)}, "dataset": "loans"}, "stands there 2 times"),
+        ({"rivals": {"x": (5, "loans@1")}}, "train is a function"),
+        ({"against": "loans@3"}, "loans@3"),
+    ):
+        with pytest.raises((InvalidInput, NotFound), match=told):
+            compared(**more)
+
+
 # --- runs and the store ---------------------------------------------------------------------------
 
 
@@ -335,6 +363,7 @@ def test_without_a_key_equal_rows_are_told(place: Workspace) -> None:
         ({"level": 0.5}, "0.5"),
         ({"workers": 0}, "workers"),
         ({"slices": ("purpos",)}, "purpos"),
+        ({"slices": 5}, "slices are columns"),
         ({"slices": {"x": "nothing > 3"}}, "nothing"),
         ({"at": "age"}, "at is a column of times"),
         ({"versions": []}, "needs a version"),

@@ -241,3 +241,15 @@ def test_more_intervals_at_once_are_wider() -> None:
     assert few.answer == "too small to tell"
     same = effect_of(one - one, spec.sign, level=0.05)
     assert (same.estimate, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_commit_tells_the_ledger_what_its_rules_did_once(place: Workspace) -> None:
+    ev.commit("loans", loans(50), schema=SCHEMA)
+    fixed = ev.read("loans").drop_where(
+        "young", "age < 40", reason="not asked for", owner="a@x.org"
+    )
+    made = ev.commit("loans", fixed)
+    ev.commit("loans", fixed)  # as somebody does who is not sure whether it worked
+    [entry] = place.data.changes(dataset="loans")
+    assert (entry.scope, entry.rule, entry.owner) == (f"dataset:{made.ref}", "young", "a@x.org")
+    assert entry.rows == 50 - len(fixed)

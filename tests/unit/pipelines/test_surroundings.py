@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from everloop.pipelines import api as ev
-from everloop.workspace import Workspace
+from everloop.pipelines.beside import content_beside
+from everloop.workspace import Workspace, open_workspace
 from tests.unit.pipelines import set_later as steps
 
 
@@ -96,3 +97,15 @@ def test_what_is_made_when_it_is_needed_is_each_process_s_own(
     monkeypatch.setattr(steps, "CACHE", {})
     monkeypatch.setattr(steps, "CLIENT", threading.Lock())  # cannot be sent
     assert own_things.run(workers=1) == [2, False, 3, True]
+
+
+def test_a_workspace_among_the_data_is_not_looked_into(tmp_path: Path) -> None:
+    """Closing a file that SQLite has open drops the locks of this process on it."""
+    (tmp_path / "data.csv").write_text("1")
+    before = content_beside(str(tmp_path))
+    place = tmp_path / "results" / "store"
+    with open_workspace(place):
+        assert (place / "catalog.sqlite").exists()
+        assert content_beside(str(tmp_path)) == before
+    (tmp_path / "results" / "more.csv").write_text("2")
+    assert content_beside(str(tmp_path)) != before

@@ -49,6 +49,8 @@ def data_test(
     key: Sequence[str] = (),
     at: str = "",
     overlap: str = "error",
+    against: str = "",
+    rivals: Mapping[str, tuple[Any, Any]] | None = None,
     level: float = 0.05,
     workers: int = 1,
 ) -> DataTest:
@@ -77,6 +79,9 @@ def data_test(
             of a day are alike.
         overlap: What to do about rows that are in a version and in the hold-out: ``error``, or
             ``drop`` them from the training.
+        against: Name of what the others are held against; the first version if not given.
+        rivals: Other trainings by name, ``(training, version)``: to see what better data is worth
+            beside a better model.
         level: Error probability of all intervals of a kind together.
         workers: Trainings at once; more than one each in a process of its own.
 
@@ -89,9 +94,14 @@ def data_test(
     specs, chosen = specs_of(metrics), seeds_of(seeds)
     check(level, workers)
     held = holdout_rows(holdout, label=label, positive=positive, specs=specs, at=at, slices=slices)
-    found = without_holdout(contenders(versions, dataset, label), held, tuple(key), overlap)
-    step = training_step(train, held.task)
-    plan = Plan(train, step, specs, chosen, held, tuple(found), label, level, workers, tuple(key))
+    given = contenders(versions, dataset, label, rivals)
+    names = [one.name for one in given]
+    if against and against not in names:
+        raise NotFound.named("version of the data test", against, names)
+    found = tuple(without_holdout(given, held, tuple(key), overlap))
+    for one in (train, *(one.rival for one in found if one.rival is not None)):
+        training_step(one, held.task)  # refuses what is no training
+    plan = Plan(train, against, specs, chosen, held, found, label, level, workers, tuple(key))
     return DataTest(plan, Judging(plan, *plan.run()))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -56,17 +57,23 @@ def blame_groups(
         tags: Of the run that trains.
     """
     chosen = _checked(test, method, seeds, orders)
+    if new.rival is not old.rival:
+        raise InvalidInput(
+            f"{new.name} and {old.name} were trained by other code",
+            [("against", "rows can be blamed only where nothing else differs")],
+        )
+    training = test.training(new)
     changes = grouped(old, new, test.key, by)
     plan = _plan(len(changes.names), method, orders)
     wanted = [one for one in plan.sets if 0 < len(one) < len(changes.names)]
 
     def work() -> Any:
         todo = [
-            Order((made, seed), lambda made=made: changes.table(made), seed)  # type: ignore[misc]
+            Order((made, seed), training, partial(changes.table, made), seed)
             for made in wanted
             for seed in test.seeds[:chosen]
         ]
-        return train_all(test.step, test.code, test.holdout.features, todo, test.workers)
+        return train_all(test.holdout.features, todo, test.workers)
 
     found, run = in_run(f"{test.experiment}: blame", test.train, work, tags, test.workers)
     whole = frozenset(range(len(changes.names)))

@@ -22,7 +22,7 @@ from everloop.evaluation.data_tests.text import (
     with_interval,
 )
 
-__all__ = ["fragment", "whole_page"]
+__all__ = ["forest_of", "fragment", "whole_page"]
 
 _COLOURS = {
     "better": "#23905a",
@@ -46,7 +46,7 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}th{text-align:left;col
 th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 figure{margin:0 0 1rem}figcaption,.empty{color:var(--soft);font-size:.85rem}
-pre{overflow-x:auto;font-size:.8rem}svg{max-width:100%;height:auto}
+pre{overflow-x:auto;font-size:.8rem}
 """.strip()
 
 
@@ -58,21 +58,25 @@ class _Line(NamedTuple):
     dots: Sequence[float] = ()
 
 
-def whole_page(report: DataTestReport, more: str = "") -> str:
+def whole_page(
+    report: DataTestReport, *, title: str = "", before: str = "", after: str = ""
+) -> str:
     """A page that needs nothing beside it, with a policy that lets nothing else in.
 
     Args:
-        more: Further HTML before the end, already escaped.
+        title: What found the test, if not given.
+        before: HTML before the test, already escaped.
+        after: HTML behind it.
     """
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    shown = escape(title or headline(report))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(headline(report))}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(headline(report))}</h1>\n{fragment(report, titled=False)}{more}"
-        "</body></html>\n"
+        f"<title>{shown}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{shown}</h1>\n{before}{fragment(report, titled=bool(title))}{after}</body></html>\n"
     )
 
 
@@ -85,11 +89,14 @@ def _parts(report: DataTestReport, titled: bool) -> Iterator[str]:
     if titled:
         yield f"<h2>{escape(headline(report))}</h2>"
     held = report.holdout
+    others = [one.name for one in report.versions if one.train]
+    data = len(report.versions) - len(others)
+    beside = f"; beside it {escape(', '.join(others))}" if others else ""
     share = "" if held.positives is None else f", {held.positives:.1%} of them positive"
     yield (
         f"<p>The same code (<code>{escape(report.train)}</code>) with the same"
-        f" {len(report.seeds)} seeds on {len(report.versions)} versions of the data, judged on"
-        f" {held.rows} rows of {escape(held.name)}{share}. Only the data differs.</p>"
+        f" {len(report.seeds)} seeds on {data} versions of the data, judged on"
+        f" {held.rows} rows of {escape(held.name)}{share}. Only the data differs{beside}.</p>"
     )
     for place, metric in enumerate(report.metrics):
         yield _section(f"By how much better: {metric}", _versions(report, place))
@@ -110,11 +117,27 @@ def _section(title: str, body: str) -> str:
 # --- parts ----------------------------------------------------------------------------------------
 
 
+def forest_of(report: DataTestReport, *, skip: Sequence[str] = ()) -> str:
+    """The forest plot of the first metric alone, without some versions."""
+    lines, _ = _effects(report, 0)
+    caption = f"{report.metrics[0]}; above 0 is better than {report.against}"
+    return _forest([line for line in lines if line.label not in skip], caption)
+
+
 def _versions(report: DataTestReport, place: int) -> str:
+    lines, rows = _effects(report, place)
+    head = ("version", "rows trained on", report.metrics[place], "interval", "effect")
+    caption = f"above 0 is better than {report.against}; small dots are single seeds"
+    return _forest(lines, caption) + _table(head, rows, numbers=(1, 2, 3))
+
+
+def _effects(report: DataTestReport, place: int) -> tuple[list[_Line], list[tuple[str, ...]]]:
+    """Lines of a plot and rows of a table, for one metric."""
     sign = -1 if report.metrics[place] in report.lower_is_better else 1
     against = report.version(report.against)
     base = against.metrics[place].by_seed
-    lines, rows = [], []
+    lines: list[_Line] = []
+    rows: list[tuple[str, ...]] = []
     for one in report.versions:
         if one.error:
             continue
@@ -131,9 +154,7 @@ def _versions(report: DataTestReport, place: int) -> str:
         if metric.effect is not None:
             effect = answered(metric.effect)
         rows.append((_name(one), str(one.rows), figure(metric.value), shown, effect))
-    head = ("version", "rows trained on", report.metrics[place], "interval", "effect")
-    caption = f"above 0 is better than {report.against}; small dots are single seeds"
-    return _forest(lines, caption) + _table(head, rows, numbers=(1, 2, 3))
+    return lines, rows
 
 
 def _name(one: VersionResult) -> str:

@@ -18,6 +18,7 @@ from everloop.data.frame import Source, Table
 from everloop.data.rowhash import Hashes, row_hashes
 from everloop.errors import Fault, InvalidInput, NotFound
 from everloop.evaluation.bootstrap import MIN_DAYS, day_blocks
+from everloop.evaluation.data_tests.training import code_of, name_of
 from everloop.evaluation.metrics import MetricSpec, Task
 from everloop.pipelines.values import text_of
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: Rows are drawn in so many groups at most: more would say the same and cost more.
-_MOST_BLOCKS = 400
+_MOST_BLOCKS = 256
 #: So many values of a column of `slices` are slices of their own, the most frequent ones.
 _MOST_VALUES = 20
 _SHOWN = 5
@@ -48,7 +49,7 @@ class Contender(NamedTuple):
         identity: Equal for equal content.
         left_out: Rows that stand in the hold-out too.
         error: Why it cannot be trained.
-        changes: Changes of a table that no dataset has yet, ``(rule, rows)``.
+        rival: Another training that it is for; None for the test's own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Contender(NamedTuple):
     left_out: int = 0
     error: str = ""
     notes: tuple[str, ...] = ()
+    rival: Any = None
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -89,8 +91,13 @@ class HoldOutRows(NamedTuple):
     masks: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def contenders(versions: Any, dataset: str, label: str) -> list[Contender]:
-    """Read the versions, in order.
+def contenders(
+    versions: Any, dataset: str, label: str, rivals: Mapping[str, Any] | None = None
+) -> list[Contender]:
+    """Read the versions, in order, and then those of other trainings.
+
+    Args:
+        rivals: By name ``(training, version)``.
 
     Raises:
         InvalidInput: If there is none, a number comes without `dataset`, or names are given twice.
@@ -110,12 +117,27 @@ def contenders(versions: Any, dataset: str, label: str) -> list[Contender]:
         _contender(name, given, place, dataset, label)
         for place, (name, given) in enumerate(named, start=1)
     ]
+    found += [_rival(str(name), given, dataset, label) for name, given in (rivals or {}).items()]
     names = [one.name for one in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         faults = [("versions", f"{name} stands there {names.count(name)} times") for name in twice]
         raise InvalidInput("each version stands once in a data test", faults)
     return found
+
+
+def _rival(name: str, given: Any, dataset: str, label: str) -> Contender:
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise InvalidInput(
+            "a rival is a training and a version",
+            [(f"rivals[{name!r}]", f"is a {type(given).__name__}")],
+            hint='rivals={"tuned": (train_tuned, "loans@1")}',
+        )
+    train, version = given
+    found = _contender(name, version, 1, dataset, label)
+    told = f"trained by {name_of(train)}"
+    identity = f"{found.identity}:{code_of(train)}"
+    return found._replace(identity=identity, rival=train, notes=(told, *found.notes))
 
 
 def _contender(name: str, given: Any, place: int, dataset: str, label: str) -> Contender:
@@ -304,7 +326,12 @@ def _masks(rows: Table, slices: Any) -> dict[str, npt.NDArray[np.bool_]]:
             mask[matching_rows(rows.to_arrow(), str(name), str(condition))] = True
             masks[str(name)] = mask
         return masks
-    for column in (slices,) if isinstance(slices, str) else tuple(slices or ()):
+    columns = (slices,) if isinstance(slices, str) else slices
+    if not isinstance(columns, list | tuple) or not all(isinstance(one, str) for one in columns):
+        raise InvalidInput(
+            "slices are columns, or SQL conditions by name", [("slices", repr(slices)[:80])]
+        )
+    for column in columns:
         masks |= _by_value(column, rows.column(column))
     return masks
 

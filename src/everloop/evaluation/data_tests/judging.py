@@ -44,7 +44,8 @@ class Judging:
         self._measured: dict[tuple[str, str], Measured] = {}
         self.errors = {one.name: self._error(one) for one in test.contenders}
         self.well = [one for one in test.contenders if not self.errors[one.name]]
-        self.against = self.well[0]
+        named = [one for one in self.well if one.name == test.against]
+        self.against = (named or self.well)[0]
 
     def _error(self, one: Contender) -> str:
         if one.error:
@@ -121,6 +122,7 @@ class Judging:
             left_out=one.left_out,
             runs=() if same_as or one.error else tuple(self._runs(one, metrics)),
             error=error,
+            train="" if one.rival is None else name_of(one.rival),
             notes=tuple(notes),
             metrics=metrics,
             **source_fields(one.source),
@@ -204,11 +206,9 @@ class Judging:
             yield "one seed: the intervals hold the luck of the hold-out, not that of the training"
         if held.unlabelled:
             yield f"{held.unlabelled} rows of the hold-out have no {test.label} and were left out"
-        if self.against is not test.contenders[0]:
-            yield (
-                f"{test.contenders[0].name} could not be trained: the others are held against"
-                f" {self.against.name}"
-            )
+        wanted = test.against or test.contenders[0].name
+        if self.against.name != wanted:
+            yield f"{wanted} could not be trained: the others are held against {self.against.name}"
         again = self._trained.again
         first = next(iter(self._first.values()))
         once = self._trained.outcomes[first.name, test.seeds[0]].scores
@@ -240,7 +240,10 @@ def _best(versions: Sequence[VersionResult]) -> str:
     better = [
         one
         for one in versions
-        if one.metrics and one.metrics[0].effect and one.metrics[0].effect.answer == "better"
+        if one.metrics
+        and not one.train
+        and one.metrics[0].effect
+        and one.metrics[0].effect.answer == "better"
     ]
     # The largest estimate; which of the better ones is best is not tested.
     return max(better, key=lambda one: one.metrics[0].effect.estimate).name if better else ""  # type: ignore[union-attr, arg-type, return-value]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from everloop.core.data_test import TEST_TAG
 from everloop.core.run import Run
+from everloop.data.frame import Table
 from everloop.errors import InvalidInput, UserCodeError
 from everloop.evaluation.data_tests.inputs import Contender, HoldOutRows
-from everloop.evaluation.data_tests.running import Order, Outcome, in_run, note_inputs, train_all
-from everloop.evaluation.data_tests.training import as_probabilities, code_of, name_of
+from everloop.evaluation.data_tests.running import (
+    Order,
+    Outcome,
+    Training,
+    in_run,
+    note_inputs,
+    train_all,
+)
+from everloop.evaluation.data_tests.training import as_probabilities, name_of
 from everloop.evaluation.metrics import MetricSpec, parse_metric
-from everloop.pipelines.api import Step
 
 __all__ = ["Plan", "Trained", "check", "seeds_of", "specs_of"]
 
@@ -63,7 +71,7 @@ class Plan(NamedTuple):
     """A test that is to be done."""
 
     train: Any
-    step: Step[..., Any]
+    against: str
     specs: tuple[MetricSpec, ...]
     seeds: tuple[int, ...]
     holdout: HoldOutRows
@@ -73,9 +81,10 @@ class Plan(NamedTuple):
     workers: int
     key: tuple[str, ...]
 
-    @property
-    def code(self) -> str:
-        return code_of(self.train)
+    def training(self, one: Contender) -> Training:
+        """The training of a version."""
+        train = self.train if one.rival is None else one.rival
+        return Training.of(train, self.holdout.task)
 
     @property
     def experiment(self) -> str:
@@ -103,14 +112,15 @@ class Plan(NamedTuple):
     def _trained(self) -> Trained:
         able = list(self.first_of().values())
         orders = [
-            Order((one.name, seed), lambda one=one: one.rows, seed)  # type: ignore[misc]
+            Order((one.name, seed), training, partial(_rows_of, one), seed)
             for one in able
+            for training in (self.training(one),)
             for seed in self.seeds
         ]
         if able:
             # The same again: whether equal seeds give equal models.
-            orders.append(Order("again", lambda: able[0].rows, self.seeds[0], 1))
-        found = train_all(self.step, self.code, self.holdout.features, orders, self.workers)
+            orders.append(orders[0]._replace(place="again", repetition=1))
+        found = train_all(self.holdout.features, orders, self.workers)
         again = found.pop("again", None)
         checked = {place: self._probable(outcome) for place, outcome in found.items()}
         if not any(outcome.scores is not None for outcome in checked.values()):
@@ -135,3 +145,7 @@ class Plan(NamedTuple):
             "\n\n".join(part for part in (told, more, "no version could be trained") if part),
             hint="mend the training or the data and test again: what was trained is kept",
         )
+
+
+def _rows_of(one: Contender) -> Table:
+    return one.rows

@@ -21,19 +21,42 @@ from everloop.core.data_test import TEST_TAG
 from everloop.core.run import PARENT_TAG, Metric, Run, RunInput
 from everloop.data.frame import Source, Table
 from everloop.errors import EverloopError, InvalidInput, StateError, UserCodeError
-from everloop.evaluation.data_tests.training import as_of
+from everloop.evaluation.data_tests.training import as_of, code_of, training_step
+from everloop.evaluation.metrics import Task
 from everloop.pipelines.api import Pipeline, Step, current_run
 from everloop.pipelines.watcher import Watcher
 
-__all__ = ["Order", "Outcome", "in_run", "note_inputs", "note_run", "outcomes_of", "train_all"]
+__all__ = [
+    "Order",
+    "Outcome",
+    "Training",
+    "in_run",
+    "note_inputs",
+    "note_run",
+    "outcomes_of",
+    "train_all",
+]
 
 Floats = npt.NDArray[np.float64]
+
+
+class Training(NamedTuple):
+    """A step that trains and scores, and the name of what it does (``code_of``)."""
+
+    step: Step[..., Any]
+    code: str
+
+    @classmethod
+    def of(cls, train: Any, task: Task) -> Training:
+        """Of a user's function."""
+        return cls(training_step(train, task), code_of(train))
 
 
 class Order(NamedTuple):
     """A training to be done; `place` names it among the others."""
 
     place: Any
+    training: Training
     rows: Callable[[], Table]
     seed: int
     repetition: int = 0
@@ -52,6 +75,10 @@ class _Begun(Watcher):
 
 
 _work: ContextVar[Callable[[], Any]] = ContextVar("everloop_data_test")
+
+
+def _do_work(_: Any) -> None:
+    _work.get()()
 
 
 def in_run(
@@ -77,14 +104,14 @@ def in_run(
         )
 
     def data_test() -> None:
-        # Named here, so that the run keeps its code; the work is no part of that.
-        found.append((_work.get()(), train)[0])
+        # The training is named, so that the run keeps its code; the work is no part of that.
+        _do_work(train)
 
     found: list[Any] = []
     pipeline = Pipeline(as_of(train.function if isinstance(train, Step) else train, data_test))
     pipeline.name = name
     watcher = _Begun(dict(tags))
-    token = _work.set(work)
+    token = _work.set(lambda: found.append(work()))
     try:
         pipeline.run_watched(watcher, {}, workers=workers)
     finally:
@@ -92,34 +119,29 @@ def in_run(
     return found[0], watcher.run
 
 
-def train_all(
-    step: Step[..., Any], code: str, holdout: Table, orders: list[Order], workers: int
-) -> dict[Any, Outcome]:
-    """Train and score; one that fails is told, and the others go on.
-
-    Args:
-        step: As ``training_step`` gives it.
-        code: Names what it does, as ``code_of`` says.
-    """
+def train_all(holdout: Table, orders: list[Order], workers: int) -> dict[Any, Outcome]:
+    """Train and score; one that fails is told, and the others go on."""
     plain = _content(holdout)
     if workers == 1:
-        return {
-            order.place: _outcome(order, partial(_trained, step, code, plain, order))
-            for order in orders
-        }
+        return {order.place: _outcome(order, partial(_trained, plain, order)) for order in orders}
     found: dict[Any, Outcome] = {}
     # Not all at once: each holds its rows until it is sent.
     together = 4 * workers
     for start in range(0, len(orders), together):
         some = orders[start : start + together]
-        handles = [step.submit(_content(order.rows()), plain, *order[2:], code) for order in some]
+        handles = [o.training.step.submit(*_arguments(plain, o)) for o in some]
         for order, handle in zip(some, handles, strict=True):
             found[order.place] = _outcome(order, handle.result)
     return found
 
 
-def _trained(step: Step[..., Any], code: str, holdout: Table, order: Order) -> Any:
-    return step(_content(order.rows()), holdout, *order[2:], code)
+def _trained(holdout: Table, order: Order) -> Any:
+    return order.training.step(*_arguments(holdout, order))
+
+
+def _arguments(holdout: Table, order: Order) -> tuple[Any, ...]:
+    rows = _content(order.rows())
+    return rows, holdout, order.seed, order.repetition, order.training.code
 
 
 def _content(rows: Table) -> Table:

@@ -40,6 +40,8 @@ def headline(report: DataTestReport) -> str:
         assert effect is not None  # the best is held against another
         return f"{report.best} is better than {report.against} by {with_interval(effect)} {metric}"
     others = [one for one in report.versions if one.name != report.against and not one.error]
+    if len(report.versions) == 1:
+        return f"{report.against} alone: there is no other version to hold against it"
     if not others:
         return f"only {report.against} could be trained: there is nothing to hold it against"
     if all(one.metrics[0].effect and one.metrics[0].effect.answer == "same data" for one in others):
@@ -57,7 +59,7 @@ def _lines(report: DataTestReport) -> Iterator[str]:
     held = report.holdout
     yield (
         f"{report.train} with {_many(len(report.seeds), 'seed')} on"
-        f" {_many(len(report.versions), 'version')}, judged on"
+        f" {_many(sum(not one.train for one in report.versions), 'version')}, judged on"
         f" {held.rows} rows of {held.name}; {1 - report.level:.0%} intervals over {held.drawn} and"
         " seeds, above 0 is better"
     )

@@ -30,11 +30,17 @@ _PREDICTS = ("predict_proba", "predict")
 
 
 def name_of(train: Any) -> str:
-    """What the training is called."""
-    function = _function_of(train)
+    """What the training is called; with what a ``functools.partial`` gives it."""
+    function, given = _function_of(train), dict[str, Any]()
     while isinstance(function, functools.partial):
+        given = dict(function.keywords) | given
         function = function.func
-    return full_name(function).removeprefix("__main__.")
+    shown = ", ".join(f"{name}={_short(value)}" for name, value in given.items())
+    return full_name(function).removeprefix("__main__.") + (f"({shown})" if given else "")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)[:40]
 
 
 def training_step(train: Any, task: Task) -> Step[..., Any]:
