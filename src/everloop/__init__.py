@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from everloop.data.files import Files
     from everloop.data.frame import Table
     from everloop.data.functions import check_function, repair
+    from everloop.data.schema_from import schema_from
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.experiments.query import runs
@@ -100,6 +101,7 @@ _NAMES = {
     "everloop.data.functions": ("check_function", "repair"),
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
+    "everloop.data.schema_from": ("schema_from",),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.experiments.query": ("runs",),
@@ -190,6 +192,7 @@ __all__ = [
     "runs",
     "scan",
     "schedule",
+    "schema_from",
     "sla",
     "slo",
     "source",
