@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from everloop.data.frame import Table
     from everloop.data.functions import check_function, repair
     from everloop.data.personal_api import find_pii, k_anonymity
+    from everloop.data.schema_from import schema_from
     from everloop.data.sources import data_source, pull
     from everloop.errors import RunStopped
     from everloop.evaluation.data_tests.api import data_test
@@ -110,6 +111,7 @@ _NAMES = {
     "everloop.data.files": ("Files",),
     "everloop.data.frame": ("Table",),
     "everloop.data.personal_api": ("find_pii", "k_anonymity"),
+    "everloop.data.schema_from": ("schema_from",),
     "everloop.data.sources": ("data_source", "pull"),
     "everloop.errors": ("RunStopped",),
     "everloop.evaluation.data_tests.api": ("data_test",),
@@ -217,6 +219,7 @@ __all__ = [
     "runs",
     "scan",
     "schedule",
+    "schema_from",
     "sla",
     "slices",
     "slo",

@@ -29,8 +29,9 @@ _LOOKED_AT = 10_000
 @click.option(
     "--with",
     "contract",
-    metavar="FILE.py[:NAME]",
-    help="A Python file with an ev.Schema or a list of ev.Check in it; CHECKS if not named.",
+    metavar="FILE[:NAME]",
+    help="A Python file with an ev.Schema, a list of ev.Check or a Pandera schema in it (CHECKS if "
+    "not named), or a suite of Great Expectations (.json).",
 )
 @click.option(
     "--rows", default=SHOWN_ROWS, show_default=True, help="Most failing rows of each rule."
@@ -42,9 +43,9 @@ def check(name: str, contract: str | None, rows: int, location: str | None, as_j
     NAME may be NAME@2, NAME@TAG or NAME@TIME. Exits with 3 if a rule is broken that forbids a
     version.
     """
-    wanted = None if contract is None else _contract(contract)
     with open_workspace(location) as workspace:
         version = workspace.data.find(name)
+        wanted = None if contract is None else _contract(contract, version.schema)
         report = workspace.data.check(version.dataset, wanted, version.number, rows=rows)
         found = workspace.data.find_pii(version.dataset, version.number, rows=_LOOKED_AT)
     if as_json:
@@ -75,7 +76,33 @@ def _shown(key: dict[str, Any]) -> str:
     return " ".join(f"{name}={json.dumps(value)}" for name, value in key.items())
 
 
-def _contract(given: str) -> Schema | list[Check]:
+def _contract(given: str, like: Schema) -> Schema | list[Check]:
+    if given.lower().endswith(".json"):
+        from everloop.data.schema_from import schema_from
+
+        return schema_from(given, like=like)
+    found, what = _named_in(given, "CHECKS")
+    if isinstance(found, list | tuple):
+        return list(found)
+    if isinstance(found, Schema):
+        return found
+    if not _is_foreign(found):
+        raise InvalidInput(
+            f"{what} is no ev.Schema, list of ev.Check or Pandera schema",
+        )
+    from everloop.data.schema_from import schema_from
+
+    return schema_from(found, like=like)
+
+
+def _is_foreign(found: Any) -> bool:
+    from everloop.data.from_pandera import is_pandera
+
+    return found is not None and is_pandera(found)
+
+
+def _named_in(given: str, usual: str) -> tuple[Any, str]:
+    """What stands under a name in a Python file, and how to call it."""
     file, _, name = given.partition(":")
     if not Path(file).is_file():
         raise InvalidInput(f"there is no file {file}")
@@ -85,12 +112,38 @@ def _contract(given: str) -> Schema | list[Check]:
         raise
     except Exception as error:  # the user's file may raise anything
         raise UserCodeError.caught(file, error) from error
-    found = names.get(name or "CHECKS")
-    if not isinstance(found, Schema | list | tuple):
-        raise InvalidInput(
-            f"{file} has no {name or 'CHECKS'} that is an ev.Schema or a list of ev.Check"
-        )
-    return found if isinstance(found, Schema) else list(found)
+    if (name or usual) not in names:
+        raise InvalidInput(f"{file} has no {name or usual}")
+    return names[name or usual], f"{name or usual} of {file}"
+
+
+@click.command("import-checks")
+@click.argument("rules", metavar="SUITE.json|FILE.py:NAME")
+@click.option("--like", metavar="DATASET", help="Where the types of the columns are told.")
+@common
+def import_checks(rules: str, like: str | None, location: str | None, as_json: bool) -> None:
+    """Print rules of Great Expectations or Pandera as Everloop code, to be edited.
+
+    Give a suite's JSON, or the name of a Pandera schema in a Python file (SCHEMA if not named).
+    What cannot be said is listed in a comment, and on standard error.
+    """
+    from everloop.data.schema_code import schema_code
+    from everloop.data.schema_from import translated
+
+    given = rules if rules.lower().endswith(".json") else _named_in(rules, "SCHEMA")[0]
+    known = None
+    if like is not None:
+        with open_workspace(location) as workspace:
+            known = workspace.data.find(like).schema
+    found = translated(given, known)
+    if as_json:
+        return json_document({"schema": found.schema, "untranslated": found.untranslated})
+    title = f"The rules of {rules}."
+    code = schema_code(found.schema, title=title, untranslated=found.untranslated)
+    click.echo(code, nl=False)
+    for fault in found.untranslated:
+        click.echo(f"not translated: {fault}", err=True)
+    return None
 
 
 @click.command("profile")
@@ -126,4 +179,4 @@ def profile(name: str, infer: bool, location: str | None, as_json: bool) -> None
     return None
 
 
-COMMANDS = (check, profile)
+COMMANDS = (check, import_checks, profile)

@@ -14,27 +14,36 @@ import msgspec
 
 from everloop.core.canonical import canonical_json
 from everloop.core.expr import Node, columns_of, infer, kind_of
+from everloop.core.regex import regex_fault
 from everloop.errors import Fault, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from everloop.core.kinds import FieldType
 
-__all__ = ["AGGREGATES", "ORDERS", "OVER_TIME", "Check", "CheckKind", "OnFail"]
+__all__ = ["AGGREGATES", "ORDERS", "OVER_TIME", "PATTERNS", "Check", "CheckKind", "OnFail", "Stays"]
 
 OnFail = Literal["fail", "drop", "warn", "quarantine", "repair"]
 CheckKind = Literal[
-    "rows", "expression", "unique", "references", "function",
+    "rows", "expression", "unique", "references", "function", "matches", "not_matches",
     "increasing", "strictly_increasing", "decreasing", "strictly_decreasing",
-    "row_count", "null_share", "distinct", "mean", "std", "min", "max", "sum",
+    "row_count", "null_share", "distinct", "distinct_share",
+    "mean", "median", "std", "min", "max", "sum",
     "freshness", "volume", "drift", "anomaly",
 ]  # fmt: skip
+#: Which of the rows with the same values may stay.
+Stays = Literal["first", "last", "none"]
 ORDERS = ("increasing", "strictly_increasing", "decreasing", "strictly_decreasing")
 #: Figures of a table or of one of its columns.
-AGGREGATES = ("row_count", "null_share", "distinct", "mean", "std", "min", "max", "sum")
+AGGREGATES = (
+    "row_count", "null_share", "distinct", "distinct_share",
+    "mean", "median", "std", "min", "max", "sum",
+)  # fmt: skip
+#: Kinds over one text, whose `rule` is a pattern.
+PATTERNS = ("matches", "not_matches")
 #: Kinds that hold a version against time or against other versions.
 OVER_TIME = ("freshness", "volume", "drift", "anomaly")
-_OF_NUMBERS = ("mean", "std", "min", "max", "sum")
-_SINGLE = (*ORDERS, *(name for name in AGGREGATES if name != "row_count"), "drift")
+_OF_NUMBERS = ("mean", "median", "std", "min", "max", "sum")
+_SINGLE = (*ORDERS, *PATTERNS, *(name for name in AGGREGATES if name != "row_count"), "drift")
 _WITHOUT_ROWS = (*AGGREGATES, *OVER_TIME)
 
 
@@ -46,7 +55,9 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     ==================== ===========================================================================
     rows                 `rule`, an SQL condition over the columns; null counts as broken
     expression           `rule`, given as an expression (``col.arrival > col.departure``); the same
-    unique               no two rows have the same values in `columns`; the first may stay
+    unique               no two rows have the same values in `columns`; one may stay, see `stays`
+    matches, not_matches the pattern `rule` is found somewhere in the text of the column; or nowhere
+                         (``^`` and ``$`` are its ends); a missing text breaks neither
     increasing, ...      each value of the column beside the one before it that is not missing
     references           the values of the column stand in the dataset `to` (``planes``, or
                          ``planes/tailnum`` where the column has another name there)
@@ -54,7 +65,8 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     row_count            number of rows within `ge` and `le`
     null_share           share of missing values of the column within `ge` and `le`, 0 to 1
     distinct             number of distinct values of the column within `ge` and `le`
-    mean, std, min, ...  that figure of the column within `ge` and `le`; broken if there is none
+    distinct_share       the same as share of the values that are not missing, 0 to 1
+    mean, median, ...    that figure of the column within `ge` and `le`; broken if there is none
     freshness            age of the latest value of the column (the commit, without one) against the
                          clock, in seconds, at most `le`
     volume               rows, as share of those of the version before, within `ge` and `le`
@@ -76,6 +88,13 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
         ge, le: Inclusive bounds of a figure.
         to: The other side; see above.
         repair: Name of the function (``ev.repair``) that corrects rows; with ``on_fail="repair"``.
+        where: An expression, kept as its canonical JSON: only the rows of which it is true are
+            judged, as though there were no others.
+        mostly: Least share, 0 to 1, of the rows judged that must hold it. Where it is reached the
+            check is not broken, and nothing follows for the others.
+        stays: Of rows with the same values (kind ``unique``) the one that is not named.
+        nulls_equal: Whether a null is the same value as another one (kind ``unique``), and not
+            left out as missing; so with NaN.
     """
 
     name: str
@@ -89,9 +108,16 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     le: float | None = None
     to: str = ""
     repair: str = ""
+    where: str = ""
+    mostly: float = 1.0
+    stays: Stays = "first"
+    nulls_equal: bool = False
 
     def __post_init__(self) -> None:
-        given: Any = self.rule
+        given: Any = self.where
+        if isinstance(given, msgspec.Struct):
+            msgspec.structs.force_setattr(self, "where", canonical_json(given).decode())
+        given = self.rule
         if isinstance(given, msgspec.Struct):
             msgspec.structs.force_setattr(self, "rule", canonical_json(given).decode())
             msgspec.structs.force_setattr(self, "kind", "expression")
@@ -99,7 +125,7 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(columns, str):
             columns = (columns,)
         msgspec.structs.force_setattr(self, "columns", tuple(columns))
-        for name in ("ge", "le"):
+        for name in ("ge", "le", "mostly"):
             if isinstance(bound := getattr(self, name), int):
                 msgspec.structs.force_setattr(self, name, float(bound))
 
@@ -110,8 +136,20 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
         Raises:
             InvalidInput: If it is none that this Everloop knows.
         """
+        return self._decoded(self.rule)
+
+    @property
+    def condition(self) -> Node | None:
+        """The expression of `where`, or None if all rows are judged.
+
+        Raises:
+            InvalidInput: If it is none that this Everloop knows.
+        """
+        return self._decoded(self.where) if self.where else None
+
+    def _decoded(self, text: str) -> Node:
         try:
-            node: Node = msgspec.json.decode(self.rule, type=Node)
+            node: Node = msgspec.json.decode(text, type=Node)
             return node
         except msgspec.MsgspecError as error:
             raise InvalidInput(f"check {self.name!r} holds no expression: {error}") from error
@@ -123,19 +161,18 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns that it is known to look at."""
-        return columns_of(self.node) if self.kind == "expression" else self.columns
+        """The columns that it is known to look at; those of `where` last."""
+        own = columns_of(self.node) if self.kind == "expression" else self.columns
+        chosen = () if self.condition is None else columns_of(self.condition)
+        return tuple(dict.fromkeys((*own, *chosen)))
 
     def faults(self, types: Mapping[str, FieldType], *, is_open: bool) -> Iterator[Fault]:
         """What is wrong with the definition, over columns of `types`; others too if `is_open`."""
         path = f"checks.{self.name}"
-        if self.kind in ("rows", "expression"):
-            if not self.rule.strip():
-                yield Fault(path, "needs a rule: an SQL condition or an expression")
-        elif self.rule:
-            yield Fault(path, f"a check of kind {self.kind} takes no rule")
+        yield from self._rule_faults(path)
         yield from self._columns_faults(path, types, is_open=is_open)
         yield from self._bounds_faults(path)
+        yield from self._share_faults(path, types, is_open=is_open)
         if self.kind in ("references", "function") and not self.to:
             what = "dataset" if self.kind == "references" else "function"
             yield Fault(path, f"needs to=, the name of the {what}")
@@ -144,11 +181,35 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
         if (self.on_fail == "repair") != bool(self.repair):
             yield Fault(path, "on_fail='repair' and repair=NAME go together")
 
+    def _rule_faults(self, path: str) -> Iterator[Fault]:
+        if self.kind in ("rows", "expression"):
+            if not self.rule.strip():
+                yield Fault(path, "needs a rule: an SQL condition or an expression")
+        elif self.kind in PATTERNS:
+            if reason := regex_fault(self.rule) if self.rule else "needs a rule: the pattern":
+                yield Fault(path, reason)
+        elif self.rule:
+            yield Fault(path, f"a check of kind {self.kind} takes no rule")
+
+    def _share_faults(
+        self, path: str, types: Mapping[str, FieldType], *, is_open: bool
+    ) -> Iterator[Fault]:
+        if not 0 <= self.mostly <= 1:
+            yield Fault(path, f"mostly is a share from 0 to 1, not {self.mostly:g}")
+        elif self.mostly != 1 and not self.is_of_rows:
+            yield Fault(path, f"{self.kind} is of no single row: it takes no mostly=")
+        if self.kind != "unique" and (self.stays != "first" or self.nulls_equal):
+            yield Fault(path, f"stays= and nulls_equal= are of kind unique, not {self.kind}")
+        if self.where and self.kind in OVER_TIME:
+            yield Fault(path, f"{self.kind} is over versions: it takes no where=")
+        elif self.where:
+            yield from self._true_or_false(f"{path}.where", self.where, types, is_open=is_open)
+
     def _columns_faults(
         self, path: str, types: Mapping[str, FieldType], *, is_open: bool
     ) -> Iterator[Fault]:
         if self.kind == "expression":
-            yield from self._expression_faults(path, types, is_open=is_open)
+            yield from self._true_or_false(path, self.rule, types, is_open=is_open)
             return
         wanted = 1 if self.kind in (*_SINGLE, "references") else None
         if wanted and len(self.columns) != wanted:
@@ -159,16 +220,18 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
             if column not in types:
                 if not is_open:
                     yield Fault(path, unknown(column, types))
+            elif self.kind in PATTERNS and types[column] != "string":
+                yield Fault(path, f"{self.kind} needs text, and {column} is {types[column]}")
             elif self.kind in _OF_NUMBERS and not types[column].startswith(
                 ("int", "uint", "float")
             ):
                 yield Fault(path, f"{self.kind} needs numbers, and {column} is {types[column]}")
 
-    def _expression_faults(
-        self, path: str, types: Mapping[str, FieldType], *, is_open: bool
+    def _true_or_false(
+        self, path: str, text: str, types: Mapping[str, FieldType], *, is_open: bool
     ) -> Iterator[Fault]:
         try:
-            node = self.node
+            node = self._decoded(text)
             if not columns_of(node):
                 yield Fault(path, "the expression looks at no column")
             missing = [name for name in columns_of(node) if name not in types]

@@ -9,7 +9,6 @@ Translation to Arrow lives in ``everloop.data.arrow``, validation of frames in
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from everloop.core.canonical import canonical_json
 from everloop.core.check import Check, OnFail
 from everloop.core.kinds import FIELD_TYPES, FieldType
 from everloop.core.mask import mask_fault
+from everloop.core.regex import regex_fault
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
 
 Semantic = Literal["", "numeric", "categorical", "id", "text", "embedding", "timestamp", "target"]
 
-_ESCAPE_OR_CLASS = re.compile(r"(\\[Z1-9])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _NUMERIC = frozenset(t for t in FIELD_TYPES if t.startswith(("int", "uint", "float")))
 
 
@@ -59,6 +58,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         on_fail: What a row that breaks a rule of this field gets: ``fail`` (no version is made),
             ``drop`` (the row is left out and recorded), ``warn`` (kept, recorded), ``quarantine``
             or ``repair``; see :class:`~everloop.core.check.Check`.
+        required: The column must be there also where ``extra="allow"``, which otherwise takes a
+            nullable column that is missing for one of nulls.
         pii: Kind of personal data, such as ``"email"``; empty means none.
         owner: Who must correct it.
         description: For people.
@@ -84,6 +85,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     repair: str = ""
     mask: str = ""
+    required: bool = False
 
     def __post_init__(self) -> None:
         # 60 and 60.0, a list and a tuple: what is equal must have one digest, also after a journey.
@@ -111,7 +113,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
             yield Fault(f"fields.{self.name}", "a bound must be finite; leave it out for none")
         if (self.regex or self.max_length) and self.type != "string":
             yield Fault(f"fields.{self.name}", f"regex and max_length need text, not {self.type}")
-        if self.regex and (reason := _regex_fault(self.regex)):
+        if self.regex and (reason := regex_fault(self.regex)):
             yield Fault(f"fields.{self.name}", f"regex {self.regex!r}: {reason}")
         for value in self.among:
             if not _is_of(value, self.type):
@@ -122,28 +124,6 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
             yield Fault(f"fields.{self.name}", "on_fail='repair' and repair=NAME go together")
         if self.mask and (reason := mask_fault(self.mask, self.type)):
             yield Fault(f"fields.{self.name}", reason)
-
-
-def _regex_fault(regex: str) -> str:
-    # Frames are matched in linear time (Rust's regex, RE2), requests by Python's re: only what all
-    # of them understand alike is allowed.
-    for found in _ESCAPE_OR_CLASS.finditer(regex):
-        within = re.sub(r"\\.", "x", found[0][1:-1], flags=re.DOTALL)
-        if found[0][0] == "[" and re.search(r"\[|--|&&|\|\||~~", within):
-            return f"{found[0]} means several things: write \\[, \\-, \\&, \\| or \\~ in a class"
-    try:
-        re.compile(regex)
-    except re.error as error:
-        return str(error)
-    # What stands in a class or after a backslash means itself, save a back-reference and the end.
-    bare = _ESCAPE_OR_CLASS.sub(lambda found: found[1] or "x", regex)
-    if re.search(r"\(\?(?:=|!|<=|<!|P=)|\\[1-9]", bare):
-        return "look-around and back-references are not supported"
-    if re.search(r"\(\?[>#(]|[*+?}]\+|\\Z|\{,", bare):
-        return "atomic groups, possessive repeats, comments, \\Z and {,n} are not supported"
-    if re.search(r"\(\?[ims]*(?:-[ims]*)?[aLux]", bare):
-        return "of the flags only i, m and s are supported"
-    return ""
 
 
 def _is_of(value: object, kind: str) -> bool:

@@ -12,7 +12,7 @@ from everloop.core.dataset import MAIN, DatasetVersion
 from everloop.core.personal import TERMS
 from everloop.core.profile import Profile
 from everloop.core.quality import SHOWN_ROWS, QualityReport
-from everloop.core.reads import fixed
+from everloop.core.reads import asking_run, fixed
 from everloop.core.reads import note as note_read
 from everloop.core.schema import Check, Schema
 from everloop.core.time import parse_instant, utc

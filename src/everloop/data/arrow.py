@@ -110,7 +110,7 @@ def conform(table: pa.Table, schema: Schema) -> pa.Table:
     """`table` with the columns of `schema`, in its order and types; physically nullable.
 
     A schema with ``extra="allow"`` is open both ways: columns that it does not list stay, after
-    the others, and a nullable column that is missing is filled with nulls.
+    the others, and a nullable column that is missing and not required is filled with nulls.
 
     Raises:
         InvalidInput: With every fault: columns missing, not listed or of a wrong type, then the
@@ -136,7 +136,7 @@ def inspect(table: pa.Table, schema: Schema) -> Conformed:
         if field.name in doubled:
             continue
         if field.name not in names:
-            if schema.extra == "allow" and field.nullable:
+            if schema.extra == "allow" and field.nullable and not field.required:
                 columns[field.name] = _nulls(table.num_rows, _TYPES[field.type])
             else:
                 faults.append(_missing(field, names, schema))

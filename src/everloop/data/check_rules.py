@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from everloop.core.check import AGGREGATES, ORDERS, OVER_TIME, Check
+from everloop.core.check import AGGREGATES, ORDERS, OVER_TIME, PATTERNS, Check
+from everloop.core.expr import columns_of
 from everloop.core.schema import Field, Schema
 from everloop.data.expr_polars import compile_polars
-from everloop.data.functions import named
-from everloop.data.rules import POLARS, Rule, missing, repeats, rules_of
+from everloop.data.functions import named, sees_all
+from everloop.data.rules import POLARS, Rule, missing, rules_of
 from everloop.errors import Fault, InvalidInput, NotFound
 
 __all__ = ["Figure", "Outside", "Plan", "ValuesOf", "plan_of", "sees_other_rows"]
@@ -52,12 +53,14 @@ class Outside(NamedTuple):
     Attributes:
         columns: What it looks at; empty for all.
         is_hidden: Whether it looks at personal data.
+        judged: True for a row that it is given; None for all.
     """
 
     check: Check
     columns: tuple[str, ...]
     reason: str
     is_hidden: bool
+    judged: pl.Expr | None = None
 
 
 class Plan(NamedTuple):
@@ -125,7 +128,9 @@ def plan_of(
 
 
 def sees_other_rows(check: Check) -> bool:
-    """Whether a condition may hold a row against others: it has a window or a query in it."""
+    """Whether a check may hold a row against others: by a window, a query, or a function of all."""
+    if check.kind == "function":
+        return sees_all(check.to)
     return check.kind == "rows" and bool(_WINDOW.search(check.rule))
 
 
@@ -147,20 +152,27 @@ def _add(plan: Plan, check: Check, fields: Mapping[str, Field], values_of: Value
     if check.kind == "function":
         what = named(check.to)
         if isinstance(what, pl.Expr):
+            if check.where:
+                told = "a Polars expression is judged of all rows: say the condition in it"
+                raise InvalidInput(told, hint="or give where= to a check of another kind")
             plan.rules.append(_rule(check, check.columns, ~_true(what), fields, is_whole=True))
         else:
             plan.outside.append(_outside(check, f"{check.to} does not hold", fields))
     elif check.kind == "rows":
         plan.outside.append(_outside(check, f"breaks {check.rule}", fields))
     elif check.kind == "expression":
-        types = {name: fields[name].type for name in check.reads}
-        holds = compile_polars(check.node, types)
-        plan.rules.append(_rule(check, check.reads, ~_true(holds), fields))
+        columns = columns_of(check.node)
+        holds = compile_polars(check.node, {name: fields[name].type for name in columns})
+        plan.rules.append(_rule(check, columns, ~_true(holds), fields))
+    elif check.kind in PATTERNS:
+        found = pl.col(check.columns[0]).str.contains(check.rule)
+        broken = ~found if check.kind == "matches" else found
+        plan.rules.append(_rule(check, check.columns, broken.fill_null(False), fields))
     elif check.kind == "unique":
-        seen = repeats([fields[name] for name in check.columns])
+        seen = _repeated(check, fields)
         plan.rules.append(_rule(check, check.columns, seen, fields, is_whole=True))
     elif check.kind in ORDERS:
-        broken = _out_of_order(check, fields[check.columns[0]])
+        broken = _out_of_order(check, fields)
         plan.rules.append(_rule(check, check.columns, broken, fields, is_whole=True))
     else:
         plan.rules.append(_reference(check, fields, values_of))
@@ -171,8 +183,18 @@ def _true(holds: pl.Expr) -> pl.Expr:
     return holds.cast(pl.Boolean).fill_null(False)
 
 
+def _judged(check: Check, fields: Mapping[str, Field]) -> pl.Expr | None:
+    if (node := check.condition) is None:
+        return None
+    return _true(compile_polars(node, {name: fields[name].type for name in columns_of(node)}))
+
+
+_STAYS = {
+    "first": "the values stand in an earlier row already",
+    "last": "the values stand in a later row again",
+    "none": "the values stand in another row too",
+}
 _REASONS = {
-    "unique": "the values stand in an earlier row already",
     "increasing": "is below the value before it",
     "strictly_increasing": "is not above the value before it",
     "decreasing": "is above the value before it",
@@ -190,6 +212,11 @@ def _rule(
     is_whole: bool = False,
 ) -> Rule:
     reason = check.reason or reason or _REASONS.get(check.kind, f"breaks {check.name}")
+    if check.kind == "unique":
+        reason = check.reason or _STAYS[check.stays]
+    judged = _judged(check, fields)
+    if judged is not None:
+        broken, columns = broken & judged, tuple(dict.fromkeys((*columns, *check.reads)))
     single = columns[0] if len(columns) == 1 else ""
     shows = bool(single) and not fields[single].pii
     return Rule(
@@ -202,6 +229,8 @@ def _rule(
         (lambda value: f"{value!r}: {reason}") if shows else None,
         is_whole,
         check.repair,
+        judged,
+        check.mostly,
     )
 
 
@@ -209,32 +238,54 @@ def _outside(check: Check, reason: str, fields: Mapping[str, Field]) -> Outside:
     columns = check.columns
     seen = columns or tuple(fields)
     hidden = any(fields[name].pii for name in seen if name in fields)
-    return Outside(check, columns, check.reason or reason, hidden)
+    return Outside(check, columns, check.reason or reason, hidden, _judged(check, fields))
 
 
 def _figure(check: Check, fields: Mapping[str, Field]) -> pl.Expr:
+    judged = _judged(check, fields)
+    rows = pl.len() if judged is None else judged.sum()
     if check.kind == "row_count":
-        return pl.len()
-    field = fields[check.columns[0]]
-    column = pl.col(field.name)
-    if field.type.startswith("float"):
-        column = column.fill_nan(None)
+        return rows
+    column = _present(check, fields)
     if check.kind == "null_share":
-        return pl.when(pl.len() > 0).then(column.null_count() / pl.len())
+        return pl.when(rows > 0).then((rows - column.count()) / rows)
     if check.kind == "distinct":
         return column.drop_nulls().n_unique()
+    if check.kind == "distinct_share":
+        return pl.when(column.count() > 0).then(column.drop_nulls().n_unique() / column.count())
     number = column.cast(pl.Float64)
     if check.kind == "sum":
         return pl.when(column.count() > 0).then(number.sum())
-    return {"mean": number.mean, "std": number.std, "min": number.min, "max": number.max}[
-        check.kind
-    ]()
+    figure: pl.Expr = getattr(number, check.kind)()  # mean, median, std, min, max
+    return figure
 
 
-def _out_of_order(check: Check, field: Field) -> pl.Expr:
-    column = pl.col(field.name)
+def _present(check: Check, fields: Mapping[str, Field]) -> pl.Expr:
+    """The check's one column, null where it is missing or not judged."""
+    field = fields[check.columns[0]]
+    column, judged = pl.col(field.name), _judged(check, fields)
     if field.type.startswith("float"):
         column = column.fill_nan(None)
+    return column if judged is None else pl.when(judged).then(column)
+
+
+def _repeated(check: Check, fields: Mapping[str, Field]) -> pl.Expr:
+    judged = _judged(check, fields)
+    # A row that is not judged must equal none that is.
+    parts = [pl.col(name) for name in check.columns]
+    parts += [] if judged is None else [judged.alias("\0judged")]
+    whole = pl.struct(parts) if len(parts) > 1 else parts[0]
+    if check.stays == "none":
+        seen = whole.is_duplicated()
+    else:
+        seen = ~(whole.is_last_distinct() if check.stays == "last" else whole.is_first_distinct())
+    if check.nulls_equal:
+        return seen
+    return seen & ~pl.any_horizontal([missing(fields[name]) for name in check.columns])
+
+
+def _out_of_order(check: Check, fields: Mapping[str, Field]) -> pl.Expr:
+    column = _present(check, fields)
     before = column.forward_fill().shift(1)
     compared = {
         "increasing": column < before,

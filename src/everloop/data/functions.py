@@ -16,15 +16,19 @@ import pyarrow as pa
 from everloop.data.frame import Table
 from everloop.errors import InvalidInput, NotFound, UserCodeError
 
-__all__ = ["check_function", "forget", "holds", "named", "repair", "repaired"]
+__all__ = ["check_function", "forget", "holds", "named", "repair", "repaired", "sees_all"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _CHECKS: dict[str, Any] = {}
 _REPAIRS: dict[str, Callable[[Table], Any]] = {}
+#: Names of functions that must be given all rows at once.
+_WHOLE: set[str] = set()
 
 
-def check_function(name: str, expression: pl.Expr | None = None) -> Callable[[Function], Function]:
+def check_function(
+    name: str, expression: pl.Expr | None = None, *, sees_all: bool = False
+) -> Callable[[Function], Function]:
     """Register what a check of kind ``function`` means.
 
     Args:
@@ -33,7 +37,11 @@ def check_function(name: str, expression: pl.Expr | None = None) -> Callable[[Fu
             pass, over the columns of the whole frame. Without one this is a decorator of a function
             that takes a :class:`Table` of the check's columns (all, if it names none) and gives one
             boolean a row; it is given rows in parts, and must judge each row by itself.
+        sees_all: Give a function all rows at once instead; a version is then read whole.
     """
+    _WHOLE.discard(name)
+    if sees_all:
+        _WHOLE.add(name)
     if expression is not None:
         _CHECKS[name] = expression
 
@@ -61,7 +69,13 @@ def repair(name: str) -> Callable[[Function], Function]:
 def forget(name: str) -> None:
     """Remove both functions of a name; what is not there is no error."""
     _CHECKS.pop(name, None)
+    _WHOLE.discard(name)
     _REPAIRS.pop(name, None)
+
+
+def sees_all(name: str) -> bool:
+    """Whether the function `name` must be given all rows at once."""
+    return name in _WHOLE
 
 
 def named(name: str, *, is_repair: bool = False) -> Any:

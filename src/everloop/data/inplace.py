@@ -1,6 +1,7 @@
 """Checks where the data lies: the rules of a schema as SQL, for a DuckDB connection of the user's.
 
-Two queries count what every rule breaks, and one more for each broken rule fetches its first rows.
+Two queries count what every rule breaks (one more for each different ``where``), and one for each
+broken rule fetches its first rows.
 The order of rows is that in which the engine gives them: a rule over an order, or over values that
 repeat, means nothing beyond that on a relation that has none.
 """
@@ -16,15 +17,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from everloop.core.check import ORDERS, Check
-from everloop.core.expr import kind_of
+from everloop.core.check import ORDERS, PATTERNS, Check
+from everloop.core.expr import columns_of, kind_of
 from everloop.core.expr_sql import compile_sql, literal
 from everloop.core.quality import SHOWN_ROWS, QualityReport
 from everloop.core.schema import Field, Schema
 from everloop.data.arrow import arrow_type, inspect
 from everloop.data.check_rules import Figure, Plan, ValuesOf, plan_of
 from everloop.data.judge import reported
-from everloop.data.onepass import Broken, FigureFound
+from everloop.data.onepass import Broken, FigureFound, is_broken
 from everloop.errors import Fault, InvalidInput
 
 __all__ = ["check_sql"]
@@ -37,10 +38,18 @@ _BROKEN = "__everloop_broken"
 
 
 class _Condition(NamedTuple):
-    """When a row breaks a rule, in SQL; `seen` is whether NaN is null there."""
+    """When a row breaks a rule, in SQL.
+
+    Attributes:
+        seen: Whether NaN is null there.
+        where: Which rows it looks at, in SQL; empty for all.
+        mostly: Least share of those that must hold it.
+    """
 
     sql: str
     seen: bool = False
+    where: str = ""
+    mostly: float = 1.0
 
 
 def check_sql(
@@ -82,22 +91,24 @@ def _checked(
         plan = plan._replace(outside=[one for one in plan.outside if one.columns])
     conditions = _conditions(plan, schema)
     source = f'(SELECT *, row_number() OVER () - 1 AS "{_ROW}" FROM {relation})'
-    seen = f"(SELECT * REPLACE ({_as_seen(schema, present)}) FROM {source})"
+    as_seen = _as_seen(schema, present)
     total, figures = _figures(cursor, source, plan, schema)
     counts: dict[str, int] = {}
-    for is_seen, of in ((False, source), (True, seen)):
-        names = [name for name, one in conditions.items() if one.seen == is_seen]
-        if names:
-            flags = ", ".join(f"({conditions[n].sql}) AS {_BROKEN}{k}" for k, n in enumerate(names))
-            sums = ", ".join(f"count(*) FILTER (WHERE {_BROKEN}{k})" for k in range(len(names)))
-            found = cursor.execute(f"SELECT {sums} FROM (SELECT {flags} FROM {of})").fetchall()
-            counts |= dict(zip(names, found[0], strict=True))
+    sources = {name: _looked_at(source, one, as_seen) for name, one in conditions.items()}
+    for of in dict.fromkeys(sources.values()):
+        names = [name for name, its in sources.items() if its == of]
+        flags = ", ".join(f"({conditions[n].sql}) AS {_BROKEN}{k}" for k, n in enumerate(names))
+        sums = ", ".join(f"count(*) FILTER (WHERE {_BROKEN}{k})" for k in range(len(names)))
+        query = f"SELECT count(*), {sums} FROM (SELECT {flags} FROM {of})"
+        [[judged, *failed]] = cursor.execute(query).fetchall()
+        for name, count in zip(names, failed, strict=True):
+            if is_broken(count, judged, conditions[name].mostly):
+                counts[name] = count
     broken = []
     for name, columns, reason, on_fail, owner in _headed(plan):
         if counts.get(name):
-            one = conditions[name]
-            of = seen if one.seen else source
             wanted = [*schema.key, *(c for c in columns if c not in schema.key)]
+            one, of = conditions[name], sources[name]
             kept = _first(cursor, of, one.sql, [c for c in wanted if c in present], show)
             numbers = kept[_ROW]
             broken.append(
@@ -140,16 +151,30 @@ def _conditions(plan: Plan, schema: Schema) -> dict[str, _Condition]:
     found = {}
     for rule in plan.rules:
         if rule.name in checks:
-            found[rule.name] = _Condition(_of_check(checks[rule.name], schema))
+            check = checks[rule.name]
+            where = _where(check, schema)
+            found[rule.name] = _Condition(_of_check(check, schema), False, where, check.mostly)
         elif rule.name == "key.unique":
             found[rule.name] = _Condition(_repeats([schema.field(n) for n in schema.key]))
         else:
             column, _, kind = rule.name.removeprefix("key.").rpartition(".")
             found[rule.name] = _Condition(_FIELD[kind](schema.field(column)))
     for outside in plan.outside:
-        sql = f"(CASE WHEN true THEN {outside.check.rule}\nEND) IS NOT TRUE"
-        found[outside.check.name] = _Condition(sql, seen=True)
+        check = outside.check
+        sql = f"(CASE WHEN true THEN {check.rule}\nEND) IS NOT TRUE"
+        found[check.name] = _Condition(sql, True, _where(check, schema), check.mostly)
     return found
+
+
+def _where(check: Check, schema: Schema) -> str:
+    if (node := check.condition) is None:
+        return ""
+    return compile_sql(node, {name: kind_of(schema.field(name).type) for name in columns_of(node)})
+
+
+def _looked_at(source: str, one: _Condition, as_seen: str) -> str:
+    of = f"(SELECT * FROM {source} WHERE {one.where})" if one.where else source
+    return f"(SELECT * REPLACE ({as_seen}) FROM {of})" if one.seen else of
 
 
 def _name(column: str) -> str:
@@ -199,6 +224,15 @@ def _repeats(fields: Sequence[Field]) -> str:
     return f'row_number() OVER (PARTITION BY {names} ORDER BY "{_ROW}") > 1 AND NOT ({some})'
 
 
+def _repeated(check: Check, schema: Schema) -> str:
+    fields = [schema.field(name) for name in check.columns]
+    names = ", ".join(_name(field.name) for field in fields)
+    order = f'ORDER BY "{_ROW}"' + (" DESC" if check.stays == "last" else "")
+    number = "count(*)" if check.stays == "none" else "row_number()"
+    seen = f"{number} OVER (PARTITION BY {names} {'' if check.stays == 'none' else order}) > 1"
+    return seen if check.nulls_equal else f"{seen} AND NOT ({' OR '.join(map(_missing, fields))})"
+
+
 _FIELD: dict[str, Callable[[Field], str]] = {
     "not_null": _missing,
     "ge": lambda field: _bound(field, "<", field.ge, math.ceil),
@@ -213,11 +247,14 @@ _SIGNS = dict(zip(ORDERS, ("<", "<=", ">", ">="), strict=True))
 
 def _of_check(check: Check, schema: Schema) -> str:
     if check.kind == "expression":
-        kinds = {name: kind_of(schema.field(name).type) for name in check.reads}
+        kinds = {name: kind_of(schema.field(name).type) for name in columns_of(check.node)}
         return f"({compile_sql(check.node, kinds)}) IS NOT TRUE"
     if check.kind == "unique":
-        return _repeats([schema.field(name) for name in check.columns])
+        return _repeated(check, schema)
     field = schema.field(check.columns[0])
+    if check.kind in PATTERNS:
+        found = f"regexp_matches({_name(field.name)}, {literal(check.rule)})"
+        return f"NOT {found}" if check.kind == "matches" else found
     if check.kind in _SIGNS:
         value = f"CASE WHEN {_missing(field)} THEN NULL ELSE {_name(field.name)} END"
         return (
@@ -261,14 +298,22 @@ def _figures(
 
 def _figure(figure: Figure, schema: Schema) -> str:
     check = figure.check
+    judged = f"({_where(check, schema) or 'true'})"
+    rows = f"count(*) FILTER (WHERE {judged})"
     if check.kind == "row_count":
-        return "count(*)"
+        return rows
     field = schema.field(check.columns[0])
-    value = f"CASE WHEN {_missing(field)} THEN NULL ELSE {_name(field.name)} END"
+    value = f"CASE WHEN {judged} AND NOT {_missing(field)} THEN {_name(field.name)} END"
     if check.kind == "null_share":
-        return f"count(*) FILTER (WHERE {_missing(field)}) / nullif(count(*), 0)"
+        return f"({rows} - count({value})) / nullif({rows}, 0)"
     if check.kind == "distinct":
         return f"count(DISTINCT {value})"
+    if check.kind == "distinct_share":
+        return f"count(DISTINCT {value}) / nullif(count({value}), 0)"
+    if check.kind == "median":
+        # The middle of two, as one half of each: DuckDB's own gives NaN between two infinities.
+        number = f"CAST({value} AS DOUBLE)"
+        return f"(quantile_disc({number}, 0.5) - quantile_disc(-({number}), 0.5)) / 2"
     function = {"mean": "avg", "std": "stddev_samp"}.get(check.kind, check.kind)
     return f"{function}(CAST({value} AS DOUBLE))"
 

@@ -7,6 +7,7 @@ so that memory is a part, those columns, and the rows that are kept of each rule
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from everloop.data.functions import holds
 from everloop.data.rules import Rule
 from everloop.errors import InvalidInput
 
-__all__ = ["PART_ROWS", "Broken", "FigureFound", "OnePass"]
+__all__ = ["PART_ROWS", "Broken", "FigureFound", "OnePass", "is_broken"]
 
 #: Rows that are judged at once: many enough that calls cost nothing, few enough that the numbers
 #: of all rows broken by all rules fit into the cache of a machine.
@@ -110,6 +111,7 @@ class OnePass:
         self._tallies: dict[str, _Tally] = {}
         self._held: list[pl.DataFrame] = []
         self._is_judged = False
+        self._judged_rows: Counter[str] = Counter()
         self.rows = 0
 
     def add(self, part: pl.DataFrame, *, at_once: bool = False, is_all: bool = False) -> None:
@@ -146,7 +148,7 @@ class OnePass:
         for rule in self._whole:
             needed.update(rule.columns or present)
         for figure in self._plan.figures:
-            needed.update(figure.check.columns)
+            needed.update(figure.check.reads)
         if self._whole:
             needed.update(self._key)
         return [name for name in present if name in needed]
@@ -155,25 +157,32 @@ class OnePass:
         if not rules or not frame.height:
             return
         wanted = [rule.broken.arg_true().implode().alias(str(n)) for n, rule in enumerate(rules)]
+        looked = {r.name: r.judged for r in rules if r.mostly < 1 and r.judged is not None}
+        wanted += [judged.sum().alias(f"of {name}") for name, judged in looked.items()]
         found = frame.lazy().select(wanted).collect()
         for n, rule in enumerate(rules):
             rows = found.to_series(n)[0].to_numpy()
+            of = found[f"of {rule.name}"][0] if rule.name in looked else frame.height
+            self._judged_rows[rule.name] += of
             self._count(rule.name, rule.columns, rule.on_fail, rows, frame, start)
 
     def _outside(self, frame: pl.DataFrame, start: int) -> None:
         if not self._plan.outside:
             return  # (of no rows, too, a condition must be SQL)
-        rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        conditions = [o for o in self._plan.outside if o.check.kind == "rows"]
+        rows = _arrow(frame)
+        conditions = [o for o in self._plan.outside if o.check.kind == "rows" and o.judged is None]
         found = broken_by_sql(rows, conditions)
         for outside in self._plan.outside:
-            check = outside.check
-            if check.name not in found:
-                seen = rows.select(list(outside.columns)) if outside.columns else rows
-                good = holds(check.to, seen, is_hidden=outside.is_hidden)
-                found[check.name] = np.flatnonzero(~good)
-            columns = outside.columns or ()
-            self._count(check.name, columns, check.on_fail, found[check.name], frame, start)
+            check, columns = outside.check, outside.columns or ()
+            if outside.judged is None:
+                broken = found.get(check.name)
+                broken = _broken_outside(rows, outside) if broken is None else broken
+                self._judged_rows[check.name] += frame.height
+            else:
+                chosen = frame.select(outside.judged.arg_true()).to_series().to_numpy()
+                broken = chosen[_broken_outside(_arrow(frame[chosen]), outside)]
+                self._judged_rows[check.name] += chosen.size
+            self._count(check.name, columns, check.on_fail, broken, frame, start)
 
     def _count(
         self,
@@ -192,30 +201,50 @@ class OnePass:
     def _broken(self) -> Iterator[Broken]:
         for rule in self._plan.rules:
             tally = self._tallies.get(rule.name)
-            if tally is not None and tally.count:
+            if tally is not None and self._is_too_many(tally.count, rule.name, rule.mostly):
                 yield Broken(
                     rule.name, rule.columns, rule.reason, rule.on_fail, rule.owner, rule.repair,
                     rule, tally.count, _joined(tally.rows), _shown(tally),
                 )  # fmt: skip
         for outside in self._plan.outside:
             tally, check = self._tallies.get(outside.check.name), outside.check
-            if tally is not None and tally.count:
+            if tally is not None and self._is_too_many(tally.count, check.name, check.mostly):
                 yield Broken(
                     check.name, outside.columns, outside.reason, check.on_fail, check.owner,
                     check.repair, None, tally.count, _joined(tally.rows), _shown(tally),
                 )  # fmt: skip
 
+    def _is_too_many(self, failed: int, name: str, mostly: float) -> bool:
+        return failed > 0 and is_broken(failed, self._judged_rows[name], mostly)
+
     def _figures(self, whole: pl.DataFrame | None) -> Iterator[FigureFound]:
         figures = self._plan.figures
-        wanted = [f.value.alias(str(n)) for n, f in enumerate(figures) if f.check.columns]
+        wanted = [f.value.alias(str(n)) for n, f in enumerate(figures) if f.check.reads]
         values = whole.lazy().select(wanted).collect() if wanted and whole is not None else None
         for n, figure in enumerate(figures):
             check = figure.check
             value: float | None = float(self.rows)
-            if check.columns:
+            if check.reads:
                 value = None if values is None else values[str(n)][0]
             told = figure.broken_by(value)
             yield FigureFound(check.name, check.on_fail, check.owner, check.columns, value, told)
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _broken_outside(rows: pa.Table, outside: Outside) -> np.ndarray:
+    check = outside.check
+    if check.kind == "rows":
+        return broken_by_sql(rows, [outside])[check.name]
+    seen = rows.select(list(outside.columns)) if outside.columns else rows
+    return np.flatnonzero(~holds(check.to, seen, is_hidden=outside.is_hidden))
+
+
+def is_broken(failed: int, judged: int, mostly: float) -> bool:
+    """Whether `failed` of `judged` rows are more than a check tolerates."""
+    return failed > 0 and (judged - failed) / judged < mostly
 
 
 def broken_by_sql(rows: pa.Table, conditions: Sequence[Outside]) -> dict[str, np.ndarray]:

@@ -49,6 +49,8 @@ class Rule(NamedTuple):
         tell: The message for one value; None where values must not be shown.
         is_whole: Whether a row can only be judged with all rows before it.
         repair: Name of the function that corrects its rows.
+        judged: True for a row that it looks at; None if it looks at all.
+        mostly: Least share of those that must hold it.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Rule(NamedTuple):
     tell: Callable[[Any], str] | None
     is_whole: bool = False
     repair: str = ""
+    judged: pl.Expr | None = None
+    mostly: float = 1.0
 
 
 def rules_of(schema: Schema, present: frozenset[str], *, keep_last: bool = False) -> list[Rule]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import duckdb
@@ -49,6 +51,20 @@ SCHEMA = Schema(
         Check("nulls", kind="null_share", columns=("f",), le=0.3),
         Check("several", kind="distinct", columns=("s",), ge=2),
         Check("greatest", kind="max", columns=("i",), le=2),
+        Check("middle", kind="median", columns=("f",), ge=-0.5, le=1),
+        Check("varied", kind="distinct_share", columns=("s",), ge=0.4),
+        Check("has a", kind="matches", rule="a|^$", columns=("s",)),
+        Check("no b", kind="not_matches", rule="b$", columns=("s",), where=col.b, mostly=0.5),
+        Check("single", kind="unique", columns=("s",), stays="none", nulls_equal=True),
+        Check("last", kind="unique", columns=("i", "s"), stays="last", where=col.f > -1),
+        Check("mostly", col.f > col.i, where=~col.i.is_null(), mostly=0.6),
+        Check("mostly sql", "f > i", where=col.b, mostly=0.4),
+        Check("over", "i >= max(i) OVER ()", where=col.b),
+        Check("grows where", kind="strictly_increasing", columns=("t",), where=col.i > 0),
+        Check("known where", kind="references", columns=("s",), to="names/name", where=~col.b),
+        Check("some true", kind="row_count", ge=1, where=col.b),
+        Check("mean where", kind="mean", columns=("i",), le=1, where=col.b),
+        Check("nulls where", kind="null_share", columns=("s",), le=0.5, where=col.i > 0),
     ),
 )  # fmt: skip
 TYPES = {
@@ -108,13 +124,53 @@ def oracle(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
                 say(rule, n, broken=value < before if rule == "grows" else value >= before)
                 last[rule] = value
         say("known", n, broken=s is not None and s not in KNOWN)
-    return found
+        say("has a", n, broken=s is not None and not re.search("a|^$", s))
+    return found | newer(rows)
+
+
+def newer(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """What ``where``, ``mostly``, ``stays`` and ``nulls_equal`` name, from lists of rows."""
+    at = list(enumerate(rows))
+    true = [(n, row) for n, row in at if row["b"] is True]
+    positive = [(n, row) for n, row in at if row["i"] is not None and row["i"] > 0]
+    whole = [(n, row) for n, row in at if row["i"] is not None]
+    least = [(n, row) for n, row in at if row["f"] is not None and row["f"] > -1]
+    pairs = [(n, (row["i"], row["s"])) for n, row in least if None not in (row["i"], row["s"])]
+    texts = [row["s"] for row in rows]
+    above = {n for n, row in whole if not (row["f"] is not None and row["f"] > row["i"])}
+    below = {
+        n for n, row in true
+        if gone(row["f"]) or row["i"] is None or not row["f"] > row["i"]
+    }  # fmt: skip
+    most = max((row["i"] for _, row in true if row["i"] is not None), default=None)
+    times = [(n, row["t"]) for n, row in positive if row["t"] is not None]
+    ends = {n for n, row in true if row["s"] is not None and re.search(r"b\Z", row["s"])}
+    found = {
+        "no b": few(ends, len(true), 0.5),
+        "single": {n for n, text in enumerate(texts) if texts.count(text) > 1},
+        "last": {n for k, (n, pair) in enumerate(pairs) if pair in [p for _, p in pairs[k + 1 :]]},
+        "mostly": few(above, len(whole), 0.6),
+        "mostly sql": few(below, len(true), 0.4),
+        "over": {n for n, row in true if row["i"] is None or row["i"] < most},
+        "grows where": {n for (_, a), (n, b) in pairwise(times) if b <= a},
+        "known where": {
+            n for n, row in at if row["b"] is False and row["s"] not in (None, *KNOWN)
+        },
+    }  # fmt: skip
+    return {rule: sorted(broken) for rule, broken in found.items() if broken}
+
+
+def few(broken: set[int], judged: int, mostly: float) -> set[int]:
+    return broken if broken and (judged - len(broken)) / judged < mostly else set()
 
 
 def figures(rows: list[dict[str, Any]]) -> set[str]:
     fs = [row["f"] for row in rows if not gone(row["f"])]
     texts = {row["s"] for row in rows if row["s"] is not None}
     whole = [row["i"] for row in rows if row["i"] is not None]
+    true = [row for row in rows if row["b"] is True]
+    true_i = [row["i"] for row in true if row["i"] is not None]
+    positive = [row["s"] for row in rows if row["i"] is not None and row["i"] > 0]
     mean = sum(fs) / len(fs) if fs else math.inf
     broken = {
         "enough": len(rows) < 3,
@@ -122,6 +178,11 @@ def figures(rows: list[dict[str, Any]]) -> set[str]:
         "nulls": not rows or 1 - len(fs) / len(rows) > 0.3,
         "several": len(texts) < 2,
         "greatest": not whole or max(whole) > 2,
+        "middle": not fs or not -0.5 <= median(fs) <= 1,
+        "varied": not texts or len(texts) / sum(row["s"] is not None for row in rows) < 0.4,
+        "some true": not true,
+        "mean where": not true_i or sum(true_i) / len(true_i) > 1,
+        "nulls where": not positive or positive.count(None) / len(positive) > 0.5,
     }
     return {name for name, is_broken in broken.items() if is_broken}
 
@@ -223,6 +284,15 @@ def test_a_rule_on_a_missing_column_fails_and_the_others_are_judged() -> None:
         (Check("c", "delay > 1", on_fail="repair"), "go together"),
         (Check("c", kind="references", columns=("name",)), "needs to="),
         (Check("c", ""), "needs a rule"),
+        (Check("c", col.delay > 1, where=col.delai > 1), "did you mean 'delay'"),
+        (Check("c", col.delay > 1, where=col.name), "must be true or false"),
+        (Check("c", col.delay > 1, mostly=1.5), "a share from 0 to 1"),
+        (Check("c", kind="mean", columns=("delay",), ge=1, mostly=0.5), "no single row"),
+        (Check("c", kind="volume", ge=1, where=col.delay > 1), "over versions"),
+        (Check("c", col.delay > 1, stays="none"), "of kind unique"),
+        (Check("c", kind="matches", columns=("delay",), rule="a"), "needs text"),
+        (Check("c", kind="matches", columns=("name",)), "needs a rule"),
+        (Check("c", kind="matches", columns=("name",), rule="(?=a)"), "look-around"),
     ],
 )
 def test_a_check_that_cannot_be_is_refused_where_it_is_defined(check: Check, told: str) -> None:
