@@ -215,11 +215,20 @@ def test_a_later_schema_without_the_tag_uncovers_nothing(here: Workspace) -> Non
         assert set(mails(here)) == {"(masked)"}  # the mask went with the schema, the tag did not
         with pytest.raises(NotAllowed):
             here.data.describe("people", pii={"mail": ""})
+        with pytest.raises(NotAllowed):  # nor before there is one
+            here.data.describe("people", pii={"visit": ""})
         here.data.describe("people", pii={"age": "age"})  # to hide more is anybody's right
         assert here.data.masked("people") == ["age", "mail"]
     here.data.describe("people", pii={"mail": ""})
     with seen_by("bob", "contributor"):
         assert mails(here)[4] == "p4@example.org"
+
+
+def test_a_mask_goes_before_an_earlier_word_that_there_is_nothing_to_hide(here: Workspace) -> None:
+    here.data.describe("people", pii={"age": ""})
+    here.data.mask("people", "age", "null")
+    with seen_by("bob", "viewer"):
+        assert here.data.masked("people") == ["age", "mail"]
 
 
 def test_nobody_makes_themselves_an_owner_to_see(here: Workspace) -> None:

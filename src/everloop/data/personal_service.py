@@ -87,13 +87,12 @@ class PersonalMethods(PiiMethods):
         for column in pii or {}:
             version.schema.field(column)
         known = self._terms(name)
-        old = {
-            **known.pii,
-            **{n: c.kind for n, c in self._privacy.personal(name, version.schema).items()},
+        tags = {
+            column: kind
+            for column, kind in (pii or {}).items()
+            if (known.pii.get(column, "") != kind if kind else column not in known.cleared)
         }
-        tags = {c: kind for c, kind in (pii or {}).items() if known.pii.get(c, "") != kind
-                or (not kind and c not in known.cleared)}  # fmt: skip
-        if any(not kind and column in old for column, kind in tags.items()):
+        if not all(tags.values()):  # also where there is no tag yet: there may be one tomorrow
             self._authorizer.authorize(current_principal(), GOVERN, name)
         if owner:
             self._check_owner(name, owner)

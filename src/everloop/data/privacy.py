@@ -43,6 +43,8 @@ ASIDE = ".quarantine"
 #: One entry of the access log stands for so long.
 _HOUR = timedelta(hours=1)
 _MOST_KEPT = 10_000
+#: Characters of a purpose that are kept.
+_LONGEST = 200
 _OWNER = "SELECT owner FROM datasets WHERE name = ?"
 
 
@@ -229,6 +231,7 @@ class Privacy:
         last = self._logged.get(key)
         if last is not None and timedelta(0) <= now - last < _HOUR:
             return
+        purpose, door = purpose[:_LONGEST], door[:_LONGEST]
         body = {"version": view.version, "columns": read, "masked": hidden, "door": door}
         with self._catalog.write() as tx:
             tx.append(ACCESSED, f"dataset:{view.dataset}", body | {"purpose": purpose})

@@ -123,7 +123,10 @@ def _folded(
         return replace(terms, pii=pii, cleared=tuple(sorted(cleared - pii.keys())))
     if kind == MASKED:
         masks = {**terms.masks, body["column"]: body["mask"]}
-        return replace(terms, masks={name: mask for name, mask in masks.items() if mask})
+        masks = {name: mask for name, mask in masks.items() if mask}
+        # A mask that came later goes before what was said of the column earlier.
+        still = tuple(name for name in terms.cleared if name not in masks)
+        return replace(terms, masks=masks, cleared=still)
     others = tuple(grant for grant in terms.grants if grant.to != body["to"])
     if kind == REVOKED:
         return replace(terms, grants=others)
