@@ -49,8 +49,8 @@ _ENDED = ("finished", "failed", "killed")
 TOLD = (
     "run.Started", "run.Finished", "run.Failed", "run.Resumed", "run.Lost", "run.Deleted",
     "run.Restored", "run.Imported", "dataset.VersionCommitted", "dataset.RowsChanged",
-    "dataset.BranchCommitted", "dataset.RowsReleased", "dataset.Described",
-    "dataset.PersonalTagged", "dataset.MaskSet",
+    "dataset.BranchCommitted", "dataset.RowsReleased", "dataset.WorkAdded", "dataset.WorkClosed",
+    "dataset.WorkDismissed", "dataset.Described", "dataset.PersonalTagged", "dataset.MaskSet",
     "logged_model.Created", "logged_model.Ready", "logged_model.Failed", "logged_model.Deleted",
     "logged_model.Imported", "model.Registered", "model.VersionImported", "model.CardWritten",
     "model.ReferenceSet", "model.StageChanged", "model.VersionApproved", "model.ApprovalWithdrawn",
