@@ -126,6 +126,11 @@ def test_columns_that_cannot_be_compared_are_named_and_the_rest_is() -> None:
     train["lists"], test["lists"] = [[1]] * 300, [[1]] * 200
     found = ev.leakage(train, test, key="id", label="y")
     assert found.figures["not_compared"] == ["lists"]
+    test["a"] = test["a"].astype(str)
+    assert ev.leakage(train, test, key="id").figures["not_compared"] == ["a", "lists"]
+    test["id"] = test["id"].astype(float)
+    with pytest.raises(InvalidInput, match="keys cannot be compared"):
+        ev.leakage(train, test, key="id")
 
 
 def test_empty_sides_one_value_and_missing_columns() -> None:

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from everloop.core.finding import FindingKind, FindingReport
 from everloop.core.schema import Schema
-from everloop.data.arrow import from_arrow_schema
-from everloop.data.rowhash import Hashes
-from everloop.errors import InvalidInput
+from everloop.data.arrow import arrow_type, field_type
+from everloop.data.rowhash import Hashes, kind_of
+from everloop.errors import Fault, InvalidInput
 from everloop.evaluation.findings.distances import nearest
 from everloop.evaluation.findings.folds import instants
 from everloop.evaluation.findings.found import Finding, Findings
@@ -159,7 +159,8 @@ class _Pair(NamedTuple):
             return
         names, skipped = _comparable(self.train, self.test, list(self.key))
         if skipped:
-            raise InvalidInput(f"the key {skipped} has types that cannot be compared")
+            faults = [Fault(name, "has no type, or two, to compare by") for name in skipped]
+            raise InvalidInput("keys cannot be compared", faults)
         places = _places(hashes_of(self.test.table, names), hashes_of(self.train.table, names))
         numbers = np.flatnonzero(places >= 0)
         reason = f"the same {', '.join(names)} was trained on"
@@ -243,13 +244,14 @@ def _comparable(one: Looked, other: Looked, names: list[str]) -> tuple[list[str]
     """The columns that can be compared, and those that cannot: nested, or of two kinds."""
     kept, skipped = [], []
     for name in names:
-        try:
-            for side in (one, other):
-                from_arrow_schema(side.table.select([name]).schema)
-        except InvalidInput:
-            skipped.append(name)
-        else:
+        kinds = []
+        for side in (one, other):
+            found = field_type(side.table.column(name).type)
+            kinds.append("" if found is None else kind_of(arrow_type(found)))
+        if kinds[0] and kinds[0] == kinds[1]:
             kept.append(name)
+        else:
+            skipped.append(name)
     return kept, skipped
 
 
