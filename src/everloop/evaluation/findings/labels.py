@@ -120,17 +120,25 @@ def _guess(
     for start in range(part.start, part.stop, _AT_ONCE):
         rows = slice(start, min(start + _AT_ONCE, part.stop))
         turned = np.ascontiguousarray(probabilities[rows].T)
-        best, best_sure = turned[0].copy(), np.full(turned.shape[1], -1, turned.dtype)
-        place, sure = np.zeros(turned.shape[1], np.int32), np.full(turned.shape[1], -1, np.int32)
-        for k, column in enumerate(turned):
-            if k:
-                np.copyto(place, k, where=column > best)
-                np.maximum(best, column, out=best)
-            reached = column >= wanted[k]
-            reached &= column > best_sure
-            np.copyto(sure, k, where=reached)
-            np.copyto(best_sure, column, where=reached)
-        guess[rows], top[rows] = sure, place
+        best, place = turned[0].copy(), np.zeros(turned.shape[1], np.int32)
+        for k, column in enumerate(turned[1:], 1):
+            np.copyto(place, k, where=column > best)
+            np.maximum(best, column, out=best)
+        top[rows] = guess[rows] = place
+        # The likeliest is the answer to both, unless it is not confident itself.
+        rest = np.flatnonzero(best < wanted[place])
+        if len(rest):
+            guess[start + rest] = _likeliest_sure(turned[:, rest], wanted)
+
+
+def _likeliest_sure(turned: npt.NDArray[Any], wanted: Floats) -> npt.NDArray[np.int32]:
+    best, place = np.full(turned.shape[1], -1, turned.dtype), np.full(turned.shape[1], -1, np.int32)
+    for k, column in enumerate(turned):
+        reached = column >= wanted[k]
+        reached &= column > best
+        np.copyto(place, k, where=reached)
+        np.copyto(best, column, where=reached)
+    return place
 
 
 def _counts(
