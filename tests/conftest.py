@@ -39,6 +39,7 @@ LONGEST = (
     "e2e/test_loop.py",
     "compat/test_import_mlflow.py",
     "e2e/test_up.py",
+    "e2e/test_credit.py",
     "e2e/test_package.py",
     "e2e/test_kill_worker.py",
     "e2e/test_pages.py",

@@ -103,15 +103,16 @@ def improve(bank: Bank, seeds: int = 5, *, blame: bool = True) -> Improved:
         seeds: Of the data tests.
         blame: Whether to ask which of the new and corrected rows are worth what.
     """
-    ev.commit("applications", bank.sample, schema=APPLICATIONS, owner=OWNER, note="as collected")
+    raw = ev.commit("applications", bank.sample, schema=APPLICATIONS, owner=OWNER,
+                    note="as collected")  # fmt: skip
     ev.commit("applications-later", bank.holdout, schema=APPLICATIONS, owner=OWNER)
 
     # Whom does the sample lack? Their files are in the archive, and are typed in.
-    coverage = ev.coverage("applications", bank.applicants)
-    ev.commit("applications", bank.archive, mode="append", note="the archive, typed in")
+    coverage = ev.coverage(raw.ref, bank.applicants)
+    filled = ev.commit("applications", bank.archive, mode="append", note="the archive, typed in")
 
     # Whose outcome is probably wrong? A clerk takes out these files, and no others.
-    typed = ev.read("applications")
+    typed = ev.read(filled.ref)
     guesses = ev.out_of_fold(typed, lambda rows: chances(train(rows, 0)), label="status")
     issues = ev.label_issues(typed, guesses, label="status")
     flagged = typed.column("id").take(pa.array(issues.numbers)).to_pylist()
@@ -124,13 +125,13 @@ def improve(bank: Bank, seeds: int = 5, *, blame: bool = True) -> Improved:
         f"id IN ({', '.join(map(str, wrong))})",
         reason="typed in the wrong way round", owner="back-office@example.org",
     )  # fmt: skip
-    ev.commit("applications", corrected, note="flagged outcomes held against the paper")
+    reviewed = ev.commit("applications", corrected, note="flagged outcomes held against the paper")
 
-    versions = {"as collected": 1, "filled up": 2, "outcomes reviewed": 3}
-    settings = tune(ev.read("applications", 1))
-    tuned = {"tuned on the first data": (partial(train, **settings), "applications@1")}
+    versions = {"as collected": raw, "filled up": filled, "outcomes reviewed": reviewed}
+    settings = tune(ev.read(raw.ref))
+    tuned = {"tuned on the first data": (partial(train, **settings), raw)}
     given: dict[str, Any] = {
-        "dataset": "applications", "holdout": "applications-later", "label": "status",
+        "holdout": "applications-later", "label": "status",
         "positive": "bad", "seeds": seeds, "metrics": ("auc", "brier"), "rivals": tuned,
     }  # fmt: skip
     test = ev.data_test(train, versions, slices={"35 or older": "age >= 35", "younger": "age < 35"},

@@ -37,8 +37,8 @@ _LAST_WORDS_S = 30.0
 @click.option(
     "--dir",
     "location",
-    default="everloop-demo",
-    show_default=True,
+    default=None,
+    show_default="everloop-demo, or everloop-credit",
     metavar="DIR",
     help="A folder of its own; one that holds a demo is gone on with.",
 )
@@ -61,7 +61,7 @@ _LAST_WORDS_S = 30.0
 @click.option("--until", default="2014-01-01", show_default=True, help="Replay up to this day.")
 def demo(
     which: str,
-    location: str,
+    location: str | None,
     as_json: bool,
     keep_up: bool,
     port: int | None,
@@ -74,10 +74,11 @@ def demo(
     a second one of half a minute, on real loans: improve the data, not the model. It takes --dir
     and --json alone.
     """
+    place = location or ("everloop-credit" if which == "credit" else "everloop-demo")
     if which == "credit":
         from everloop.cli.demo_credit import credit
 
-        return credit(_folder(location), partial(_example, example="credit"), as_json)
+        return credit(_folder(place), partial(_example, example="credit"), as_json)
     host, ports = _ports(port)
     if keep_up:
         for number in ports:
@@ -85,17 +86,17 @@ def demo(
     with _stoppable():
         replay = _example("replay")
         end = _end(replay, until)
-        folder = _folder(location)
+        folder = _folder(place)
         result = _replayed(replay, folder, http_every, end)
     if as_json:
         json_document(result.document)
     else:
         _print_table(result.document)
         _print_story(result.story)
-        say(f"\nwhy one of them:   everloop why {result.example} --dir {location}")
-        say(f"the whole story:   everloop story {replay.NAME} --dir {location}")
+        say(f"\nwhy one of them:   everloop why {result.example} --dir {place}")
+        say(f"the whole story:   everloop story {replay.NAME} --dir {place}")
         if not keep_up:
-            say(f"the page:          everloop server --dir {location}")
+            say(f"the page:          everloop server --dir {place}")
     sys.stdout.flush()
     if keep_up:
         # No scheduler: by today's clock the loop would retrain on flights of 2013.
