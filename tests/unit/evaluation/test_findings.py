@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import everloop as ev
+from everloop.core.context import current_workspace
 from everloop.core.finding import FindingReport
 from everloop.errors import InvalidInput
 from everloop.evaluation.findings.found import MOST_KEYS, Finding, Findings
@@ -81,8 +82,8 @@ def test_a_time_with_a_zone_is_named_in_utc() -> None:
 def test_work_items_are_plain_and_name_row_key_and_owner() -> None:
     items = finding([3, 0]).work_items()
     assert items[0] == {
-        "dataset": "", "version": 0, "row": 3, "key": {"id": 1, "part": "b'"}, "rule": "doubts",
-        "reason": "not believed", "owner": "late@example.org", "suggestion": {"late": 7},
+        "id": 1, "part": "b'", "rule": "doubts", "reason": "not believed",
+        "owner": "late@example.org", "suggestion": "late = 7",
     }  # fmt: skip
     assert finding([0]).work_items("x@example.org", rule="r")[0]["owner"] == "x@example.org"
 
@@ -174,10 +175,10 @@ def test_a_dataset_brings_its_key_owner_and_personal_columns(tmp_path: Path) -> 
         sure[3] = 0.05
         found = ev.label_issues("calls@1", sure, label="late")
         [item] = found.work_items()
-        assert (item["dataset"], item["version"], item["key"]) == (
-            "calls", 1, {"id": 1, "part": "b'"},
-        )  # fmt: skip
-        assert item["owner"] == "late@example.org"
+        assert (item["id"], item["part"], item["owner"]) == (1, "b'", "late@example.org")
+        assert current_workspace().data.add_work("calls", found.work_items()) == 1
+        [waiting] = current_workspace().data.work(owner="late@example.org").items
+        assert (waiting.rule, waiting.suggestion) == (item["rule"], item["suggestion"])
         assert found.report().ref == "calls@1"
         read = ev.slices(ev.read("calls"), error=sure)
         assert read.figures["skipped"]["mail"] == "personal data"

@@ -116,7 +116,7 @@ def test_personal_values_are_masked() -> None:
     [shared] = ev.leakage(train, test, schema=schema)
     assert {row.key["id"] for row in shared.rows} == {"(masked)"}
     assert shared.to_frame()["id"].to_list() == ["(masked)"] * 3
-    assert {item["key"]["id"] for item in shared.work_items()} == {"(masked)"}
+    assert {item["id"] for item in shared.work_items()} == {"(masked)"}
     with pytest.raises(InvalidInput, match="personal data"):
         shared.as_check()
 

@@ -164,7 +164,10 @@ class Finding:
         )  # fmt: skip
 
     def work_items(self, owner: str = "", *, rule: str = "") -> list[dict[str, Any]]:
-        """One for each row: dataset, version, row, key, rule, reason, owner, suggestion.
+        """One for each row, as ``ws.data.add_work`` takes them.
+
+        The key columns (``row``, its number, where there is no key), ``rule``, ``reason``,
+        ``owner`` and ``suggestion``.
 
         Args:
             owner: Who must correct them; without one, the owner of the column in the schema.
@@ -173,13 +176,9 @@ class Finding:
         if not owner:
             fields = (self._looked.fields.get(name) for name in self._told.columns)
             owner = next((field.owner for field in fields if field and field.owner), "")
-        source = self.table.sources[0] if self.table.sources else None
         return [
             {
-                "dataset": source.dataset if source else "",
-                "version": source.version if source else 0,
-                "row": row.row,
-                "key": row.key,
+                **(row.key or {"row": row.row}),
                 "rule": rule or self.name,
                 "reason": row.reason,
                 "owner": owner,
@@ -255,10 +254,10 @@ class Finding:
             return values
         return [None if missing else MASKED for missing in values.is_null()]
 
-    def _suggestion(self, row: FoundRow) -> dict[str, Value]:
+    def _suggestion(self, row: FoundRow) -> str:
         if "suggested" not in self.of_rows:
-            return {}
-        return {self._told.columns[0]: row.figures["suggested"]}
+            return ""
+        return f"{self._told.columns[0]} = {_text(row.figures['suggested'])}"
 
     def _key_list(self) -> str:
         key = self._looked.key
