@@ -7,6 +7,7 @@ holds the same services as stand-ins that call a server. Services load when they
 from __future__ import annotations
 
 import os
+from contextvars import Token
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from everloop.access.policy import Authorizer
 from everloop.access.roles import RoleAuthorizer
 from everloop.access.service import Service
 from everloop.catalog.location import catalog_of
-from everloop.core.context import Place, current_principal
+from everloop.core.context import Place, current_principal, enter_workspace, leave_workspace
 from everloop.core.time import Clock
 from everloop.data.upkeep import Upkeep, copies_in
 from everloop.errors import InvalidInput, StateError
@@ -165,6 +166,7 @@ class Workspace(Upkeep, Imports):
         self._authorizer = authorizer or RoleAuthorizer()
         self.catalog: Catalog | None = None
         self._transport: Transport | None = None
+        self._entered: list[Token[Any]] = []
         if location.startswith(("http://", "https://")):
             from everloop.access.remote import Transport
 
@@ -633,6 +635,8 @@ class Workspace(Upkeep, Imports):
             self._transport.close()
 
     def __enter__(self) -> Self:
+        """Within the block plain functions (``ev.read``, pipelines, ...) act in this workspace."""
+        self._entered.append(enter_workspace(self))
         return self
 
     def __exit__(
@@ -641,6 +645,7 @@ class Workspace(Upkeep, Imports):
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        leave_workspace(self._entered.pop())
         self.close()
 
     def __repr__(self) -> str:

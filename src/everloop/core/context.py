@@ -7,8 +7,8 @@ a principal it is the actor, whatever anybody states: nobody can act under anoth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
 from everloop.core.access import Principal
@@ -22,7 +22,9 @@ __all__ = [
     "current_cause",
     "current_principal",
     "current_workspace",
+    "enter_workspace",
     "has_workspace",
+    "leave_workspace",
     "open_at",
     "open_elsewhere",
     "set_opener",
@@ -144,8 +146,19 @@ def has_workspace() -> bool:
 @contextmanager
 def using(workspace: Any) -> Iterator[None]:
     """Within the block plain functions act in `workspace`."""
-    token = _workspace.set(workspace)
+    token = enter_workspace(workspace)
     try:
         yield
     finally:
+        leave_workspace(token)
+
+
+def enter_workspace(workspace: Any) -> Token[Any]:
+    """From here on plain functions act in `workspace`, until what is returned is left."""
+    return _workspace.set(workspace)
+
+
+def leave_workspace(token: Token[Any]) -> None:
+    """Plain functions act where they did before the workspace was entered."""
+    with suppress(ValueError):  # left in another thread or task, which never was in it
         _workspace.reset(token)
