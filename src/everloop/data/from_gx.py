@@ -149,9 +149,11 @@ class _Translator:
         for one in self.every:
             try:
                 self._translate(one)
-            except (InvalidInput, TypeError, ValueError, KeyError) as error:
-                told = error.message if isinstance(error, InvalidInput) else repr(error)
-                self.draft.refuse(one.path, told)
+            except InvalidInput as error:
+                self.draft.refuse(one.path, error.message)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                # JSON that no version of Great Expectations would write.
+                self.draft.refuse(one.path, f"its arguments cannot be read: {error!r}")
         made = self.draft.schema(refuses_others=self.refuses_others)
         return Translation(made, tuple(self.draft.faults))
 

@@ -126,6 +126,15 @@ def test_a_suite_of_0_18_on_disk_becomes_fields_that_a_person_would_write(tmp_pa
         ),
         ("expect_column_to_exist", {"column": "f", "column_index": 3}, "order is not judged"),
         ("expect_my_own", {}, "has no counterpart"),
+        ("expect_compound_columns_to_be_unique", {"column_list": []}, "cannot be read"),
+        ("expect_column_pair_values_to_be_equal", {"column_A": "f"}, "cannot be read"),
+        ("expect_column_values_to_be_in_set", {"column": "f", "value_set": 3}, "cannot be read"),
+        ("expect_column_values_to_be_between", {"column": "f", "min_value": "a"}, "one kind"),
+        (
+            "expect_column_values_to_not_be_null",
+            {"column": "f", "row_condition": "__import__('os').getcwd()"},
+            "cannot be translated",
+        ),
     ],
 )
 def test_what_cannot_be_said_is_named_with_its_path(
