@@ -38,26 +38,42 @@ def _in_memory(context: Context, rows: int) -> Row:
         },
         repeats=repeats,
     )
-    pandera, equal = _pandera(context, frame, sum(wanted.values()))
+    peers, equal = _peers(context, frame, sum(wanted.values()))
     return Row(
         area="quality", work=f"30 checks, {rows:,} x 21 in memory, failing rows", unit="s",
         everloop=seconds["everloop"], limit=seconds["limit"],
-        limit_name="one Polars select of the counts, by hand",
-        peers={"pandera 0.35.0 (Polars, lazy)": pandera},
+        limit_name="one Polars select of the counts, by hand", peers=peers,
         answers_equal=equal and _counts(report) == wanted, repeats=repeats,
     )  # fmt: skip
 
 
-def _pandera(context: Context, frame: pl.DataFrame, wanted: int) -> tuple[float | Missing, bool]:
-    env = context.peer_env("pandera", ("pandera[polars]==0.35.0", f"polars=={pl.__version__}"))
+def _peers(
+    context: Context, frame: pl.DataFrame, wanted: int
+) -> tuple[dict[str, float | Missing], bool]:
+    pandera = context.peer_env("pandera", ("pandera[polars]==0.35.0", f"polars=={pl.__version__}"))
+    gx = context.peer_env("gx", ("great_expectations==1.24.1", "pandas==3.1.1", "pyarrow"))
+    turns = str(context.repeats(10))
+    peers: dict[str, float | Missing] = {}
+    equal = True
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.parquet"
         frame.write_parquet(file)
-        said = env.run("peer_pandera.py", str(file), str(context.repeats(10)))
-    if isinstance(said, Missing):
-        return said, True
-    # Of values that repeat it names all, where ours lets the first stay: one row more here.
-    return float(said["value"]), said["broken"] in (wanted, wanted + 1)
+        for name, said in (
+            ("pandera 0.35.0 (Polars, lazy)", pandera.run("peer_pandera.py", str(file), turns)),
+            (
+                "Great Expectations 1.24.1 (pandas, COMPLETE)",
+                gx.run("peer_gx.py", str(file), turns, "COMPLETE", timeout_s=900),
+            ),
+            (
+                "Great Expectations 1.24.1 (pandas, BASIC: 20 values a rule)",
+                gx.run("peer_gx.py", str(file), turns, "BASIC", timeout_s=900),
+            ),
+        ):
+            peers[name] = said if isinstance(said, Missing) else float(said["value"])
+            if not isinstance(said, Missing):
+                # Of values that repeat they name all, where ours lets the first stay: one row more.
+                equal = equal and said["broken"] in (wanted, wanted + 1)
+    return peers, equal
 
 
 @bench

@@ -149,9 +149,11 @@ class _Translator:
         for one in self.every:
             try:
                 self._translate(one)
-            except (InvalidInput, TypeError, ValueError, KeyError) as error:
-                told = error.message if isinstance(error, InvalidInput) else repr(error)
-                self.draft.refuse(one.path, told)
+            except InvalidInput as error:
+                self.draft.refuse(one.path, error.message)
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                # JSON that no version of Great Expectations would write.
+                self.draft.refuse(one.path, f"its arguments cannot be read: {error!r}")
         made = self.draft.schema(refuses_others=self.refuses_others)
         return Translation(made, tuple(self.draft.faults))
 
@@ -332,13 +334,13 @@ class _Translator:
         chosen = self._present(one.column) if one.mostly != 1 else None
         self._add(one, f"{one.column} {kind}", chosen, kind=kind, columns=(one.column,))
 
-    def mostly_there(self, one: _Expectation) -> None:
+    def not_null_share(self, one: _Expectation) -> None:
         low, high = one.get("min_value"), one.get("max_value")
-        if (high is not None and float(high) < 1) or one.get("strict_min") or low is None:
-            raise InvalidInput("only a least share of values has a counterpart")
-        one.get("strict_max")
-        one.given["mostly"] = low
-        self._add(one, f"{one.column} has a value", rule=self._present(one.column))
+        # 1 - 0.9 is not 0.1; no share of fewer than a billion rows lies between the two.
+        least = None if high is None else round(1 - float(high), 12)
+        most = None if low is None else round(1 - float(low), 12)
+        told = _span(f"share of values in {one.column}", low, high)
+        self._add(one, told, kind="null_share", columns=(one.column,), ge=least, le=most)
 
     # Several columns
 
@@ -517,7 +519,7 @@ _HANDLERS: dict[str, Callable[[_Translator, _Expectation], None]] = {
     "expect_column_values_to_be_in_type_list": _Translator.type_is,
     "expect_column_values_to_be_increasing": _Translator.order,
     "expect_column_values_to_be_decreasing": _Translator.order,
-    "expect_column_proportion_of_non_null_values_to_be_between": _Translator.mostly_there,
+    "expect_column_proportion_of_non_null_values_to_be_between": _Translator.not_null_share,
     "expect_column_pair_values_a_to_be_greater_than_b": _Translator.pair_greater,
     "expect_column_pair_values_A_to_be_greater_than_B": _Translator.pair_greater,
     "expect_column_pair_values_to_be_equal": _Translator.pair_equal,

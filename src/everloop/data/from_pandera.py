@@ -8,6 +8,7 @@ this process.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -156,9 +157,7 @@ class _Translator:
         path = f"columns.{name}"
         on_fail = self.draft.fields[name].on_fail
         if column.unique:
-            # Pandera's Polars back end names all of them, whatever is asked for.
-            reported = "all" if self.is_polars else column.report_duplicates
-            self._unique([name], reported, f"{path}.unique", on_fail)
+            self._unique([name], column.report_duplicates, f"{path}.unique", on_fail)
         for n, check in enumerate(column.checks or ()):
             self._check(f"{path}.checks[{n}]", name, check, on_fail)
 
@@ -166,7 +165,8 @@ class _Translator:
         gone = [name for name in names if name not in self.draft.fields]
         if gone:
             return self.draft.refuse(path, f"{', '.join(map(repr, gone))} is not translated")
-        stays = _STAYS[str(getattr(reported, "value", reported))]
+        # Pandera's Polars back end names all of them, whatever is asked for.
+        stays = "none" if self.is_polars else _STAYS[str(getattr(reported, "value", reported))]
         self.draft.add(
             path,
             Check(
@@ -191,10 +191,11 @@ class _Translator:
             return draft.refuse(path, f"{kind} needs text, and {name} is {type}")
         follows: OnFail = "warn" if check.raise_warning else on_fail
         reason = check.error if isinstance(check.error, str) and check.name != kind else ""
-        given = {**check._check_kwargs}
+        given = {key: _listed(value) for key, value in check._check_kwargs.items()}
         if follows == on_fail and check.name == kind and self._of_field(name, kind, given):
             return None
-        told = check.name if check.name != kind else (check.error or kind)
+        shown = ", ".join(str(getattr(one, "pattern", one)) for one in given.values())
+        told = check.name if check.name != kind else f"{kind}({shown})"
         try:
             made = self._made(name, kind, given)
         except InvalidInput as error:
@@ -281,21 +282,33 @@ def _registered(name: str, of: _Translator, columns: tuple[str, ...], check: Any
     while _RUNS.get(free, what) != what:
         free, number = f"{name} ({number})", number + 1
     _RUNS[free] = what
-    run = _run_polars if of.is_polars else _run_pandas
-    check_function(free, sees_all=not check.element_wise)(lambda rows: run(check, columns, rows))
+    dtypes = {key: column.dtype for key, column in of.schema.columns.items()}
+
+    def run(rows: Table) -> Any:
+        if of.is_polars:
+            return _run_polars(check, columns, rows)
+        return _run_pandas(check, columns, rows, dtypes)
+
+    check_function(free, sees_all=not check.element_wise)(run)
     return free
 
 
-def _run_pandas(check: Any, columns: tuple[str, ...], rows: Table) -> Any:
+def _run_pandas(check: Any, columns: tuple[str, ...], rows: Table, dtypes: Any) -> Any:
     import numpy as np
 
     frame = rows.to_pandas()
+    for name, dtype in dtypes.items():
+        if name in frame.columns and dtype is not None:
+            # As Pandera would be given them; what cannot be is a fault of the column already.
+            with contextlib.suppress(ValueError, TypeError):
+                frame[name] = dtype.coerce(frame[name])
     output: Any = check(frame[columns[0]] if columns else frame).check_output
     if getattr(output, "ndim", 0) == 2:  # a judgement of each value
         output = output.all(axis=1)
     if getattr(output, "ndim", 0) == 0:  # one judgement of all of them
-        output = np.full(len(rows), bool(output))
-    return np.asarray(output, dtype=bool)
+        return np.full(len(rows), bool(output))
+    # What it ignores as missing has no judgement, and is well.
+    return output.reindex(frame.index, fill_value=True).fillna(False).to_numpy(dtype=bool)
 
 
 def _run_polars(check: Any, columns: tuple[str, ...], rows: Table) -> Any:
@@ -307,6 +320,13 @@ def _run_polars(check: Any, columns: tuple[str, ...], rows: Table) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _listed(value: Any) -> Any:
+    # Pandera keeps a set, whose order is another one in each process: a digest must not hang on it.
+    if not isinstance(value, set | frozenset):
+        return value
+    return sorted(value, key=lambda one: (type(one).__name__, one))
 
 
 def _short(value: Any) -> str:
