@@ -50,8 +50,8 @@ test: check
 check: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	@# Each of these uses one core.
+	$(VENV)/bin/lint-imports & linted=$$!; $(VENV)/bin/mypy; typed=$$?; wait $$linted && exit $$typed
 
 fix: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check --fix .

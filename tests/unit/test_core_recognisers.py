@@ -89,7 +89,6 @@ SINGLE = [
     (checksums.dutch_bsn, 8, 1),
     (checksums.german_tax_id, 10, 1),
     (checksums.polish_pesel, 10, 1),
-    (checksums.brazilian_cpf, 9, 2),
     (checksums.card, 15, 1),
     (checksums.french_nir, 13, 2),
     (checksums.swedish_personnummer, 9, 1),

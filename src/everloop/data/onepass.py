@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,8 @@ __all__ = ["PART_ROWS", "Broken", "FigureFound", "OnePass", "is_broken"]
 #: Rows that are judged at once: many enough that calls cost nothing, few enough that the numbers
 #: of all rows broken by all rules fit into the cache of a machine.
 PART_ROWS = 1 << 20
+#: Rows for which a thread is not worth while.
+_FEW_ROWS = 100_000
 
 
 class Broken(NamedTuple):
@@ -111,6 +115,8 @@ class OnePass:
         self._tallies: dict[str, _Tally] = {}
         self._held: list[pl.DataFrame] = []
         self._is_judged = False
+        self._ahead: Thread | None = None
+        self._found: pl.DataFrame | None = None
         self._judged_rows: Counter[str] = Counter()
         self.rows = 0
 
@@ -126,8 +132,12 @@ class OnePass:
             UserCodeError: If a function raises.
         """
         rules = self._of_rows
-        if is_all and (at_once or part.height <= PART_ROWS):
+        if is_all and part.height <= _FEW_ROWS:
             rules, self._is_judged = self._plan.rules, True
+        elif is_all and self._whole:
+            # What repeats is found by one thread: the others judge rows meanwhile.
+            self._ahead = Thread(target=self._judge_ahead, args=(part,))
+            self._ahead.start()
         for frame in [part] if at_once else _slices(part):
             self._judge(rules, frame, self.rows)
             self._outside(frame, self.rows)
@@ -139,8 +149,11 @@ class OnePass:
     def finish(self) -> tuple[list[Broken], list[FigureFound]]:
         """What was broken, in the order of the rules; and every figure."""
         whole = pl.concat(self._held, rechunk=False) if self._held else None
-        if whole is not None and not self._is_judged:
-            self._judge(self._whole, whole, 0)
+        if self._ahead is not None:
+            self._ahead.join()
+        if whole is not None and whole.height and not self._is_judged:
+            found = self._found if self._found is not None else _broken_rows(self._whole, whole)
+            self._add(self._whole, found, whole, 0)
         return list(self._broken()), list(self._figures(whole))
 
     def _columns_held(self, present: Sequence[str]) -> list[str]:
@@ -153,16 +166,20 @@ class OnePass:
             needed.update(self._key)
         return [name for name in present if name in needed]
 
+    def _judge_ahead(self, part: pl.DataFrame) -> None:
+        with suppress(
+            pl.exceptions.PolarsError
+        ):  # asked again where it is wanted, it is told there
+            self._found = _broken_rows(self._whole, part)
+
     def _judge(self, rules: list[Rule], frame: pl.DataFrame, start: int) -> None:
-        if not rules or not frame.height:
-            return
-        wanted = [rule.broken.arg_true().implode().alias(str(n)) for n, rule in enumerate(rules)]
-        looked = {r.name: r.judged for r in rules if r.mostly < 1 and r.judged is not None}
-        wanted += [judged.sum().alias(f"of {name}") for name, judged in looked.items()]
-        found = frame.lazy().select(wanted).collect()
+        if rules and frame.height:
+            self._add(rules, _broken_rows(rules, frame), frame, start)
+
+    def _add(self, rules: list[Rule], found: pl.DataFrame, frame: pl.DataFrame, start: int) -> None:
         for n, rule in enumerate(rules):
             rows = found.to_series(n)[0].to_numpy()
-            of = found[f"of {rule.name}"][0] if rule.name in looked else frame.height
+            of = found[f"of {rule.name}"][0] if f"of {rule.name}" in found else frame.height
             self._judged_rows[rule.name] += of
             self._count(rule.name, rule.columns, rule.on_fail, rows, frame, start)
 
@@ -228,6 +245,14 @@ class OnePass:
                 value = None if values is None else values[str(n)][0]
             told = figure.broken_by(value)
             yield FigureFound(check.name, check.on_fail, check.owner, check.columns, value, told)
+
+
+def _broken_rows(rules: list[Rule], frame: pl.DataFrame) -> pl.DataFrame:
+    """The numbers of the rows that break each rule, and how many rows it was about."""
+    wanted = [rule.broken.arg_true().implode().alias(str(n)) for n, rule in enumerate(rules)]
+    looked = {r.name: r.judged for r in rules if r.mostly < 1 and r.judged is not None}
+    wanted += [judged.sum().alias(f"of {name}") for name, judged in looked.items()]
+    return frame.lazy().select(wanted).collect()
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:

@@ -30,6 +30,9 @@ from everloop.tracking.store import run_row
 
 __all__ = ["ApprovalService"]
 
+#: A hundred years.
+_LONGEST_S = 100 * 366 * 86_400.0
+
 
 class ApprovalService(Service):
     """Questions of runs and their answers."""
@@ -64,8 +67,14 @@ class ApprovalService(Service):
             expires_s: How long it may wait, 0 is without end.
 
         Raises:
+            InvalidInput: If `expires_s` is below 0 or above 100 years.
             StateError: If somebody else took the run over.
         """
+        if not 0 <= expires_s <= _LONGEST_S:  # a NaN is refused, too
+            raise InvalidInput(
+                "the question cannot be asked",
+                [("expires_s", f"{expires_s:g} is no wait of 0 to {_LONGEST_S:g} seconds")],
+            )
         table = run_approvals
         with self._catalog.write() as tx:
             run = run_row(tx, run_id)

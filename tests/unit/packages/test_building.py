@@ -262,7 +262,8 @@ def test_what_does_not_fit_is_refused_with_all_differences_before_anything_is_ch
 ) -> None:
     from tests.unit.packages.test_promotion import package
 
-    nightly = ev.on(ev.schedule("0 3 * * *"), name="nightly").run("loop.py:night")
+    with collecting():
+        nightly = ev.on(ev.schedule("0 3 * * *"), name="nightly").run("loop.py:night")
     made = package(
         ws, "import everloop", python="2.7", memory=1 << 60, automations=(nightly,),
         distributions={"numpy": "0.1", "no-such-thing": "1", "everloop": ev.__version__},
