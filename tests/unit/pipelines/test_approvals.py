@@ -58,7 +58,7 @@ def test_a_run_waits_and_goes_on_once_it_is_approved(ws: Workspace) -> None:
 @pytest.mark.parametrize("expires_s", [-1.0, 1e300, float("nan")])
 def test_a_wait_that_no_clock_can_tell_is_refused(ws: Workspace, expires_s: float) -> None:
     with pytest.raises(InvalidInput, match="cannot be asked"):
-        ws.approvals.ask("a" * 32, 1, "a", "promote?", "a.py:b", expires_s=expires_s)
+        ws.approvals.ask("a" * 32, 1, "a", "promote?", expires_s=expires_s)
 
 
 def test_an_answer_is_given_once(ws: Workspace) -> None:
