@@ -6,6 +6,8 @@ pipeline that runs the step writes them to the row ledger when the step is commi
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     import polars as pl
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-__all__ = ["PendingChange", "Source", "Table"]
+__all__ = ["PendingChange", "Source", "Table", "heed_zones"]
+
+_NO_ZONES = "PYARROW_IGNORE_TIMEZONE"
 
 
 class Source(NamedTuple):
@@ -92,6 +96,7 @@ class Table:
         """
         if isinstance(data, Table):
             return data
+        heed_zones()
         try:
             rows = _read(data)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -420,6 +425,7 @@ class Table:
     def _values(self, name: str, given: Any) -> pa.ChunkedArray | pa.Array:
         if isinstance(given, str):
             return sql.evaluate(self._rows, name, given)
+        heed_zones()
         try:
             values = given if isinstance(given, pa.Array | pa.ChunkedArray) else pa.array(given)
         except (pa.ArrowException, TypeError) as error:
@@ -429,6 +435,15 @@ class Table:
             wrong = Fault(name, f"{len(values)} values for {self.num_rows} rows")
             raise InvalidInput("a column cannot be made", [wrong])
         return values
+
+
+def heed_zones() -> None:
+    """Let Arrow heed the zones of times, which Pandera tells the whole process not to do.
+
+    As it is imported it sets a variable for PySpark, under which 07:00-05:00 is read as 07:00 UTC.
+    """
+    if _NO_ZONES in os.environ and "pyspark" not in sys.modules:
+        del os.environ[_NO_ZONES]
 
 
 def _read(data: Any) -> pa.Table:

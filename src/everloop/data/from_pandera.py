@@ -19,7 +19,7 @@ from everloop.core.check import Check, OnFail, Stays
 from everloop.core.expr import Column, Expr
 from everloop.core.kinds import FieldType
 from everloop.core.schema import Field
-from everloop.data.frame import Table
+from everloop.data.frame import Table, heed_zones
 from everloop.data.functions import check_function
 from everloop.data.translation import (
     Draft,
@@ -65,6 +65,7 @@ def from_pandera(given: Any, like: Mapping[str, FieldType] | None) -> Translatio
             f"{kind} cannot be translated",
             hint="a DataFrameSchema or DataFrameModel of pandera.pandas or pandera.polars",
         )
+    heed_zones()  # whoever has such a schema has imported Pandera
     return _Translator(schema, like, is_polars=kind.startswith("pandera.api.polars.")).translated()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -262,3 +262,14 @@ def test_a_value_of_a_coded_column_is_set() -> None:
 def test_nanoseconds_outlive_an_expression() -> None:
     rows = Table.of({"t": pa.array([1, 2], pa.timestamp("ns"))}).with_columns(again="t")
     assert rows.column("again").cast(pa.int64()).to_pylist() == [1, 2]
+
+
+def test_zones_are_heeded_though_pandera_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", "1")
+    seven = datetime(2013, 1, 1, 7, tzinfo=timezone(timedelta(hours=-5)))
+    noon = datetime(2013, 1, 1, 12, tzinfo=UTC)
+    assert Table.of({"at": [seven]}).column("at").cast(pa.timestamp("us", "UTC"))[0].as_py() == noon
+    monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", "1")
+    made = Table.of({"n": [1]})
+    monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", "1")
+    assert made.with_columns({"at": [seven]}).column("at")[0].as_py() == noon

@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import everloop as ev
+from everloop.data.frame import heed_zones
 from everloop.data.judge import judge_frame
 from everloop.data.schema_code import schema_code
 from everloop.data.schema_from import translated
 from everloop.errors import InvalidInput
+
+heed_zones()  # for the tests of other modules, which run in this process, too
 
 WHOLE = st.one_of(st.none(), st.integers(-2, 4))
 REAL = st.sampled_from([None, math.nan, -math.inf, -1.5, -0.0, 0.0, 1.0, 2.5, math.inf])
